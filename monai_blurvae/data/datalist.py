@@ -1,0 +1,230 @@
+"""Which volume belongs to which split, always by subject."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from monai_blurvae.errors import DataError
+from monai_blurvae.files import write_json
+from monai_blurvae.seeding import numpy_rng
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("training", "validation", "test")
+TEST_FRACTION = 0.2
+VALIDATION_FRACTION = 0.1
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass
+class Datalist:
+    """Volumes of each split, in the layout of MONAI's decathlon data lists.
+
+    Attributes:
+        dataset_dir: folder that the image paths are relative to.
+        training: dictionaries with ``image`` and ``subject``.
+        validation: like ``training``.
+        test: like ``training``; may be empty in a list that a user wrote.
+        description: a line on where the data is from.
+    """
+
+    dataset_dir: Path
+    training: list[dict[str, str]]
+    validation: list[dict[str, str]]
+    test: list[dict[str, str]]
+    description: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def items(self, split: str) -> list[dict[str, str]]:
+        """Entries of one split with absolute image paths."""
+        entries: list[dict[str, str]] = getattr(self, split)
+        return [{**entry, "image": str(self.dataset_dir / entry["image"])} for entry in entries]
+
+    def write(self, path: str | Path) -> None:
+        """Write the list, to be taken back by :func:`read_datalist`."""
+        content = {"description": self.description, "dataset_dir": str(self.dataset_dir), **self.extra}
+        write_json(path, content | {split: getattr(self, split) for split in SPLITS})
+
+
+def find_volumes(dataset_dir: str | Path, image_pattern: str) -> list[dict[str, str]]:
+    """List the volumes of a folder.
+
+    The subject is the BIDS label ``sub-…`` where the path has one; else, for a pattern whose file name is fixed, the
+    folder that the first wildcard stands for (HCP); else the name of the file, with its folder if the name alone is
+    not unique.
+
+    Args:
+        dataset_dir: the folder.
+        image_pattern: glob relative to it, ``**`` included.
+
+    Returns:
+        Dictionaries with ``image`` (relative, with forward slashes) and ``subject``, sorted by subject.
+
+    Raises:
+        DataError: if the folder or matching files are missing, or two files are of one subject.
+    """
+    root = Path(dataset_dir).expanduser()
+    if not root.is_dir():
+        raise DataError(f"dataset_dir {root} is not a folder; give the folder that holds the volumes.")
+    if PurePosixPath(image_pattern).is_absolute():
+        raise DataError(f"image_pattern {image_pattern!r} is absolute; make it relative to dataset_dir {root}.")
+    files = [p for p in sorted(root.glob(image_pattern)) if p.is_file() and p.name.endswith(NIFTI_SUFFIXES)]
+    if not files:
+        raise DataError(
+            f"dataset_dir {root} holds no NIfTI file that matches {image_pattern!r}; set --image_pattern to a glob "
+            "relative to dataset_dir, for example '*.nii.gz'."
+        )
+    relative = [p.relative_to(root).as_posix() for p in files]
+    by_subject = defaultdict(list)
+    for path, subject in zip(relative, _subjects(relative, image_pattern), strict=True):
+        by_subject[subject].append(path)
+    for subject, paths in by_subject.items():
+        if len(paths) > 1:
+            raise DataError(
+                f"subject {subject} has {len(paths)} files, {paths[0]} and {paths[1]} among them; "
+                "narrow --image_pattern to one file for each subject."
+            )
+    return [{"image": paths[0], "subject": subject} for subject, paths in sorted(by_subject.items())]
+
+
+def split_subjects(volumes: Sequence[dict[str, str]], seed: int) -> dict[str, list[dict[str, str]]]:
+    """Split by subject: 20 % test, then 10 % of the rest, at least one, validation.
+
+    Args:
+        volumes: one for each subject, as :func:`find_volumes` returns them.
+        seed: of the split.
+
+    Returns:
+        The volumes of ``training``, ``validation`` and ``test``, each sorted by subject.
+
+    Raises:
+        DataError: for fewer than three subjects.
+    """
+    if len(volumes) < 3:
+        raise DataError(
+            f"found {len(volumes)} subject(s), but training, validation and test need at least 3; add volumes, or "
+            "write the split yourself and pass it as --datalist."
+        )
+    shuffled = [volumes[i] for i in numpy_rng(seed, "split").permutation(len(volumes))]
+    test = max(1, round(TEST_FRACTION * len(volumes)))
+    validation = max(1, round(VALIDATION_FRACTION * (len(volumes) - test)))
+    parts = {
+        "test": shuffled[:test],
+        "validation": shuffled[test : test + validation],
+        "training": shuffled[test + validation :],
+    }
+    return {split: sorted(parts[split], key=lambda item: item["subject"]) for split in SPLITS}
+
+
+def read_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Datalist:
+    """Read a data list.
+
+    Args:
+        path: JSON with ``training``, ``validation`` and, optionally, ``test``, lists of ``{"image", "subject"}``.
+        dataset_dir: what relative image paths are relative to; by default the list's own ``dataset_dir``, or the
+            folder of the list.
+
+    Raises:
+        DataError: if the list cannot be read, lacks a split, names a subject twice or a file that is not there.
+    """
+    path = Path(path).expanduser()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"datalist {path} cannot be read as JSON ({error}); check the path and the file.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"datalist {path} holds a {type(content).__name__}, where an object with splits is expected.")
+    parts = {split: _entries(path, split, content.get(split, [])) for split in SPLITS}
+    for split in ("training", "validation"):
+        if not parts[split]:
+            raise DataError(f"datalist {path} has no entry under '{split}'; give it at least one volume.")
+    _require_distinct_subjects(path, parts)
+    root = Path(dataset_dir or content.get("dataset_dir") or path.parent).expanduser()
+    datalist = Datalist(root, description=str(content.get("description", "")), **parts)
+    for split in SPLITS:
+        for item in datalist.items(split):
+            if not Path(item["image"]).is_file():
+                raise DataError(f"datalist {path} names {item['image']}, which is not there; check --dataset_dir.")
+    return datalist
+
+
+def load_datalist(
+    dataset_dir: str | Path | None,
+    image_pattern: str,
+    datalist: str | Path | None,
+    cache_dir: str | Path,
+    seed: int,
+) -> Datalist:
+    """The data of a run: a given list, a folder split by subject and seed, or the built-in synthetic sample.
+
+    Args:
+        dataset_dir: folder of volumes, or None for the sample.
+        image_pattern: glob relative to ``dataset_dir``.
+        datalist: path of a list that overrides the split, or None.
+        cache_dir: where the sample is made, once.
+        seed: of the split.
+
+    Raises:
+        DataError: see :func:`read_datalist`, :func:`find_volumes` and :func:`split_subjects`.
+    """
+    if datalist is not None:
+        return read_datalist(datalist, dataset_dir)
+    if dataset_dir is None:
+        from monai_blurvae.data.sample import make_sample  # needs the extra `sample`
+
+        logger.info("No dataset_dir and no $HCP_DIR: using the built-in SYNTHETIC sample, 12 deformed MNI152 brains.")
+        return read_datalist(make_sample(Path(cache_dir).expanduser() / "sample") / "datalist.json")
+    root = Path(dataset_dir).expanduser().resolve()
+    parts = split_subjects(find_volumes(root, image_pattern), seed)
+    return Datalist(root, description=f"{image_pattern} in {root}, split by subject with seed {seed}", **parts)
+
+
+def _subjects(paths: Sequence[str], image_pattern: str) -> list[str]:
+    bids = [re.search(r"(?:^|/)(sub-[A-Za-z0-9]+)(?=[_/.])", path) for path in paths]
+    if all(bids):
+        return [match.group(1) for match in bids if match]
+    pattern = PurePosixPath(image_pattern).parts
+    wild = [bool(re.search(r"[*?\[]", part)) for part in pattern]
+    if any(wild) and not wild[-1] and "**" not in pattern:
+        return [PurePosixPath(path).parts[wild.index(True)] for path in paths]
+    names = [_without_suffix(PurePosixPath(path).name) for path in paths]
+    folders = {PurePosixPath(path).parent for path in paths}
+    if len(set(names)) == len(names) or len(folders) == 1:
+        return names
+    return [_without_suffix(path) for path in paths]
+
+
+def _without_suffix(name: str) -> str:
+    for suffix in NIFTI_SUFFIXES:
+        if name.endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _entries(path: Path, split: str, entries: Any) -> list[dict[str, str]]:
+    if not isinstance(entries, list):
+        raise DataError(f"datalist {path} has no list under '{split}'.")
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+            raise DataError(f"datalist {path} has an entry without 'image' under '{split}': {entry!r}.")
+    return [{"image": e["image"], "subject": str(e.get("subject", _without_suffix(e["image"])))} for e in entries]
+
+
+def _require_distinct_subjects(path: Path, parts: dict[str, list[dict[str, str]]]) -> None:
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        for entry in parts[split]:
+            subject = entry["subject"]
+            if subject in seen:
+                raise DataError(
+                    f"datalist {path} has subject {subject} under '{seen[subject]}' and '{split}'; "
+                    "a subject may stand in it once."
+                )
+            seen[subject] = split

@@ -1,0 +1,176 @@
+"""From a data list to the prepared volumes of a run."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from monai_blurvae.data.datalist import SPLITS, Datalist
+from monai_blurvae.data.patches import largest_foreground
+from monai_blurvae.data.store import StoredVolume, VolumeStore
+from monai_blurvae.errors import DataError
+from monai_blurvae.transforms import PrepareVolume
+
+logger = logging.getLogger(__name__)
+
+VOXELS_PER_SECOND = 8e6
+"""How fast a compressed volume is prepared on one ordinary core; only the announced time depends on it."""
+
+
+@dataclass
+class Volumes:
+    """The prepared volumes of a run.
+
+    Attributes:
+        training: stored volumes.
+        validation: stored volumes.
+        test: stored volumes.
+        skipped: one sentence for each file that could not be used and was left out.
+    """
+
+    training: list[StoredVolume] = field(default_factory=list)
+    validation: list[StoredVolume] = field(default_factory=list)
+    test: list[StoredVolume] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[StoredVolume]:
+        for split in SPLITS:
+            yield from getattr(self, split)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any volume is synthetic, which every table of results has to say."""
+        return any(volume.synthetic for volume in self)
+
+    @property
+    def voxel_size(self) -> tuple[float, float]:
+        """Median in-plane voxel size of the training volumes in mm, (row, column)."""
+        row, column = np.median([volume.voxel_size[1:] for volume in self.training], axis=0)
+        return float(row), float(column)
+
+
+def prepare_volumes(
+    datalist: Datalist,
+    cache_dir: str | Path,
+    transform: PrepareVolume,
+    patch_size: int,
+    min_foreground: float,
+    skip_bad_files: bool = False,
+) -> Volumes:
+    """Check every file of a data list and bring it into the store.
+
+    Headers are read first, all of them, so that a file that cannot be used stops the run before the long work. What the
+    preparation will take on disk and in time is logged before it starts.
+
+    Args:
+        datalist: the files.
+        cache_dir: of the :class:`VolumeStore`.
+        transform: the preprocessing.
+        patch_size: every slice has to hold a patch of this size.
+        min_foreground: smallest share of foreground in a patch; every volume has to have one such patch.
+        skip_bad_files: leave out what cannot be used, and list it, in place of stopping.
+
+    Raises:
+        DataError: naming the file, or, if all files of a split were skipped, the split.
+    """
+    store = VolumeStore(cache_dir, transform)
+    volumes = Volumes()
+    usable: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
+    found: dict[str, StoredVolume] = {}
+    missing: list[int] = []
+    for split in SPLITS:
+        for item in datalist.items(split):
+            try:
+                shape = _check_size(transform, item["image"], patch_size)
+            except DataError as error:
+                _skip_or_raise(volumes, error, skip_bad_files)
+                continue
+            usable[split].append(item)
+            entry = store.get(item["image"], item["subject"])
+            if entry is None:
+                missing.append(int(np.prod(shape)))
+            else:
+                found[item["image"]] = entry
+    _announce(missing, store.root)
+
+    started = time.monotonic()
+    progress = tqdm(total=len(missing), desc="preparing volumes", unit="volume", disable=not missing)
+    for split in SPLITS:
+        for item in usable[split]:
+            try:
+                entry = found.get(item["image"])
+                if entry is None:
+                    progress.update()
+                    entry = store.add(item["image"], item["subject"])
+                _check_foreground(entry, patch_size, min_foreground)
+            except DataError as error:
+                _skip_or_raise(volumes, error, skip_bad_files)
+                continue
+            getattr(volumes, split).append(entry)
+    progress.close()
+    if missing:
+        logger.info(f"Prepared {len(missing)} volumes in {time.monotonic() - started:.0f} s.")
+    for split in ("training", "validation"):
+        if not getattr(volumes, split):
+            raise DataError(
+                f"no usable volume is left for {split}; repair the files: {' '.join(volumes.skipped)}"
+            )
+    return volumes
+
+
+def log_skipped(volumes: Volumes) -> None:
+    """List at the end what was left out, where it cannot have scrolled away."""
+    if volumes.skipped:
+        logger.warning(f"Skipped {len(volumes.skipped)} file(s):")
+        for line in volumes.skipped:
+            logger.warning(f"  {line}")
+
+
+def _check_size(transform: PrepareVolume, path: str, patch_size: int) -> tuple[int, int, int]:
+    shape = transform.header(path).shape
+    if min(shape[1:]) < patch_size:
+        raise DataError(
+            f"{path} has slices of {shape[1]}×{shape[2]} voxels along slice_axis {transform.slice_axis}, smaller than "
+            f"the patch_size {patch_size}; choose another --slice_axis or --patch_size, or pad with --volume_size."
+        )
+    return shape
+
+
+def _check_foreground(volume: StoredVolume, patch_size: int, min_foreground: float) -> None:
+    best = largest_foreground(volume, patch_size, min_foreground)
+    if best < min_foreground:
+        raise DataError(
+            f"{volume.source} has no {patch_size}×{patch_size} patch with {min_foreground:.0%} foreground, the best "
+            f"has {best:.0%}; lower --min_foreground or remove the file."
+        )
+
+
+def _skip_or_raise(volumes: Volumes, error: DataError, skip: bool) -> None:
+    if not skip:
+        raise error
+    volumes.skipped.append(str(error))
+    logger.warning(f"Skipping: {error}")
+
+
+def _announce(missing: list[int], root: Path) -> None:
+    if not missing:
+        return
+    needed = 2 * sum(missing)
+    minutes = sum(missing) / VOXELS_PER_SECOND / 60
+    logger.info(
+        f"Preparing {len(missing)} volumes, once: {needed / 1e9:.2f} GB in {root}, about "
+        f"{f'{minutes:.0f} min' if minutes >= 1 else f'{60 * minutes:.0f} s'}."
+    )
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise DataError(
+            f"cache_dir {root} has {free / 1e9:.2f} GB free, but the volumes need {needed / 1e9:.2f} GB; "
+            "set --cache_dir to a larger disk."
+        )

@@ -1,0 +1,214 @@
+"""The alternating training of the kernel generator and the VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from monai.data.meta_tensor import MetaTensor
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents, default_metric_cmp_fn, default_prepare_batch
+from monai.inferers import Inferer
+from monai.transforms import Transform
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
+from monai_blurvae.engines.precision import PRECISIONS, autocast
+from monai_blurvae.errors import NonFiniteLossError
+from monai_blurvae.losses import ELBOLoss, KernelLoss
+from monai_blurvae.networks import BlurVAE, VAEOutput
+from monai_blurvae.seeding import torch_rng
+
+
+class BlurVAETrainer(SupervisedTrainer):
+    """Train a :class:`~monai_blurvae.networks.BlurVAE` by alternating two steps on one forward pass.
+
+    Each iteration encodes and decodes the batch once. The kernel step updates the kernel generator alone (eq. 12), with
+    the latent and the reconstruction detached; the VAE step then updates encoder and decoder alone (eq. 11), with
+    the kernel of the updated generator. Terms without a kernel skip the kernel step.
+
+    The noise of an iteration is a function of (seed, iteration), so that a resumed training repeats it.
+
+    Args:
+        device: where to train; the network has to be there.
+        max_epochs: number of epochs.
+        train_data_loader: batches as dictionaries with ``image`` in [−1, 1] and, for error messages, ``source``.
+        network: the network.
+        optimizer: over ``network.vae_parameters()``.
+        kernel_optimizer: over ``network.kernel_parameters()``.
+        loss_function: the objective of the VAE step, with its warm-up.
+        kernel_loss_function: the objective of the kernel step, :class:`~monai_blurvae.losses.KernelLoss` by default.
+        epoch_length: iterations in an epoch; ``len(train_data_loader)`` by default.
+        non_blocking: for the copy of the batch to the device.
+        prepare_batch: MONAI's hook that takes the images out of the batch.
+        inferer: MONAI's hook around the forward pass.
+        postprocessing: applied to the batch and the output after each iteration.
+        key_train_metric: metric on the training batches.
+        additional_metrics: further ones.
+        metric_cmp_fn: tells which of two values of the key metric is better.
+        train_handlers: Ignite handlers.
+        seed: of the noise.
+        precision: ``"float32"``, or ``"bfloat16"`` for autocast of the network on the CPU or CUDA.
+        gradient_clip: largest norm of the gradient of each of the two steps; None for no limit.
+        decollate: whether to split batch and output into lists, for postprocessing by MONAI's transforms.
+
+    Raises:
+        ValueError: for an unknown precision or a ``gradient_clip`` that is not positive.
+        NonFiniteLossError: from ``run``, when a loss or a gradient is infinite or not a number. The weights are still
+            those before the step.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable[Any] | DataLoader[Any],
+        network: BlurVAE,
+        optimizer: Optimizer,
+        kernel_optimizer: Optimizer,
+        loss_function: ELBOLoss,
+        kernel_loss_function: KernelLoss | None = None,
+        epoch_length: int | None = None,
+        non_blocking: bool = False,
+        prepare_batch: Callable[..., Any] = default_prepare_batch,
+        inferer: Inferer | None = None,
+        postprocessing: Transform | None = None,
+        key_train_metric: dict[str, Metric] | None = None,
+        additional_metrics: dict[str, Metric] | None = None,
+        metric_cmp_fn: Callable[[Any, Any], bool] = default_metric_cmp_fn,
+        train_handlers: Sequence[Any] | None = None,
+        seed: int = 0,
+        precision: str = "float32",
+        gradient_clip: float | None = None,
+        decollate: bool = False,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, but is {precision!r}.")
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise ValueError(f"gradient_clip must be positive or null, but is {gradient_clip!r}.")
+        self.kernel_optimizer = kernel_optimizer
+        self.kernel_loss_function = KernelLoss() if kernel_loss_function is None else kernel_loss_function
+        self.seed = seed
+        self.precision = precision
+        self.gradient_clip = gradient_clip
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss_function,
+            epoch_length=epoch_length,
+            non_blocking=non_blocking,
+            prepare_batch=prepare_batch,
+            inferer=inferer,
+            postprocessing=postprocessing,
+            key_train_metric=key_train_metric,
+            additional_metrics=additional_metrics,
+            metric_cmp_fn=metric_cmp_fn,
+            train_handlers=train_handlers,
+            event_names=[BlurVAEEvents],
+            decollate=decollate,
+        )
+        self.add_event_handler(Events.STARTED, _start_data_stream)
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+        if batchdata is None:
+            raise ValueError("Must provide batch data for current iteration.")
+        images = self._images(batchdata)
+        self.network.train()
+        with autocast(self.state.device, self.precision):
+            output = self.inferer(images, self.network, noise=self._noise(len(images)))
+        output = VAEOutput(*(value.float() for value in output))
+        self.state.output = {CommonKeys.IMAGE: images, CommonKeys.LABEL: images, **_detached(output)}
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
+        if self.loss_function.uses_kernel:
+            self._kernel_step(images, output)
+        self._vae_step(images, output)
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        return self.state.output  # type: ignore[no-any-return]
+
+    def _kernel_step(self, images: Tensor, output: VAEOutput) -> None:
+        """γ: make x * G(z) the reconstruction; nothing else learns."""
+        self.fire_event(BlurVAEEvents.KERNEL_STEP_STARTED)
+        kernel = self.network.kernel(output.z.detach())
+        loss = self.kernel_loss_function(output.reconstruction.detach(), images, kernel)
+        self._step(loss, self.kernel_optimizer, "kernel loss")
+        self.state.output[BlurVAEKeys.KERNEL_LOSS] = loss.detach()
+        self.fire_event(BlurVAEEvents.KERNEL_STEP_COMPLETED)
+
+    def _vae_step(self, images: Tensor, output: VAEOutput) -> None:
+        """θ and φ: lower the negative ELBO under the kernel of the generator as it is now."""
+        self.fire_event(BlurVAEEvents.VAE_STEP_STARTED)
+        kernel = None
+        if self.loss_function.uses_kernel:
+            with torch.set_grad_enabled(self.loss_function.weight_needs_gradient):
+                kernel = self.network.kernel(output.z)
+            self.state.output[BlurVAEKeys.KERNEL] = kernel.detach()
+        terms = self.loss_function(output, images, kernel, epoch=self.state.epoch)
+        self.state.output |= {
+            CommonKeys.LOSS: terms.loss.detach(),
+            BlurVAEKeys.RECONSTRUCTION_TERM: terms.reconstruction.detach(),
+            BlurVAEKeys.HALF_LOG_DET: terms.half_log_det.detach(),
+            BlurVAEKeys.KL: terms.kl.detach(),
+        }
+        self.fire_event(IterationEvents.LOSS_COMPLETED)
+        self._step(terms.loss, self.optimizer, "loss", backward_event=True)
+        self.fire_event(BlurVAEEvents.VAE_STEP_COMPLETED)
+
+    def _step(self, loss: Tensor, optimizer: Optimizer, name: str, backward_event: bool = False) -> None:
+        """Backward and update, unless the loss or its gradient is not finite."""
+        self._require_finite(loss, name)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if backward_event:
+            self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        self._require_finite(norm, f"gradient of the {name}")
+        if self.gradient_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
+        optimizer.step()
+
+    def _require_finite(self, value: Tensor, name: str) -> None:
+        if torch.isfinite(value):
+            return
+        batch = self.state.batch
+        sources = batch.get("source", []) if isinstance(batch, Mapping) else []
+        files = f" The batch was cut from {', '.join(sorted(set(sources)))}." if sources else ""
+        raise NonFiniteLossError(
+            f"the {name} is {value.item()} at iteration {self.state.iteration} (epoch {self.state.epoch}): lower --lr, "
+            f"set --gradient_clip, or look at the images; the last checkpoint is intact.{files}"
+        )
+
+    def _images(self, batchdata: dict[str, Any]) -> Tensor:
+        images = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)[0]
+        return images.as_tensor() if isinstance(images, MetaTensor) else images
+
+    def _noise(self, batch_size: int) -> Tensor:
+        """Standard normal noise of this iteration, drawn on the CPU so that every device sees the same."""
+        generator = torch_rng(self.seed, "noise", self.state.iteration, self.state.rank)
+        latent_size: int = self.network.latent_size
+        return torch.randn(batch_size, latent_size, generator=generator).to(self.state.device)
+
+
+def _detached(output: VAEOutput) -> dict[str, Tensor]:
+    return {
+        CommonKeys.PRED: output.reconstruction.detach(),
+        BlurVAEKeys.MU: output.mu.detach(),
+        BlurVAEKeys.LOG_VAR: output.log_var.detach(),
+        BlurVAEKeys.LATENT: output.z.detach(),
+    }
+
+
+def _start_data_stream(engine: Engine) -> None:
+    """Let the stream of batches begin where the training is, which after a resume is not at its start."""
+    sampler = getattr(engine.data_loader, "batch_sampler", None)
+    if hasattr(sampler, "start_iteration"):
+        sampler.start_iteration = engine.state.iteration

@@ -1,0 +1,76 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from monai_blurvae.errors import RunFolderError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write to a temporary name beside ``path``; rename it onto ``path`` when the block ends well.
+
+    The content is on disk before the name points to it, so that neither a kill nor a full disk leaves half a file.
+
+    Raises:
+        RunFolderError: if the file cannot be written, naming it; the file that was there before is intact.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written ({error.strerror or error}); free or choose a place.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write text, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create a folder and its parents.
+
+    Raises:
+        RunFolderError: if it cannot be created or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{secrets.token_hex(4)}.part"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunFolderError(
+            f"the folder {path} cannot be written to ({error.strerror or error}); choose another one."
+        ) from error
+    return path
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as handle:
+        digest = hashlib.sha256()
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

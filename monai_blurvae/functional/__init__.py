@@ -1,0 +1,34 @@
+"""The mathematics as pure functions on tensors; imports nothing but torch."""
+
+from monai_blurvae.functional.divergence import kl_standard_normal
+from monai_blurvae.functional.kernels import gaussian_kernel, kernel_width
+from monai_blurvae.functional.likelihood import (
+    OTF_FLOOR,
+    floored_magnitude,
+    gaussian_log_normalizer,
+    half_log_det,
+    wiener_weight,
+)
+from monai_blurvae.functional.spectral import (
+    blur,
+    kernel_otf,
+    ortho_spectrum,
+    spectral_sum,
+    weighted_spectral_sum,
+)
+
+__all__ = [
+    "OTF_FLOOR",
+    "blur",
+    "floored_magnitude",
+    "gaussian_kernel",
+    "gaussian_log_normalizer",
+    "half_log_det",
+    "kernel_otf",
+    "kernel_width",
+    "kl_standard_normal",
+    "ortho_spectrum",
+    "spectral_sum",
+    "weighted_spectral_sum",
+    "wiener_weight",
+]

@@ -1,0 +1,93 @@
+"""Wiener weights and determinants of the convolutional covariance Σ, Σ⁻¹ = WᵀW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from monai_blurvae.functional.spectral import spectral_sum
+
+OTF_FLOOR = 1e-3
+"""|F| is replaced by max(|F|, OTF_FLOOR) in W and in log|Σ| alike, so that the density stays normalised."""
+
+
+def floored_magnitude(otf: Tensor) -> Tensor:
+    """max(|F|, OTF_FLOOR) of a complex half spectrum, real, with the same shape."""
+    return otf.abs().clamp_min(OTF_FLOOR)
+
+
+def _check_c(c: float) -> None:
+    if not (c > 0 and math.isfinite(c)):
+        raise ValueError(f"C must be a positive number, but is {c!r}.")
+
+
+def wiener_weight(otf: Tensor, c: float, weighting: str = "wiener") -> Tensor:
+    """|W| per frequency.
+
+    Args:
+        otf: complex half spectrum F of the kernel.
+        c: the Wiener constant C > 0.
+        weighting: ``"wiener"`` for |W| = |F| / (|F|² + C), eq. 7 of the paper, or ``"bounded_inverse"`` for
+            |W| = (|F|² + C)^-½, which is monotone in |F| and weighs most what the blur removed altogether.
+
+    Returns:
+        Real, positive, of the shape of ``otf``.
+
+    Raises:
+        ValueError: if ``c`` is not positive or ``weighting`` is not one of the two.
+    """
+    _check_c(c)
+    magnitude = floored_magnitude(otf)
+    if weighting == "wiener":
+        return magnitude / (magnitude.square() + c)
+    if weighting == "bounded_inverse":
+        return (magnitude.square() + c).rsqrt()
+    raise ValueError(f"weighting must be 'wiener' or 'bounded_inverse', but is {weighting!r}.")
+
+
+def half_log_det(
+    otf: Tensor,
+    image_size: Sequence[int],
+    mode: str,
+    epsilon: float = 0.5,
+    c: float = 0.025,
+    weighting: str = "wiener",
+    channels: int = 1,
+) -> Tensor:
+    """½ log|Σ| of one image, summed over all frequencies and times the channels that share the kernel.
+
+    Args:
+        otf: complex half spectrum F of the kernel, ``(B, 1, *half)``.
+        image_size: spatial size of the images.
+        mode: ``"omit"``: zero. ``"epsilon"``: Σ_j log|F_j + ε|, the determinant of the paper's Σ ≈ K(ε)K(ε)ᵀ, which is
+            not the determinant of the Σ in the quadratic form; |F_j + ε| has the floor of |F| too, since
+            K + εI is singular where F_j = −ε. ``"exact"``: −Σ_j log|W_j|. ``"fixed"``: as exact, without gradient,
+            for a kernel that does not change.
+        epsilon: ε of the mode ``"epsilon"``.
+        c: the Wiener constant C > 0.
+        weighting: as in :func:`wiener_weight`.
+        channels: number of channels n_c.
+
+    Returns:
+        ``(B,)``, in nats.
+
+    Raises:
+        ValueError: for an unknown mode or weighting, or C ≤ 0.
+    """
+    if mode == "omit":
+        return torch.zeros(otf.shape[0], dtype=otf.real.dtype, device=otf.device)
+    if mode == "epsilon":
+        return channels * spectral_sum(floored_magnitude(otf + epsilon).log(), image_size)
+    if mode == "exact":
+        return -channels * spectral_sum(wiener_weight(otf, c, weighting).log(), image_size)
+    if mode == "fixed":
+        return half_log_det(otf.detach(), image_size, "exact", epsilon, c, weighting, channels)
+    raise ValueError(f"determinant mode must be one of omit, epsilon, exact, fixed, but is {mode!r}.")
+
+
+def gaussian_log_normalizer(dimensions: int) -> float:
+    """(D/2) log 2π, the constant of a Gaussian log-density of ``dimensions`` = N · n_c variables, in nats."""
+    return 0.5 * dimensions * math.log(2 * math.pi)

@@ -1,0 +1,59 @@
+"""What every reconstruction term has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+class ReconstructionTerm(nn.Module, ABC):
+    """A term of the objective that compares reconstructions with images, one number for each image.
+
+    A term sums over the pixels and channels of an image, never averages over them, so that its balance with the KL
+    does not depend on the size of the image.
+
+    Args:
+        reduction: ``"none"`` for ``(B,)``, ``"mean"`` for the mean over the batch only, ``"sum"`` for the sum.
+
+    Raises:
+        ValueError: for an unknown reduction.
+    """
+
+    uses_kernel: bool = False
+    """Whether the term depends on the blur kernel, so that the trainer has to train the kernel generator."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {REDUCTIONS}, but is {reduction!r}.")
+        self.reduction = reduction
+
+    @abstractmethod
+    def per_image(self, input: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
+        """The term of each image, ``(B,)``."""
+
+    def forward(self, input: Tensor, target: Tensor, kernel: Tensor | None = None) -> Tensor:
+        """Compare reconstructions with images.
+
+        Args:
+            input: reconstructions x̂, ``(B, C, *image_size)``.
+            target: images x, like ``input``.
+            kernel: blur kernels ``(B, 1, *kernel_size)`` for the terms that use one.
+
+        Returns:
+            ``(B,)`` or, reduced, a number without dimensions.
+
+        Raises:
+            ValueError: if the shapes differ, or a kernel is needed and missing.
+        """
+        if input.shape != target.shape:
+            raise ValueError(f"input has shape {tuple(input.shape)}, but target has {tuple(target.shape)}.")
+        if self.uses_kernel and kernel is None:
+            raise ValueError(f"{type(self).__name__} needs the blur kernel of each image.")
+        values = self.per_image(input, target, kernel)
+        if self.reduction == "mean":
+            return values.mean()
+        return values.sum() if self.reduction == "sum" else values

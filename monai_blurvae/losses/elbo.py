@@ -1,0 +1,134 @@
+"""The negative evidence lower bound: a reconstruction term, a determinant, β and the warm-up."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from monai_blurvae.functional import gaussian_kernel, half_log_det, kernel_otf, kl_standard_normal
+from monai_blurvae.losses.base import ReconstructionTerm
+from monai_blurvae.losses.l2 import L2Loss
+from monai_blurvae.losses.wiener import WienerLoss
+from monai_blurvae.networks import VAEOutput
+
+DETERMINANTS = ("omit", "epsilon", "exact", "fixed")
+
+
+class ELBOTerms(NamedTuple):
+    """The objective and its parts, means over the batch in nats, each without dimensions.
+
+    Attributes:
+        loss: reconstruction + half_log_det + β · kl.
+        reconstruction: the reconstruction term.
+        half_log_det: ½ log|Σ|; zero when it is omitted or the term has no kernel.
+        kl: KL(q(z|x) ‖ N(0, I)), without β.
+    """
+
+    loss: Tensor
+    reconstruction: Tensor
+    half_log_det: Tensor
+    kl: Tensor
+
+
+class ELBOLoss(nn.Module):
+    """½ ‖W(x − x̂)‖² + ½ log|Σ| + β · KL(q(z|x) ‖ N(0, I)), to be minimised over θ and φ.
+
+    Args:
+        term: a reconstruction term, whose reduction is ignored.
+        determinant: ``"omit"``, ``"epsilon"``, ``"exact"`` or ``"fixed"``, see
+            :func:`~monai_blurvae.functional.half_log_det`. ``"fixed"`` also replaces the predicted kernel by a Gaussian.
+            Terms without a kernel have no determinant to choose.
+        epsilon: ε of the mode ``"epsilon"``.
+        beta: weight β of the KL.
+        warmup_epochs: number of first epochs with Σ = I, where the objective is that of :class:`L2Loss`.
+        fixed_variance: variance in pixels² of the Gaussian kernel of ``"fixed"`` (2 and 4 in the paper's Table 1).
+        kernel_size: its odd size.
+
+    Raises:
+        ValueError: for an unknown determinant, a negative β, or a determinant that is not the term's.
+    """
+
+    fixed_kernel: Tensor
+
+    def __init__(
+        self,
+        term: ReconstructionTerm,
+        determinant: str = "omit",
+        epsilon: float = 0.5,
+        beta: float = 1.0,
+        warmup_epochs: int = 0,
+        fixed_variance: float = 2.0,
+        kernel_size: int = 11,
+        spatial_dims: int = 2,
+    ) -> None:
+        super().__init__()
+        if determinant not in DETERMINANTS:
+            raise ValueError(f"determinant must be one of {DETERMINANTS}, but is {determinant!r}.")
+        if beta < 0:
+            raise ValueError(f"beta must not be negative, but is {beta}.")
+        self.term = term
+        self.determinant = determinant
+        self.epsilon = epsilon
+        self.beta = beta
+        self.warmup_epochs = warmup_epochs
+        self.warmup_term = L2Loss()
+        fixed_kernel = gaussian_kernel(kernel_size, fixed_variance, spatial_dims)
+        self.register_buffer("fixed_kernel", fixed_kernel, persistent=False)
+
+    @property
+    def uses_kernel(self) -> bool:
+        """Whether the predicted kernel plays a part, so that the kernel generator has to be trained."""
+        return self.term.uses_kernel and self.determinant != "fixed"
+
+    @property
+    def weight_needs_gradient(self) -> bool:
+        """Whether a gradient flows through the predicted kernel into the encoder."""
+        if not self.uses_kernel:
+            return False
+        return self.determinant != "omit" or not getattr(self.term, "detach_weight", True)
+
+    def forward(
+        self, output: VAEOutput, target: Tensor, kernel: Tensor | None = None, epoch: int | None = None
+    ) -> ELBOTerms:
+        """Evaluate the objective.
+
+        Args:
+            output: of the network.
+            target: images x in [−1, 1].
+            kernel: predicted blur kernels, for the terms that use one; not needed in the warm-up.
+            epoch: the current epoch, from 1; without it there is no warm-up.
+
+        Returns:
+            :class:`ELBOTerms`.
+        """
+        kl = kl_standard_normal(output.mu, output.log_var).mean()
+        if epoch is not None and epoch <= self.warmup_epochs:
+            reconstruction = self.warmup_term(output.reconstruction, target)
+            log_det = torch.zeros_like(kl)
+        else:
+            if self.determinant == "fixed" and self.term.uses_kernel:
+                kernel = self.fixed_kernel.to(target.device).expand(target.shape[0], *self.fixed_kernel.shape[1:])
+            reconstruction = self._mean_term(output.reconstruction, target, kernel)
+            log_det = self._half_log_det(target, kernel).to(kl.dtype)
+        return ELBOTerms(reconstruction + log_det + self.beta * kl, reconstruction, log_det, kl)
+
+    def _mean_term(self, reconstruction: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
+        if self.term.uses_kernel and kernel is None:
+            raise ValueError(f"{type(self.term).__name__} needs the blur kernel of each image.")
+        return self.term.per_image(reconstruction, target, kernel).mean()
+
+    def _half_log_det(self, target: Tensor, kernel: Tensor | None) -> Tensor:
+        if self.determinant == "omit" or kernel is None or not isinstance(self.term, WienerLoss):
+            return torch.zeros((), device=target.device)
+        image_size = target.shape[2:]
+        return half_log_det(
+            kernel_otf(kernel, image_size),
+            image_size,
+            self.determinant,
+            epsilon=self.epsilon,
+            c=self.term.c,
+            weighting=self.term.weighting,
+            channels=target.shape[1],
+        ).mean()

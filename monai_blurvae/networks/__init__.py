@@ -1,0 +1,14 @@
+"""The variational autoencoder and its kernel generator, one module."""
+
+from monai_blurvae.networks.architecture import Architecture, architecture_of
+from monai_blurvae.networks.blurvae import BlurVAE, BlurVAEReconstructor, VAEOutput
+from monai_blurvae.networks.kernel_generator import KernelGenerator
+
+__all__ = [
+    "Architecture",
+    "BlurVAE",
+    "BlurVAEReconstructor",
+    "KernelGenerator",
+    "VAEOutput",
+    "architecture_of",
+]

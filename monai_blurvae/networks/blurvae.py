@@ -1,0 +1,292 @@
+"""The paper's two architectures (appendix A), N-dimensional, as one module with the kernel generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import Tensor, nn
+
+from monai_blurvae.networks.architecture import Architecture, architecture_of
+from monai_blurvae.networks.kernel_generator import KernelGenerator
+
+ARCHITECTURES = ("transposed", "upsample")
+HIDDEN_SIZE = 512
+LOG_VAR_LIMIT = 10.0
+LEAKY_RELU: tuple[str, dict[str, Any]] = ("leakyrelu", {"negative_slope": 0.2, "inplace": True})
+
+
+class VAEOutput(NamedTuple):
+    """One forward pass.
+
+    Attributes:
+        reconstruction: decoder mean x̂ in [−1, 1], ``(B, C, *image_size)``.
+        mu: posterior mean, ``(B, latent_size)``.
+        log_var: posterior log σ², ``(B, latent_size)``.
+        z: the latent that was decoded, ``(B, latent_size)``.
+    """
+
+    reconstruction: Tensor
+    mu: Tensor
+    log_var: Tensor
+    z: Tensor
+
+
+class _Encoder(nn.Module):
+    """Strided convolutions, then linear layers to μ and log σ²."""
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, smallest: int, latent_size: int, channels: Sequence[int], mlp: bool
+    ) -> None:
+        super().__init__()
+        self.log_var_limit = LOG_VAR_LIMIT
+        self.blocks = nn.Sequential()
+        for i, (before, after) in enumerate(zip([in_channels, *channels[:-1]], channels, strict=True)):
+            block = Convolution(spatial_dims, before, after, strides=2, kernel_size=3, act=LEAKY_RELU, norm="batch")
+            self.blocks.add_module(str(i), block)
+        flat_size = channels[-1] * smallest**spatial_dims
+        # The image size shows in no weight of the convolutions; with it the weights alone tell the architecture.
+        self.register_buffer("flat_size", torch.tensor(flat_size))
+        hidden = HIDDEN_SIZE if mlp else flat_size
+        self.hidden = nn.Sequential(nn.Linear(flat_size, hidden), nn.LeakyReLU(0.2)) if mlp else nn.Sequential()
+        self.posterior = nn.Linear(hidden, 2 * latent_size)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.flatten(self.blocks(x), 1)
+        mu, log_var = torch.chunk(self.posterior(self.hidden(features)), 2, dim=1)
+        return mu, log_var.clamp(-self.log_var_limit, self.log_var_limit)
+
+
+class _Decoder(nn.Module):
+    """Linear layers, then blocks that double the size, then a convolution and tanh."""
+
+    def __init__(
+        self, spatial_dims: int, out_channels: int, smallest: int, latent_size: int, channels: Sequence[int], mlp: bool
+    ) -> None:
+        super().__init__()
+        reverse = list(reversed(channels))
+        self.first_shape = [reverse[0]] + [smallest] * spatial_dims
+        flat_size = math.prod(self.first_shape)
+        if mlp:
+            self.expand = nn.Sequential(
+                nn.Linear(latent_size, HIDDEN_SIZE), nn.LeakyReLU(0.2), nn.Linear(HIDDEN_SIZE, flat_size)
+            )
+        else:
+            self.expand = nn.Sequential(nn.Linear(latent_size, flat_size))
+        self.blocks = nn.Sequential()
+        for i, (before, after) in enumerate(zip([reverse[0], *reverse[:-1]], reverse, strict=True)):
+            self.blocks.add_module(str(i), self._block(spatial_dims, before, after, transposed=mlp))
+        self.output = Convolution(spatial_dims, reverse[-1], out_channels, kernel_size=3, conv_only=True)
+
+    @staticmethod
+    def _block(spatial_dims: int, before: int, after: int, transposed: bool) -> nn.Module:
+        if transposed:
+            return Convolution(
+                spatial_dims,
+                before,
+                after,
+                strides=2,
+                kernel_size=4,
+                padding=1,
+                output_padding=0,
+                is_transposed=True,
+                act=LEAKY_RELU,
+                norm="batch",
+            )
+        upsample = nn.Upsample(
+            scale_factor=2, mode="bilinear" if spatial_dims == 2 else "trilinear", align_corners=False
+        )
+        return nn.Sequential(
+            upsample, Convolution(spatial_dims, before, after, kernel_size=3, act=LEAKY_RELU, norm="batch")
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        features = self.expand(z).unflatten(1, self.first_shape)
+        return torch.tanh(self.output(self.blocks(features)))
+
+
+class _BlurVAEParts(nn.Module):
+    """Encoder, decoder and kernel generator with the methods that every forward builds on."""
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        image_size: int = 64,
+        latent_size: int = 256,
+        channels: Sequence[int] = (64, 128, 256, 512),
+        kernel_size: int = 11,
+        architecture: str = "transposed",
+        kernel_normalization: str = "softmax",
+        kernel_hidden_size: int = 1000,
+    ) -> None:
+        super().__init__()
+        _check(spatial_dims, in_channels, image_size, latent_size, channels, kernel_size, architecture)
+        self.spatial_dims = spatial_dims
+        self.latent_size = latent_size
+        self.image_shape = [in_channels] + [image_size] * spatial_dims
+        self.kernel_size = kernel_size
+        smallest = image_size // 2 ** len(channels)
+        mlp = architecture == "transposed"
+        self.encoder = _Encoder(spatial_dims, in_channels, smallest, latent_size, channels, mlp)
+        self.decoder = _Decoder(spatial_dims, in_channels, smallest, latent_size, channels, mlp)
+        self.kernel_generator = KernelGenerator(
+            latent_size, kernel_size, kernel_hidden_size, kernel_normalization, spatial_dims
+        )
+        # mm along each axis of the training images, 0 where it is unknown; it travels with the weights.
+        self.register_buffer("voxel_size", torch.zeros(spatial_dims))
+        self._register_load_state_dict_pre_hook(_refuse_other_architecture, with_module=True)
+
+    @torch.jit.export
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log σ² (within ±10), ``(B, latent_size)`` each, of images in [−1, 1]."""
+        if list(x.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"the network takes images of shape (B, {self.image_shape}), but got {list(x.shape)}; "
+                "cut or pad them to its patch size."
+            )
+        mu, log_var = self.encoder(x)
+        return mu, log_var
+
+    @torch.jit.export
+    def decode(self, z: Tensor) -> Tensor:
+        """Decoder mean in [−1, 1], ``(B, C, *image_size)``, of latents ``(B, latent_size)``."""
+        return self.decoder(z)
+
+    @torch.jit.export
+    def kernel(self, z: Tensor) -> Tensor:
+        """Blur kernels ``(B, 1, k, k)`` of latents ``(B, latent_size)``."""
+        return self.kernel_generator(z)
+
+    def vae_parameters(self) -> Iterator[nn.Parameter]:
+        """θ and φ: the parameters of the decoder and the encoder."""
+        yield from self.encoder.parameters()
+        yield from self.decoder.parameters()
+
+    def kernel_parameters(self) -> Iterator[nn.Parameter]:
+        """γ: the parameters of the kernel generator."""
+        yield from self.kernel_generator.parameters()
+
+
+class BlurVAE(_BlurVAEParts):
+    """Variational autoencoder whose latent also predicts the blur kernel of its reconstruction.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the images, and of the reconstructions.
+        image_size: size of the images along every axis; a multiple of 2 to the number of blocks.
+        latent_size: size of the latent.
+        channels: feature channels of the encoder's blocks, each of which halves the size.
+        kernel_size: odd size of the blur kernels, at most ``image_size``.
+        architecture: ``"transposed"``, the paper's main one (two-layer MLPs around the latent, transposed
+            convolutions), or ``"upsample"``, its second (one linear layer, bilinear upsampling and convolutions).
+        kernel_normalization: ``"softmax"`` or ``"none"``, see :class:`KernelGenerator`.
+        kernel_hidden_size: width of the kernel generator's hidden layer.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+
+    Example:
+        >>> import torch
+        >>> network = BlurVAE(channels=(8, 16, 32, 64), latent_size=16)
+        >>> network(torch.zeros(2, 1, 64, 64)).reconstruction.shape
+        torch.Size([2, 1, 64, 64])
+    """
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
+        """Encode, draw a latent, decode.
+
+        Args:
+            x: images in [−1, 1], ``(B, C, *image_size)``.
+            noise: standard normal ``(B, latent_size)`` for z = μ + σ · noise. Without it a module in training
+                mode draws its own, and a module in evaluation mode decodes μ.
+
+        Returns:
+            :class:`VAEOutput`.
+        """
+        mu, log_var = self.encode(x)
+        if noise is None:
+            noise = torch.randn_like(mu) if self.training else torch.zeros_like(mu)
+        z = mu + torch.exp(0.5 * log_var) * noise
+        return VAEOutput(self.decode(z), mu, log_var, z)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Decode ``n`` latents drawn from N(0, I).
+
+        Args:
+            n: number of samples.
+            generator: of random numbers; one of the CPU gives the same samples on every device.
+
+        Returns:
+            ``(n, C, *image_size)`` in [−1, 1].
+        """
+        device = self.get_buffer("voxel_size").device
+        origin = device if generator is None else generator.device
+        z = torch.randn(n, self.latent_size, generator=generator, device=origin)
+        return self.decode(z.to(device))
+
+
+class BlurVAEReconstructor(_BlurVAEParts):
+    """Deterministic x → reconstruction from the posterior mean, for inference and export.
+
+    It takes the weights that :class:`BlurVAE` was trained to, and has the same arguments. In TorchScript it also keeps
+    ``encode``, ``decode``, ``kernel`` and the buffer ``voxel_size``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstructions in [−1, 1] of images in [−1, 1], both ``(B, C, *image_size)``."""
+        mu, _ = self.encode(x)
+        return self.decode(mu)
+
+
+def _check(
+    spatial_dims: int,
+    in_channels: int,
+    image_size: int,
+    latent_size: int,
+    channels: Sequence[int],
+    kernel_size: int,
+    architecture: str,
+) -> None:
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims must be 2 or 3, but is {spatial_dims}.")
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {ARCHITECTURES}, but is {architecture!r}.")
+    if not channels or any(n < 1 for n in channels):
+        raise ValueError(f"channels must be positive numbers, one for each block, but is {list(channels)}.")
+    if latent_size < 1 or in_channels < 1:
+        raise ValueError(f"latent_size and in_channels must be positive, but are {latent_size} and {in_channels}.")
+    step = 2 ** len(channels)
+    if image_size < step or image_size % step:
+        raise ValueError(
+            f"patch_size (image_size) {image_size} cannot be halved {len(channels)} times, once for each entry of "
+            f"channels; take a multiple of {step}."
+        )
+    if kernel_size > image_size:
+        raise ValueError(f"kernel_size {kernel_size} is larger than the patch_size (image_size) {image_size}.")
+
+
+def _refuse_other_architecture(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Say in one sentence in what a checkpoint's network differs, in place of a list of mismatched tensors."""
+    own = {name: value for name, value in state_dict.items() if name.startswith(prefix)}
+    saved = architecture_of({name[len(prefix) :]: value for name, value in own.items()})
+    here = architecture_of(dict(module.named_parameters()) | dict(module.named_buffers()))
+    if saved is None or here is None or saved == here:
+        return
+    names = saved.differences(here)
+    raise ValueError(
+        "the checkpoint is of another architecture: "
+        + ", ".join(f"{name} is {_plain(saved, name)} there and {_plain(here, name)} here" for name in names)
+        + "; set "
+        + " and ".join(f"--{'patch_size' if name == 'image_size' else name}" for name in names)
+        + " to the checkpoint's."
+    )
+
+
+def _plain(architecture: Architecture, name: str) -> Any:
+    value = getattr(architecture, name)
+    return list(value) if isinstance(value, tuple) else value
