@@ -31,7 +31,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise RunFolderError(f"{path} cannot be written ({error.strerror or error}); free or choose a place.") from error
+        raise RunFolderError(
+            f"{path} cannot be written ({error.strerror or error}); free or choose a place."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

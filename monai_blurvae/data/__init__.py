@@ -1,6 +1,13 @@
 """Data lists, the volume store, patches and the built-in sample."""
 
-from monai_blurvae.data.datalist import Datalist, find_volumes, load_datalist, read_datalist, split_subjects
+from monai_blurvae.data.datalist import (
+    Datalist,
+    evaluation_datalist,
+    find_volumes,
+    load_datalist,
+    read_datalist,
+    split_subjects,
+)
 from monai_blurvae.data.patches import EndlessBatchSampler, SlicePatchDataset, make_train_loader
 from monai_blurvae.data.store import StoredVolume, VolumeStore
 from monai_blurvae.data.volumes import Volumes, prepare_volumes
@@ -12,6 +19,7 @@ __all__ = [
     "StoredVolume",
     "VolumeStore",
     "Volumes",
+    "evaluation_datalist",
     "find_volumes",
     "load_datalist",
     "make_train_loader",

@@ -7,7 +7,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,7 +40,6 @@ class Datalist:
     validation: list[dict[str, str]]
     test: list[dict[str, str]]
     description: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def items(self, split: str) -> list[dict[str, str]]:
         """Entries of one split with absolute image paths."""
@@ -49,7 +48,7 @@ class Datalist:
 
     def write(self, path: str | Path) -> None:
         """Write the list, to be taken back by :func:`read_datalist`."""
-        content = {"description": self.description, "dataset_dir": str(self.dataset_dir), **self.extra}
+        content = {"description": self.description, "dataset_dir": str(self.dataset_dir)}
         write_json(path, content | {split: getattr(self, split) for split in SPLITS})
 
 
@@ -184,6 +183,32 @@ def load_datalist(
     root = Path(dataset_dir).expanduser().resolve()
     parts = split_subjects(find_volumes(root, image_pattern), seed)
     return Datalist(root, description=f"{image_pattern} in {root}, split by subject with seed {seed}", **parts)
+
+
+def evaluation_datalist(
+    dataset_dir: str | Path | None, image_pattern: str, datalist: str | Path | None, split: str
+) -> Datalist:
+    """The volumes that an evaluation looks at, as the test split of a list.
+
+    Args:
+        dataset_dir: folder of volumes, all of which are evaluated when no list is given.
+        image_pattern: glob relative to ``dataset_dir``.
+        datalist: list whose split is evaluated.
+        split: ``"training"``, ``"validation"``, ``"test"`` or ``"all"``.
+
+    Raises:
+        DataError: if there is nothing to evaluate.
+    """
+    if datalist is not None:
+        listed = read_datalist(datalist, dataset_dir)
+        entries = [entry for name in SPLITS if split in (name, "all") for entry in getattr(listed, name)]
+        if not entries:
+            raise DataError(f"datalist {datalist} has no entry under '{split}'; choose another --split.")
+        return Datalist(listed.dataset_dir, [], [], entries, f"{split} subjects of {datalist}")
+    if dataset_dir is None:
+        raise DataError("there is neither a --datalist nor a --dataset_dir to evaluate.")
+    root = Path(dataset_dir).expanduser().resolve()
+    return Datalist(root, [], [], find_volumes(root, image_pattern), f"{image_pattern} in {root}")
 
 
 def _subjects(paths: Sequence[str], image_pattern: str) -> list[str]:

@@ -175,9 +175,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = make_sample(options.folder, options.seed)
     except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{folder} holds the synthetic sample; train on it with --datalist {folder / 'datalist.json'}")  # noqa: T201
+    print(f"{folder} holds the synthetic sample; train on it with --datalist {folder / 'datalist.json'}")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +51,8 @@ class Volumes:
 
     @property
     def voxel_size(self) -> tuple[float, float]:
-        """Median in-plane voxel size of the training volumes in mm, (row, column)."""
-        row, column = np.median([volume.voxel_size[1:] for volume in self.training], axis=0)
+        """Median in-plane voxel size in mm, (row, column), of the training volumes, or of all if there are none."""
+        row, column = np.median([volume.voxel_size[1:] for volume in self.training or self], axis=0)
         return float(row), float(column)
 
 
@@ -63,6 +63,7 @@ def prepare_volumes(
     patch_size: int,
     min_foreground: float,
     skip_bad_files: bool = False,
+    required: Sequence[str] = ("training", "validation"),
 ) -> Volumes:
     """Check every file of a data list and bring it into the store.
 
@@ -76,6 +77,7 @@ def prepare_volumes(
         patch_size: every slice has to hold a patch of this size.
         min_foreground: smallest share of foreground in a patch; every volume has to have one such patch.
         skip_bad_files: leave out what cannot be used, and list it, in place of stopping.
+        required: splits that have to hold a usable volume.
 
     Raises:
         DataError: naming the file, or, if all files of a split were skipped, the split.
@@ -117,11 +119,9 @@ def prepare_volumes(
     progress.close()
     if missing:
         logger.info(f"Prepared {len(missing)} volumes in {time.monotonic() - started:.0f} s.")
-    for split in ("training", "validation"):
+    for split in required:
         if not getattr(volumes, split):
-            raise DataError(
-                f"no usable volume is left for {split}; repair the files: {' '.join(volumes.skipped)}"
-            )
+            raise DataError(f"no usable volume is left for {split}; repair the files: {' '.join(volumes.skipped)}")
     return volumes
 
 

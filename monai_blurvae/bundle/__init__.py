@@ -1,0 +1,20 @@
+"""What the bundles' configs call: settings, run folders, the last wiring. Nothing else imports from here."""
+
+from monai_blurvae.bundle.run_folder import FinishedRun, RunFolder, new_numbered_folder
+from monai_blurvae.bundle.settings import SECTIONS, SETTINGS, begin, boolean, check_settings, default_cache_dir
+from monai_blurvae.bundle.wiring import check_voxel_size, load_weights, prepare_network
+
+__all__ = [
+    "SECTIONS",
+    "SETTINGS",
+    "FinishedRun",
+    "RunFolder",
+    "begin",
+    "boolean",
+    "check_settings",
+    "check_voxel_size",
+    "default_cache_dir",
+    "load_weights",
+    "new_numbered_folder",
+    "prepare_network",
+]

@@ -1,0 +1,250 @@
+"""Where a run writes, and where an evaluation finds it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from monai_blurvae.bundle.settings import SETTINGS, boolean, current_parser
+from monai_blurvae.data import Datalist, Volumes
+from monai_blurvae.data.datalist import SPLITS
+from monai_blurvae.data.volumes import log_skipped
+from monai_blurvae.errors import RunFolderError
+from monai_blurvae.files import make_folder, write_json
+
+logger = logging.getLogger(__name__)
+
+CONFIG, DATALIST, SUMMARY = "config.json", "datalist.json", "summary.json"
+MODEL, CHECKPOINT = "model.pt", "checkpoint.pt"
+RUN_FILES = (CONFIG, DATALIST, SUMMARY, MODEL, CHECKPOINT)
+PACKAGES = ("monai-blurvae", "torch", "monai", "pytorch-ignite", "numpy", "nibabel")
+
+
+class RunFolder:
+    """The folder of one training.
+
+    Which folder it is, is decided and checked at once; it is created when the training starts, so that a run that never
+    begins leaves nothing behind.
+
+    Args:
+        runs_dir: gets a new numbered folder for each run.
+        output_dir: a folder of one's own instead.
+        resume: go on with the run in ``output_dir`` or, without one, with the newest unfinished run in ``runs_dir``.
+
+    Raises:
+        RunFolderError: if ``output_dir`` holds a run already, there is no run to resume, or nothing can be written there.
+    """
+
+    def __init__(
+        self,
+        runs_dir: str | Path,
+        output_dir: str | Path | None = None,
+        resume: bool | str = False,
+    ) -> None:
+        self.runs_dir = Path(runs_dir).expanduser()
+        self.resumed = boolean(resume)
+        self._parser = current_parser()
+        self._chosen = self._choose(None if output_dir is None else Path(output_dir).expanduser())
+        self._path: Path | None = None
+        self._datalist: Datalist | None = None
+        self._volumes: Volumes | None = None
+
+    def with_data(self, datalist: Datalist, volumes: Volumes) -> RunFolder:
+        """Give it the data to record; returns itself."""
+        self._datalist, self._volumes = datalist, volumes
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The folder; created, with the record of the run, when first asked for."""
+        if self._path is None:
+            self._path = new_numbered_folder(self.runs_dir) if self._chosen is None else make_folder(self._chosen)
+            if not (self._path / CONFIG).is_file():
+                self._record()
+            (self._path / SUMMARY).unlink(missing_ok=True)
+            logger.info(f"Writing to {self._path}.")
+        return self._path
+
+    def checkpoint_file(self) -> Path:
+        """Everything needed to resume."""
+        return self.path / CHECKPOINT
+
+    def model_file(self) -> Path:
+        """Weights of the best model on the validation subjects."""
+        return self.path / MODEL
+
+    def tensorboard_dir(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    def test_dir(self) -> Path:
+        """Test tables and picture, written when the training is finished."""
+        return self.path / "test"
+
+    def finish(self, metrics: Mapping[str, Any], epochs: int) -> None:
+        """Mark the run as finished."""
+        skipped = [] if self._volumes is None else self._volumes.skipped
+        content = {
+            "epochs": epochs,
+            "test": {name: float(value) for name, value in metrics.items()},
+            "synthetic": self._volumes is not None and self._volumes.synthetic,
+            "skipped": skipped,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        write_json(self.path / SUMMARY, content)
+        if self._volumes is not None:
+            log_skipped(self._volumes)
+        logger.info(f"Finished. Model, metrics and pictures are in {self.path}.")
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings of the run."""
+        config = self._parser.get()
+        return {name: _plain(self._parser.get_parsed_content(name)) for name in SETTINGS if name in config}
+
+    def _choose(self, output_dir: Path | None) -> Path | None:
+        if output_dir is None:
+            make_folder(self.runs_dir)
+            return self._newest_unfinished() if self.resumed else None
+        held = [name for name in RUN_FILES if (output_dir / name).exists()]
+        if held and not self.resumed:
+            raise RunFolderError(
+                f"output_dir {output_dir} holds a run already ({held[0]}); go on with it by --resume true, or choose "
+                "another folder."
+            )
+        if self.resumed and not held:
+            raise RunFolderError(f"output_dir {output_dir} holds no run to resume; leave out --resume to start one.")
+        if not output_dir.exists():
+            make_folder(output_dir.parent)
+        else:
+            make_folder(output_dir)
+        return output_dir
+
+    def _newest_unfinished(self) -> Path:
+        runs = [p for p in numbered_folders(self.runs_dir) if (p / CONFIG).is_file() and not (p / SUMMARY).is_file()]
+        if not runs:
+            raise RunFolderError(
+                f"{self.runs_dir} holds no unfinished run to resume; leave out --resume to start one, or name a "
+                "finished one as --output_dir to go on with more epochs."
+            )
+        return runs[-1]
+
+    def _record(self) -> None:
+        """Write what is needed to repeat the run; ``--config_file FOLDER/config.json`` does."""
+        assert self._path is not None
+        settings = self.settings() | {"output_dir": None, "resume": False}
+        config = {**self._parser.get(), **settings}
+        config.pop("_meta_", None)
+        versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+        root = Path(str(self._parser.get_parsed_content("bundle_root")))
+        for name in ("metadata.json", "logging.conf"):  # MONAI looks for them beside the config
+            source = next((p for p in (root / name, root / "configs" / name) if p.is_file()), None)
+            if source is not None:
+                shutil.copyfile(source, self._path / name)
+        write_json(self._path / "versions.json", versions)
+        if self._datalist is not None and self._volumes is not None:
+            _used(self._datalist, self._volumes).write(self._path / DATALIST)
+        write_json(self._path / CONFIG, config)
+
+
+class FinishedRun:
+    """A training that an evaluation takes its model, data and settings from.
+
+    Args:
+        runs_dir: where to look for the newest finished run.
+        run_dir: the folder of a run instead.
+
+    Raises:
+        RunFolderError: if there is no such run.
+    """
+
+    def __init__(self, runs_dir: str | Path, run_dir: str | Path | None = None) -> None:
+        self.path = self._newest(Path(runs_dir)) if run_dir is None else Path(run_dir).expanduser()
+        for name in (CONFIG, MODEL):
+            if not (self.path / name).is_file():
+                raise RunFolderError(f"{self.path} holds no {name}; give the folder of a training as --run_dir.")
+        try:
+            self._config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunFolderError(f"{self.path / CONFIG} is no JSON ({error}); take another run.") from error
+        logger.info(f"Evaluating the run in {self.path}.")
+
+    @staticmethod
+    def _newest(runs_dir: Path) -> Path:
+        finished = [p for p in numbered_folders(runs_dir) if (p / SUMMARY).is_file()]
+        if not finished:
+            raise RunFolderError(f"{runs_dir} holds no finished run; train first, or give one as --run_dir.")
+        return finished[-1]
+
+    def setting(self, name: str) -> Any:
+        """The value that the training had for a setting."""
+        if name not in self._config:
+            raise RunFolderError(f"{self.path / CONFIG} has no key {name}; give it as --{name}.")
+        return self._config[name]
+
+    @property
+    def model_file(self) -> Path:
+        """Weights of the best model."""
+        return self.path / MODEL
+
+    def datalist(self, dataset_dir: str | Path | None) -> str | None:
+        """The run's data list, or None when other data is given."""
+        return str(self.path / DATALIST) if dataset_dir is None else None
+
+    def evaluation_dir(self, output_dir: str | Path | None) -> Path:
+        """A new numbered folder ``evaluation/NNNN`` in the run, or ``output_dir``.
+
+        Raises:
+            RunFolderError: if ``output_dir`` holds results.
+        """
+        if output_dir is None:
+            return new_numbered_folder(self.path / "evaluation")
+        folder = Path(output_dir).expanduser()
+        if (folder / "metrics.csv").exists():
+            raise RunFolderError(f"output_dir {folder} holds metrics.csv already; choose another folder.")
+        return make_folder(folder)
+
+
+def numbered_folders(parent: Path) -> list[Path]:
+    """Subfolders whose name is a number, the newest last."""
+    if not parent.is_dir():
+        return []
+    return sorted((p for p in parent.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def new_numbered_folder(parent: Path) -> Path:
+    """Create the next of ``0001``, ``0002``, … in a folder; two runs never get the same."""
+    make_folder(parent)
+    existing = numbered_folders(parent)
+    number = int(existing[-1].name) + 1 if existing else 1
+    while True:
+        path = parent / f"{number:04d}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def _used(datalist: Datalist, volumes: Volumes) -> Datalist:
+    """The data list without what was skipped, with checksums."""
+    parts = {}
+    for split in SPLITS:
+        stored = {volume.source: volume for volume in getattr(volumes, split)}
+        parts[split] = [
+            {**relative, "sha256": stored[item["image"]].checksum}
+            for relative, item in zip(getattr(datalist, split), datalist.items(split), strict=True)
+            if item["image"] in stored
+        ]
+    return Datalist(datalist.dataset_dir, description=datalist.description, **parts)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,19 @@
+"""Small Ignite handlers: progress, TensorBoard, pictures, checkpoints that are whole or not there."""
+
+from monai_blurvae.handlers.checkpoint import BestModelHandler, RestartCheckpointHandler
+from monai_blurvae.handlers.evaluation import EvaluationReportHandler
+from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
+from monai_blurvae.handlers.progress import EpochProgressHandler
+from monai_blurvae.handlers.tensorboard import BlurVAETensorBoardHandler
+from monai_blurvae.handlers.validation import FinalValidationHandler
+
+__all__ = [
+    "BestModelHandler",
+    "BlurVAETensorBoardHandler",
+    "EpochProgressHandler",
+    "EvaluationReportHandler",
+    "FinalValidationHandler",
+    "RestartCheckpointHandler",
+    "reconstruction_figure",
+    "save_figure",
+]

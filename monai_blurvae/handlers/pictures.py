@@ -1,0 +1,102 @@
+"""Grids of images, reconstructions, kernels and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from monai_blurvae.files import replacing
+
+Pixels = npt.NDArray[np.uint8]
+GAP = 4
+LABEL_HEIGHT = 22
+LARGEST_SCALE = 3
+
+
+class FigureRow(NamedTuple):
+    """A row of a figure.
+
+    Attributes:
+        label: written above it.
+        images: ``(N, C, H, W)`` in [0, 1].
+    """
+
+    label: str
+    images: Tensor
+
+
+def reconstruction_figure(
+    images: Tensor, reconstructions: Tensor, kernels: Tensor, samples: Tensor, title: str = ""
+) -> Pixels:
+    """Rows of inputs, reconstructions, absolute errors, blur kernels and samples.
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1].
+        reconstructions: likewise.
+        kernels: ``(N, 1, k, k)``, each drawn relative to its own maximum.
+        samples: drawn from the prior, like ``images``.
+        title: first line.
+
+    Returns:
+        ``(height, width, 3)``.
+    """
+    error = (images - reconstructions).abs() * 2
+    size = images.shape[-1]
+    rows = [
+        FigureRow("input", images),
+        FigureRow("reconstruction (from the posterior mean)", reconstructions),
+        FigureRow("absolute error × 2", error),
+        FigureRow(
+            f"blur kernel ({kernels.shape[-2]}×{kernels.shape[-1]}, each relative to its maximum)",
+            scale_kernels(kernels, size),
+        ),
+        FigureRow("sample (drawn from the prior)", samples),
+    ]
+    return draw_rows(rows, title)
+
+
+def scale_kernels(kernels: Tensor, size: int) -> Tensor:
+    """Kernels relative to their maximum, enlarged to about ``size`` pixels by repetition, ``(N, 1, size, size)``."""
+    peak = kernels.flatten(1).amax(1).clamp_min(torch.finfo(kernels.dtype).tiny)
+    relative = (kernels / peak[:, None, None, None]).clamp(0, 1)
+    return torch.nn.functional.interpolate(relative, size=(size, size), mode="nearest")
+
+
+def draw_rows(rows: Sequence[FigureRow], title: str = "") -> Pixels:
+    """Put labelled rows of images of one size under each other."""
+    height, width = rows[0].images.shape[-2:]
+    columns = max(len(row.images) for row in rows)
+    scale = max(1, min(LARGEST_SCALE, 1200 // (columns * width)))
+    cell_h, cell_w = height * scale + GAP, width * scale + GAP
+    top = LABEL_HEIGHT if title else 0
+    canvas = Image.new("RGB", (columns * cell_w + GAP, top + len(rows) * (cell_h + LABEL_HEIGHT)), "white")
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=14)
+    pen.text((GAP, 3), title, fill="black", font=font)
+    for i, row in enumerate(rows):
+        y = top + i * (cell_h + LABEL_HEIGHT)
+        pen.text((GAP, y + 3), row.label, fill="black", font=font)
+        for j, image in enumerate(row.images):
+            picture = Image.fromarray(_pixels(image)).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(picture, (GAP + j * cell_w, y + LABEL_HEIGHT))
+    return np.asarray(canvas)
+
+
+def save_figure(pixels: Pixels, path: str | Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def _pixels(image: Tensor) -> Pixels:
+    values = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    channels = values.expand(3, *values.shape[1:]) if values.shape[0] == 1 else values[:3]
+    pixels: Pixels = channels.permute(1, 2, 0).contiguous().numpy()
+    return pixels

@@ -1,0 +1,128 @@
+"""Scalars and images for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+from monai_blurvae.engines import BlurVAEKeys
+from monai_blurvae.functional import kernel_width
+from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
+from monai_blurvae.metrics import to_unit_range
+from monai_blurvae.networks import BlurVAE
+from monai_blurvae.seeding import torch_rng
+
+TERMS = (
+    CommonKeys.LOSS,
+    BlurVAEKeys.RECONSTRUCTION_TERM,
+    BlurVAEKeys.HALF_LOG_DET,
+    BlurVAEKeys.KL,
+    BlurVAEKeys.KERNEL_LOSS,
+)
+
+
+class BlurVAETensorBoardHandler:
+    """Means of the training terms over each epoch, the validation's metrics, and pictures of the same few images.
+
+    The step is the epoch everywhere. Pictures are drawn when a scheduled validation is completed.
+
+    Args:
+        folder: gives the folder of the event files when the training starts.
+        network: draws the pictures.
+        images: dataset whose first images are shown.
+        validator: whose metrics are written.
+        interval: epochs between two validations.
+        count: number of images.
+        seed: of the samples, which come from the same latents every time.
+    """
+
+    def __init__(
+        self,
+        folder: Callable[[], Path],
+        network: BlurVAE,
+        images: Dataset[dict[str, Any]],
+        validator: Engine,
+        interval: int,
+        count: int = 4,
+        seed: int = 0,
+    ) -> None:
+        self.folder = folder
+        self.network = network
+        self.images = images
+        self.validator = validator
+        self.interval = interval
+        self.count = count
+        self.seed = seed
+        self._writer: SummaryWriter | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._iterations = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, after the handler that validates."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._write_validation)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _open(self, engine: Engine) -> None:
+        # purge_step makes TensorBoard forget what a cut run wrote beyond the checkpoint
+        purge = engine.state.epoch + 1 if engine.state.iteration else None
+        self._writer = SummaryWriter(str(self.folder()), purge_step=purge)
+
+    def _add(self, engine: Engine) -> None:
+        output = engine.state.output
+        values = {name: output[name] for name in TERMS if name in output}
+        if BlurVAEKeys.KERNEL in output:
+            values["kernel_width"] = kernel_width(output[BlurVAEKeys.KERNEL]).mean()
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value.double() if name in self._sums else value.double()
+        self._iterations += 1
+
+    def _write_epoch(self, engine: Engine) -> None:
+        assert self._writer is not None
+        for name, value in self._sums.items():
+            self._writer.add_scalar(f"train/{name}", value.item() / self._iterations, engine.state.epoch)
+        self._sums, self._iterations = {}, 0
+
+    def _write_validation(self, engine: Engine) -> None:
+        assert self._writer is not None
+        for name, value in self.validator.state.metrics.items():
+            self._writer.add_scalar(f"validation/{name}", float(value), engine.state.epoch)
+        pictures, kernels = self._draw(engine.state.device)
+        self._writer.add_image("input, reconstruction, sample", pictures, engine.state.epoch, dataformats="HWC")
+        self._writer.add_image("kernels", kernels, engine.state.epoch, dataformats="HWC")
+        self._writer.flush()
+
+    @torch.no_grad()
+    def _draw(self, device: torch.device) -> tuple[Any, Any]:
+        count = min(self.count, len(self.images))  # type: ignore[arg-type]
+        step = len(self.images) // count  # type: ignore[arg-type]
+        images = torch.stack([self.images[i * step]["image"] for i in range(count)]).to(device)
+        self.network.eval()
+        output = self.network(images)
+        rows = [
+            FigureRow("input", to_unit_range(images)),
+            FigureRow("reconstruction", to_unit_range(output.reconstruction)),
+            FigureRow("sample", to_unit_range(self.network.sample(count, torch_rng(self.seed, "pictures")))),
+        ]
+        kernels = scale_kernels(self.network.kernel(output.mu), images.shape[-1])
+        return draw_rows(rows), draw_rows([FigureRow("kernels of the same images", kernels)])
+
+    def _close(self, engine: Engine) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        self._close(engine)
+        raise error

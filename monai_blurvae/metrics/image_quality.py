@@ -1,0 +1,43 @@
+"""PSNR and SSIM as the tables report them: images in [0, 1], data range 1, one value for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from monai.metrics import PSNRMetric, SSIMMetric
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+
+PSNR_CAP = 100.0
+"""PSNR in dB of an image that is reproduced exactly; the formula gives infinity, which no mean survives."""
+
+
+class CappedPSNRMetric(PSNRMetric):
+    """MONAI's PSNR of each image in dB, at most :data:`PSNR_CAP`.
+
+    Args:
+        max_val: data range.
+    """
+
+    def __init__(self, max_val: float = 1.0) -> None:
+        super().__init__(max_val=max_val, reduction="mean")
+
+    def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        values: Tensor = super()._compute_metric(y_pred, y)
+        return values.clamp_max(PSNR_CAP)
+
+
+def make_ssim_metric(spatial_dims: int = 2) -> SSIMMetric:
+    """MONAI's SSIM with an 11×11 Gaussian window of σ = 1.5 and data range 1."""
+    return SSIMMetric(spatial_dims=spatial_dims, data_range=1.0, kernel_type="gaussian", win_size=11, kernel_sigma=1.5)
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """From the network's [−1, 1] to the metrics' [0, 1], clipped."""
+    return ((images.float() + 1.0) / 2.0).clamp(0.0, 1.0)
+
+
+def image_pair(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Reconstructions and images of an engine's output in [0, 1], for a metric's ``output_transform``."""
+    return to_unit_range(output[CommonKeys.PRED]), to_unit_range(output[CommonKeys.IMAGE])
