@@ -2,7 +2,13 @@
 
 from monai_blurvae.bundle.run_folder import FinishedRun, RunFolder, new_numbered_folder
 from monai_blurvae.bundle.settings import SECTIONS, SETTINGS, begin, boolean, check_settings, default_cache_dir
-from monai_blurvae.bundle.wiring import check_voxel_size, load_weights, prepare_network
+from monai_blurvae.bundle.wiring import (
+    check_headers,
+    check_voxel_size,
+    inference_items,
+    load_weights,
+    prepare_network,
+)
 
 __all__ = [
     "SECTIONS",
@@ -11,9 +17,11 @@ __all__ = [
     "RunFolder",
     "begin",
     "boolean",
+    "check_headers",
     "check_settings",
     "check_voxel_size",
     "default_cache_dir",
+    "inference_items",
     "load_weights",
     "new_numbered_folder",
     "prepare_network",

@@ -39,7 +39,7 @@ class RunFolder:
         resume: go on with the run in ``output_dir`` or, without one, with the newest unfinished run in ``runs_dir``.
 
     Raises:
-        RunFolderError: if ``output_dir`` holds a run already, there is no run to resume, or nothing can be written there.
+        RunFolderError: if ``output_dir`` holds a run already, there is no run to resume, or nothing can be written.
     """
 
     def __init__(

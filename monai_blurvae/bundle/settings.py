@@ -48,7 +48,8 @@ def _at_least(smallest: int) -> Check:
 
 
 def _one_of(*values: Any) -> Check:
-    return Check(lambda v: v in values and not isinstance(v, bool), "one of " + ", ".join(str(v) for v in values))
+    expected = "one of " + ", ".join(str(v) for v in values)
+    return Check(lambda v: not isinstance(v, bool) and any(v == value for value in values), expected)
 
 
 def _or_null(check: Check) -> Check:
@@ -85,6 +86,7 @@ SETTINGS: dict[str, Check] = {
     "cache_dir": PATH,
     "runs_dir": PATH,
     "run_dir": _or_null(PATH),
+    "model_file": PATH,
     "output_dir": _or_null(PATH),
     "resume": BOOLEAN,
     "skip_bad_files": BOOLEAN,
@@ -121,7 +123,36 @@ SETTINGS: dict[str, Check] = {
 }
 """Every key that a user may turn, in any bundle, and what it accepts."""
 
-SECTIONS = ["imports", "bundle_root", "run", "initialize", "training", "evaluating", "inference", "run_folder", "finished_run", "data", "volumes", "network_def", "network", "optimizer", "kernel_optimizer", "train", "validate", "test", "dataset", "dataloader", "evaluator", "inferer", "handlers", "preprocessing", "postprocessing", "key_metric", "additional_metrics", "output_postfix"]
+SECTIONS = [
+    "imports",
+    "bundle_root",
+    "run",
+    "initialize",
+    "training",
+    "evaluating",
+    "inference",
+    "run_folder",
+    "finished_run",
+    "data",
+    "volumes",
+    "network_def",
+    "network",
+    "optimizer",
+    "kernel_optimizer",
+    "train",
+    "validate",
+    "test",
+    "dataset",
+    "dataloader",
+    "evaluator",
+    "inferer",
+    "handlers",
+    "preprocessing",
+    "postprocessing",
+    "key_metric",
+    "additional_metrics",
+    "output_postfix",
+]
 """Every other top-level key of the bundles."""
 
 MONAI_KEYS = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0")
@@ -130,8 +161,8 @@ MONAI_KEYS = ("tracking_uri", "experiment_name", "run_name", "save_execute_confi
 def current_parser() -> ConfigParser:
     """The parser of the config in which the calling expression stands.
 
-    MONAI gives an expression no handle on its own config, and drops unknown keys without a word; walking up the stack is
-    the only way to the merged files and overrides.
+    MONAI gives an expression no handle on its own config, and drops unknown keys without a word; walking up the stack
+    is the only way to the merged files and overrides.
 
     Raises:
         SettingsError: outside a config.

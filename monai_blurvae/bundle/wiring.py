@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from monai_blurvae.data import Volumes
+from monai_blurvae.data import Volumes, find_volumes
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
+from monai_blurvae.transforms import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ def prepare_network(network: Network, device: str, volumes: Volumes) -> Network:
             "in plane; consider resampling them to one."
         )
     network.get_buffer("voxel_size").copy_(torch.tensor(volumes.voxel_size))
-    return network.to(device=torch.device(device), memory_format=torch.channels_last)
+    return network.to(torch.device(device)).to(memory_format=torch.channels_last)
 
 
 def load_weights(network: Network, path: str | Path, device: str = "cpu") -> Network:
@@ -53,13 +55,38 @@ def load_weights(network: Network, path: str | Path, device: str = "cpu") -> Net
     return network.to(torch.device(device))
 
 
+def inference_items(dataset_dir: str | Path, image_pattern: str) -> list[dict[str, str]]:
+    """The volumes of a folder as MONAI's datasets take them, ``{"image": path}``.
+
+    Raises:
+        DataError: see :func:`~monai_blurvae.data.find_volumes`.
+    """
+    found = find_volumes(dataset_dir, image_pattern)
+    return [{"image": str(Path(dataset_dir).expanduser() / item["image"])} for item in found]
+
+
 def check_voxel_size(network: nn.Module, volumes: Volumes) -> None:
     """Warn if images have another voxel size than those that the network was trained on."""
-    trained, here = network.get_buffer("voxel_size").cpu(), torch.tensor(volumes.voxel_size)
+    _compare_voxel_size(network, torch.tensor(volumes.voxel_size), "The images have")
+
+
+def check_headers(network: nn.Module, items: Sequence[Mapping[str, str]], slice_axis: int) -> None:
+    """Read the headers of volumes before the long work, and warn of a voxel size unlike the training's.
+
+    Raises:
+        DataError: if a header cannot be read or is not that of a volume.
+    """
+    for item in items:
+        voxel_size = read_header(item["image"], slice_axis).voxel_size[1:]
+        _compare_voxel_size(network, torch.tensor(voxel_size), f"{item['image']} has")
+
+
+def _compare_voxel_size(network: nn.Module, here: torch.Tensor, subject: str) -> None:
+    trained = network.get_buffer("voxel_size").cpu()
     if bool((trained > 0).all()) and bool(((here / trained - 1).abs() > VOXEL_SIZE_TOLERANCE).any()):
         logger.warning(
-            f"The images have voxels of {_text(here)} mm in plane, but the network was trained on {_text(trained)} mm; "
-            "resample them, or expect worse reconstructions."
+            f"{subject} voxels of {_text(here)} mm in plane, but the network was trained on {_text(trained)} mm; "
+            "resample, or expect worse reconstructions."
         )
 
 

@@ -10,7 +10,7 @@ from monai_blurvae.data.datalist import (
 )
 from monai_blurvae.data.patches import EndlessBatchSampler, SlicePatchDataset, make_train_loader
 from monai_blurvae.data.store import StoredVolume, VolumeStore
-from monai_blurvae.data.volumes import Volumes, prepare_volumes
+from monai_blurvae.data.volumes import Volumes, log_skipped, prepare_volumes
 
 __all__ = [
     "Datalist",
@@ -22,6 +22,7 @@ __all__ = [
     "evaluation_datalist",
     "find_volumes",
     "load_datalist",
+    "log_skipped",
     "make_train_loader",
     "prepare_volumes",
     "read_datalist",

@@ -48,7 +48,7 @@ def largest_foreground(volume: StoredVolume, patch_size: int, enough: float) -> 
 def draw_patch(
     volume: StoredVolume, patch_size: int, min_foreground: float, rng: np.random.Generator
 ) -> tuple[FloatArray, tuple[int, int, int]]:
-    """Cut a random patch: a slice, uniform among those with room for one, then a position, uniform among those with enough.
+    """Cut a random patch: first a random slice that has one, then a position, uniform among those with enough.
 
     Args:
         volume: in the store; it has to hold a patch with enough foreground.

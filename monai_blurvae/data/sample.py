@@ -1,8 +1,8 @@
 """A synthetic sample in HCP's layout, for trying things out where no data is.
 
-Run ``python -m monai_blurvae.data.sample FOLDER`` to make it anywhere. Its volumes are the MNI152 T1 template that nilearn
-ships, deformed, with another contrast, bias field and noise for each subject; they are nobody's brains, and what a
-model makes of them says nothing about patients.
+Run ``python -m monai_blurvae.data.sample FOLDER`` to make it anywhere. Its volumes are the MNI152 T1 template that
+nilearn ships, deformed, with another contrast, bias field and noise for each subject; they are nobody's brains, and
+what a model makes of them says nothing about patients.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FIELD_STEP = 4  # voxels
 SUBJECTS = {"training": 8, "validation": 2, "test": 2}
 DESCRIPTION = f"{SYNTHETIC_MARK}: MNI152 template, deformed at random"
 LICENSE_NOTE = """\
-These twelve volumes are SYNTHETIC: the MNI152 T1 template, deformed at random, with random contrast, bias field and noise.
+These twelve volumes are SYNTHETIC: the MNI152 T1 template, deformed at random, with random contrast, bias and noise.
 
 The template is the ICBM 152 nonlinear symmetric 2009a one, as shipped by nilearn:
 Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill

@@ -44,4 +44,4 @@ class BlurVAEEvaluator(SupervisedEvaluator):
         }
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
-        return self.state.output  # type: ignore[no-any-return]
+        return self.state.output

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from monai_blurvae.data.patches import EndlessBatchSampler
 from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
 from monai_blurvae.engines.precision import PRECISIONS, autocast
 from monai_blurvae.errors import NonFiniteLossError
@@ -132,7 +133,7 @@ class BlurVAETrainer(SupervisedTrainer):
             self._kernel_step(images, output)
         self._vae_step(images, output)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
-        return self.state.output  # type: ignore[no-any-return]
+        return self.state.output
 
     def _kernel_step(self, images: Tensor, output: VAEOutput) -> None:
         """γ: make x * G(z) the reconstruction; nothing else learns."""
@@ -210,5 +211,5 @@ def _detached(output: VAEOutput) -> dict[str, Tensor]:
 def _start_data_stream(engine: Engine) -> None:
     """Let the stream of batches begin where the training is, which after a resume is not at its start."""
     sampler = getattr(engine.data_loader, "batch_sampler", None)
-    if hasattr(sampler, "start_iteration"):
+    if isinstance(sampler, EndlessBatchSampler):
         sampler.start_iteration = engine.state.iteration

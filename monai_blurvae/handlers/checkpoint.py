@@ -62,8 +62,8 @@ def load_safely(path: str | Path, device: str | torch.device = "cpu") -> Any:
 class RestartCheckpointHandler:
     """Write everything that a training needs to go on, and take it back at the start.
 
-    Attach it to the trainer before the other handlers. It restores at STARTED, before they look at the state, and writes
-    after all of them at the end of an epoch.
+    Attach it to the trainer before the other handlers. It restores at STARTED, before they look at the state, and
+    writes after all of them at the end of an epoch.
 
     Args:
         path: gives the checkpoint's file when the training starts.

@@ -43,6 +43,7 @@ class EvaluationReportHandler:
         synthetic: whether the images are synthetic, which table and picture then say.
         count: images in the picture, spread over the images evaluated.
         seed: of the samples in the picture.
+        quarter_turns: rotation of the pictures, see :func:`~monai_blurvae.handlers.reconstruction_figure`.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class EvaluationReportHandler:
         synthetic: bool = False,
         count: int = 8,
         seed: int = 0,
+        quarter_turns: int = 0,
     ) -> None:
         self.folder = folder
         self.network = network
         self.title = f"{title}, SYNTHETIC images" if synthetic else title
         self.count = count
         self.seed = seed
+        self.quarter_turns = quarter_turns
         self._rows: list[dict[str, Any]] = []
         self._pictures: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
@@ -137,4 +140,5 @@ class EvaluationReportHandler:
         images, reconstructions, kernels = (torch.stack(parts) for parts in zip(*self._pictures, strict=True))
         self.network.eval()
         samples = to_unit_range(self.network.sample(len(images), torch_rng(self.seed, "pictures")))
-        return reconstruction_figure(images, reconstructions, kernels, samples.cpu(), f"{self.title}: {self.summary()}")
+        title = f"{self.title}: {self.summary()}"
+        return reconstruction_figure(images, reconstructions, kernels, samples.cpu(), title, self.quarter_turns)

@@ -33,7 +33,12 @@ class FigureRow(NamedTuple):
 
 
 def reconstruction_figure(
-    images: Tensor, reconstructions: Tensor, kernels: Tensor, samples: Tensor, title: str = ""
+    images: Tensor,
+    reconstructions: Tensor,
+    kernels: Tensor,
+    samples: Tensor,
+    title: str = "",
+    quarter_turns: int = 0,
 ) -> Pixels:
     """Rows of inputs, reconstructions, absolute errors, blur kernels and samples.
 
@@ -43,6 +48,7 @@ def reconstruction_figure(
         kernels: ``(N, 1, k, k)``, each drawn relative to its own maximum.
         samples: drawn from the prior, like ``images``.
         title: first line.
+        quarter_turns: rotate every picture; 1 puts anterior or superior on top of slices of RAS volumes.
 
     Returns:
         ``(height, width, 3)``.
@@ -52,14 +58,14 @@ def reconstruction_figure(
     rows = [
         FigureRow("input", images),
         FigureRow("reconstruction (from the posterior mean)", reconstructions),
-        FigureRow("absolute error × 2", error),
+        FigureRow("absolute error, doubled", error),
         FigureRow(
-            f"blur kernel ({kernels.shape[-2]}×{kernels.shape[-1]}, each relative to its maximum)",
+            f"blur kernel ({kernels.shape[-2]} x {kernels.shape[-1]}, each relative to its maximum)",
             scale_kernels(kernels, size),
         ),
         FigureRow("sample (drawn from the prior)", samples),
     ]
-    return draw_rows(rows, title)
+    return draw_rows(rows, title, quarter_turns)
 
 
 def scale_kernels(kernels: Tensor, size: int) -> Tensor:
@@ -69,8 +75,9 @@ def scale_kernels(kernels: Tensor, size: int) -> Tensor:
     return torch.nn.functional.interpolate(relative, size=(size, size), mode="nearest")
 
 
-def draw_rows(rows: Sequence[FigureRow], title: str = "") -> Pixels:
+def draw_rows(rows: Sequence[FigureRow], title: str = "", quarter_turns: int = 0) -> Pixels:
     """Put labelled rows of images of one size under each other."""
+    rows = [FigureRow(row.label, torch.rot90(row.images, quarter_turns, (-2, -1))) for row in rows]
     height, width = rows[0].images.shape[-2:]
     columns = max(len(row.images) for row in rows)
     scale = max(1, min(LARGEST_SCALE, 1200 // (columns * width)))

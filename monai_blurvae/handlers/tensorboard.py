@@ -42,6 +42,7 @@ class BlurVAETensorBoardHandler:
         interval: epochs between two validations.
         count: number of images.
         seed: of the samples, which come from the same latents every time.
+        quarter_turns: rotation of the pictures, see :func:`~monai_blurvae.handlers.reconstruction_figure`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class BlurVAETensorBoardHandler:
         interval: int,
         count: int = 4,
         seed: int = 0,
+        quarter_turns: int = 0,
     ) -> None:
         self.folder = folder
         self.network = network
@@ -61,6 +63,7 @@ class BlurVAETensorBoardHandler:
         self.interval = interval
         self.count = count
         self.seed = seed
+        self.quarter_turns = quarter_turns
         self._writer: SummaryWriter | None = None
         self._sums: dict[str, Tensor] = {}
         self._iterations = 0
@@ -116,7 +119,8 @@ class BlurVAETensorBoardHandler:
             FigureRow("sample", to_unit_range(self.network.sample(count, torch_rng(self.seed, "pictures")))),
         ]
         kernels = scale_kernels(self.network.kernel(output.mu), images.shape[-1])
-        return draw_rows(rows), draw_rows([FigureRow("kernels of the same images", kernels)])
+        kernel_row = FigureRow("kernels of the same images", kernels)
+        return draw_rows(rows, "", self.quarter_turns), draw_rows([kernel_row], "", self.quarter_turns)
 
     def _close(self, engine: Engine) -> None:
         if self._writer is not None:

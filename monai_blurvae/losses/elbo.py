@@ -38,8 +38,8 @@ class ELBOLoss(nn.Module):
     Args:
         term: a reconstruction term, whose reduction is ignored.
         determinant: ``"omit"``, ``"epsilon"``, ``"exact"`` or ``"fixed"``, see
-            :func:`~monai_blurvae.functional.half_log_det`. ``"fixed"`` also replaces the predicted kernel by a Gaussian.
-            Terms without a kernel have no determinant to choose.
+            :func:`~monai_blurvae.functional.half_log_det`. ``"fixed"`` also replaces the predicted kernel by a
+            Gaussian. Terms without a kernel have no determinant to choose.
         epsilon: ε of the mode ``"epsilon"``.
         beta: weight β of the KL.
         warmup_epochs: number of first epochs with Σ = I, where the objective is that of :class:`L2Loss`.

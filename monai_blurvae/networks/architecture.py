@@ -43,16 +43,14 @@ def architecture_of(state_dict: Mapping[str, Any]) -> Architecture | None:
         match = re.fullmatch(r"encoder\.blocks\.(\d+)\.conv\.weight", name)
         if match and isinstance(value, Tensor):
             blocks[int(match.group(1))] = value
-    posterior = state_dict.get("encoder.posterior.weight")
     first_linear = state_dict.get("decoder.expand.0.weight")
     last_linear = state_dict.get("kernel_generator.layers.2.weight")
-    flat = state_dict.get("encoder.flat_size")
-    parts = (posterior, first_linear, last_linear, flat)
-    if not blocks or any(not isinstance(part, Tensor) for part in parts):
+    flat_size = state_dict.get("encoder.flat_size")
+    if not blocks or first_linear is None or last_linear is None or flat_size is None:
         return None
     channels = tuple(int(blocks[i].shape[0]) for i in sorted(blocks))
     spatial_dims = blocks[0].ndim - 2
-    smallest = round((int(flat) // channels[-1]) ** (1 / spatial_dims))
+    smallest = round((int(flat_size) // channels[-1]) ** (1 / spatial_dims))
     return Architecture(
         spatial_dims=spatial_dims,
         in_channels=int(blocks[0].shape[1]),

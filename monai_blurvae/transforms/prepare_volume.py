@@ -19,13 +19,14 @@ from monai.transforms import (
     ScaleIntensityRangePercentiles,
     Transform,
 )
+from nibabel.filebasedimages import ImageFileError
 
 from monai_blurvae.errors import DataError
 
 SYNTHETIC_MARK = "synthetic"
 """A NIfTI header whose ``descrip`` begins with this word holds no subject; every table says so."""
 
-READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zlib.error, nib.filebasedimages.ImageFileError)
+READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zlib.error, ImageFileError)
 
 
 class VolumeHeader(NamedTuple):

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from monai_blurvae.functional import gaussian_kernel, half_log_det, kernel_otf, kl_standard_normal
+from monai_blurvae.losses import ELBOLoss, L2Loss, WienerLoss
+from monai_blurvae.networks import VAEOutput
+from tests.dense import random_kernel
+
+
+def example():
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(3, 1, 8, 8, generator=generator) * 2 - 1 for _ in range(2))
+    mu, log_var = (torch.randn(3, 5, generator=generator) for _ in range(2))
+    kernel = torch.stack([random_kernel((3, 3), i) for i in range(3)])[:, None].float()
+    return VAEOutput(y, mu, log_var, mu), x, kernel
+
+
+@pytest.mark.parametrize("determinant", ["omit", "epsilon", "exact"])
+def test_the_objective_is_the_sum_of_its_parts(determinant):
+    output, x, kernel = example()
+    terms = ELBOLoss(WienerLoss(c=0.1), determinant, epsilon=0.3, beta=2.5)(output, x, kernel)
+    kl = kl_standard_normal(output.mu, output.log_var).mean()
+    log_det = half_log_det(kernel_otf(kernel, (8, 8)), (8, 8), determinant, epsilon=0.3, c=0.1).mean()
+    torch.testing.assert_close(terms.kl, kl)
+    torch.testing.assert_close(terms.half_log_det, log_det)
+    torch.testing.assert_close(terms.reconstruction, WienerLoss(c=0.1)(output.reconstruction, x, kernel))
+    torch.testing.assert_close(terms.loss, terms.reconstruction + log_det + 2.5 * kl)
+
+
+def test_exact_objective_with_unit_beta_is_the_negative_elbo_but_for_its_constant():
+    output, x, kernel = example()
+    loss = ELBOLoss(WienerLoss(detach_weight=False), "exact")(output, x, kernel).loss
+    log_prob = WienerLoss().log_prob(output.reconstruction, x, kernel).mean()
+    kl = kl_standard_normal(output.mu, output.log_var).mean()
+    constant = 0.5 * 64 * torch.log(torch.tensor(2 * torch.pi))
+    torch.testing.assert_close(loss, -(log_prob - kl) - constant, rtol=1e-4, atol=1e-3)
+
+
+def test_warm_up_is_l2_to_the_digit():
+    output, x, kernel = example()
+    objective = ELBOLoss(WienerLoss(), warmup_epochs=2)
+    plain = ELBOLoss(L2Loss())(output, x)
+    for epoch in (1, 2):
+        assert torch.equal(objective(output, x, kernel, epoch=epoch).loss, plain.loss)
+    assert not torch.equal(objective(output, x, kernel, epoch=3).loss, plain.loss)
+
+
+def test_fixed_ignores_the_predicted_kernel():
+    output, x, kernel = example()
+    objective = ELBOLoss(WienerLoss(), "fixed", fixed_variance=2.0, kernel_size=5)
+    gaussian = gaussian_kernel(5, 2.0).expand(3, 1, 5, 5)
+    terms = objective(output, x, kernel)
+    assert not objective.uses_kernel
+    torch.testing.assert_close(terms.reconstruction, WienerLoss()(output.reconstruction, x, gaussian))
+    torch.testing.assert_close(
+        terms.half_log_det, half_log_det(kernel_otf(gaussian, (8, 8)), (8, 8), "exact").mean()
+    )
+    assert torch.equal(terms.loss, objective(output, x, None).loss)
+
+
+def test_which_objectives_train_or_differentiate_the_kernel():
+    assert not ELBOLoss(L2Loss()).uses_kernel
+    assert ELBOLoss(WienerLoss()).uses_kernel
+    assert not ELBOLoss(WienerLoss()).weight_needs_gradient
+    assert ELBOLoss(WienerLoss(detach_weight=False)).weight_needs_gradient
+    assert ELBOLoss(WienerLoss(), "exact").weight_needs_gradient
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="determinant must be one of"):
+        ELBOLoss(L2Loss(), "large")
+    with pytest.raises(ValueError, match="beta"):
+        ELBOLoss(L2Loss(), beta=-1)
+    output, x, _ = example()
+    with pytest.raises(ValueError, match="kernel"):
+        ELBOLoss(WienerLoss())(output, x)
