@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from monai_blurvae.functional import blur, kernel_otf, ortho_spectrum, spectral_sum, weighted_spectral_sum, wiener_weight
+from monai_blurvae.functional import (
+    blur,
+    kernel_otf,
+    ortho_spectrum,
+    spectral_sum,
+    weighted_spectral_sum,
+    wiener_weight,
+)
 from tests.dense import circulant, random_kernel, wiener_matrix
 
 CASES = [

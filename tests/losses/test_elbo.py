@@ -52,9 +52,7 @@ def test_fixed_ignores_the_predicted_kernel():
     terms = objective(output, x, kernel)
     assert not objective.uses_kernel
     torch.testing.assert_close(terms.reconstruction, WienerLoss()(output.reconstruction, x, gaussian))
-    torch.testing.assert_close(
-        terms.half_log_det, half_log_det(kernel_otf(gaussian, (8, 8)), (8, 8), "exact").mean()
-    )
+    torch.testing.assert_close(terms.half_log_det, half_log_det(kernel_otf(gaussian, (8, 8)), (8, 8), "exact").mean())
     assert torch.equal(terms.loss, objective(output, x, None).loss)
 
 

@@ -99,7 +99,7 @@ def test_detach_weight():
 
 
 def test_bad_arguments():
-    y, x, kernel = data()
+    y, x, _ = data()
     with pytest.raises(ValueError, match="reduction"):
         L2Loss("batchmean")
     with pytest.raises(ValueError, match="C must be a positive"):

@@ -1,0 +1,32 @@
+import logging
+import warnings
+
+import pytest
+
+from tests.volumes import TINY, TRAIN, make_dataset, run
+
+
+@pytest.fixture(scope="session")
+def hcp_dir(tmp_path_factory):
+    """Five small subjects in HCP's layout."""
+    return make_dataset(tmp_path_factory.mktemp("hcp"))
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(hcp_dir, cache_dir, tmp_path_factory):
+    """A finished tiny training: (runs_dir, the run's folder)."""
+    runs_dir = tmp_path_factory.mktemp("outputs")
+    run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, runs_dir=str(runs_dir), **TINY)
+    return runs_dir, runs_dir / "0001"
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    monkeypatch.delenv("HCP_DIR", raising=False)
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="parsing config_file")

@@ -1,0 +1,231 @@
+import logging
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys
+
+from monai_blurvae.engines import BlurVAEEvaluator, BlurVAEEvents, BlurVAEKeys, BlurVAETrainer
+from monai_blurvae.errors import NonFiniteLossError
+from monai_blurvae.losses import ELBOLoss, L2Loss, WienerLoss
+from monai_blurvae.networks import BlurVAE
+
+logging.getLogger("ignite").setLevel(logging.CRITICAL)
+
+
+def batches(n=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {"image": torch.rand(6, 1, 16, 16, generator=generator) * 2 - 1, "source": [f"{i}.nii.gz"] * 6}
+        for i in range(n)
+    ]
+
+
+def make_trainer(objective, data=None, epochs=1, **arguments):
+    torch.manual_seed(0)
+    network = BlurVAE(image_size=16, channels=(4, 8), latent_size=3, kernel_size=5, kernel_hidden_size=9)
+    return BlurVAETrainer(
+        device="cpu",
+        max_epochs=epochs,
+        train_data_loader=batches() if data is None else data,
+        network=network,
+        optimizer=torch.optim.Adam(network.vae_parameters(), 1e-3),
+        kernel_optimizer=torch.optim.Adam(network.kernel_parameters(), 1e-3),
+        loss_function=objective,
+        **arguments,
+    )
+
+
+def snapshot(parameters):
+    return [p.detach().clone() for p in parameters]
+
+
+def same(before, parameters):
+    return all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [ELBOLoss(WienerLoss()), ELBOLoss(WienerLoss(detach_weight=False), "exact"), ELBOLoss(WienerLoss(), "epsilon")],
+)
+def test_each_step_changes_its_own_parameters_only(objective):
+    trainer = make_trainer(objective, batches(1))
+    network, seen = trainer.network, []
+    kept = {}
+
+    @trainer.on(BlurVAEEvents.KERNEL_STEP_STARTED)
+    @trainer.on(BlurVAEEvents.VAE_STEP_STARTED)
+    def remember():
+        kept["vae"] = snapshot(network.vae_parameters())
+        kept["kernel"] = snapshot(network.kernel_parameters())
+
+    @trainer.on(BlurVAEEvents.KERNEL_STEP_COMPLETED)
+    def after_kernel():
+        seen.append("kernel")
+        assert same(kept["vae"], network.vae_parameters())
+        assert not same(kept["kernel"], network.kernel_parameters())
+
+    @trainer.on(BlurVAEEvents.VAE_STEP_COMPLETED)
+    def after_vae():
+        seen.append("vae")
+        assert same(kept["kernel"], network.kernel_parameters())
+        assert not same(kept["vae"], network.vae_parameters())
+
+    trainer.run()
+    assert seen == ["kernel", "vae"]
+
+
+def test_warm_up_equals_l2_to_the_digit():
+    wiener = make_trainer(ELBOLoss(WienerLoss(), warmup_epochs=2), epochs=2)
+    l2 = make_trainer(ELBOLoss(L2Loss()), epochs=2)
+    losses = {id(wiener): [], id(l2): []}
+    for trainer in (wiener, l2):
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda e: losses[id(e)].append(e.state.output["loss"].item())
+        )
+        trainer.run()
+    assert losses[id(wiener)] == losses[id(l2)]
+    assert same(snapshot(wiener.network.vae_parameters()), l2.network.vae_parameters())
+    assert not same(snapshot(wiener.network.kernel_parameters()), l2.network.kernel_parameters())
+
+
+def test_one_forward_feeds_both_steps():
+    trainer = make_trainer(ELBOLoss(WienerLoss()))
+    calls = []
+    trainer.network.encoder.register_forward_hook(lambda *_: calls.append("encoder"))
+    trainer.network.decoder.register_forward_hook(lambda *_: calls.append("decoder"))
+    trainer.run()
+    assert calls == ["encoder", "decoder"] * 3
+
+
+def test_the_vae_step_uses_the_kernel_of_the_updated_generator():
+    trainer = make_trainer(ELBOLoss(WienerLoss()), batches(1))
+    trainer.run()
+    output = trainer.state.output
+    torch.testing.assert_close(output[BlurVAEKeys.KERNEL], trainer.network.kernel(output[BlurVAEKeys.LATENT]))
+
+
+def test_output_terms_add_up():
+    trainer = make_trainer(ELBOLoss(WienerLoss(), beta=3.0), batches(1))
+    trainer.run()
+    out = trainer.state.output
+    expected = out[BlurVAEKeys.RECONSTRUCTION_TERM] + out[BlurVAEKeys.HALF_LOG_DET] + 3.0 * out[BlurVAEKeys.KL]
+    torch.testing.assert_close(out[CommonKeys.LOSS], expected)
+    assert out[BlurVAEKeys.KERNEL_LOSS].ndim == 0
+
+
+def test_the_kernel_learns_a_known_blur():
+    """A decoder that blurs by a shifted delta has to be found by G, which sees only x and x̂."""
+    trainer = make_trainer(ELBOLoss(WienerLoss()), batches(1), epochs=150)
+    network = trainer.network
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.0
+    network.decoder.forward = lambda z: torch.roll(trainer.state.batch["image"], (1, -1), (2, 3)) + 0 * z.sum()
+    for group in trainer.kernel_optimizer.param_groups:
+        group["lr"] = 0.02
+    trainer.run()
+    kernel = trainer.state.output[BlurVAEKeys.KERNEL].mean(0)[0]
+    # x * k = x shifted down by one row and left by one column
+    assert divmod(int(kernel.argmax()), 5) == (3, 1)
+    assert kernel.max() > 0.9
+
+
+def test_noise_is_a_function_of_seed_and_iteration():
+    latents = []
+    for seed in (0, 0, 1):
+        trainer = make_trainer(ELBOLoss(WienerLoss()), seed=seed)
+        torch.manual_seed(len(latents))  # global state plays no part
+        found = []
+        trainer.add_event_handler(
+            IterationEvents.FORWARD_COMPLETED,
+            lambda e, found=found: found.append(e.state.output[BlurVAEKeys.LATENT].clone()),
+        )
+        trainer.run()
+        latents.append(torch.stack(found))
+    assert torch.equal(latents[0], latents[1])
+    assert not torch.equal(latents[0], latents[2])
+
+
+@pytest.mark.parametrize("where", ["image", "weight"])
+def test_a_loss_that_is_not_finite_stops_and_names_iteration_and_files(where):
+    data = batches()
+    if where == "image":
+        data[1]["image"][0, 0, 0, 0] = float("nan")
+    trainer = make_trainer(ELBOLoss(WienerLoss()), data)
+    if where == "weight":
+
+        @trainer.on(Events.ITERATION_STARTED(once=2))
+        def spoil():
+            trainer.network.decoder.output.conv.bias.data.fill_(float("nan"))
+
+    with pytest.raises(NonFiniteLossError, match=r"kernel loss is nan at iteration 2 \(epoch 1\).*1\.nii\.gz"):
+        trainer.run()
+
+
+def test_an_infinite_gradient_stops_before_the_step():
+    trainer = make_trainer(ELBOLoss(L2Loss()), batches(1))
+    before = snapshot(trainer.network.vae_parameters())
+    trainer.network.decoder.output.conv.bias.register_hook(lambda g: g * float("inf"))
+    with pytest.raises(NonFiniteLossError, match="gradient of the loss"):
+        trainer.run()
+    assert same(before, trainer.network.vae_parameters())
+
+
+def test_gradient_clip_bounds_the_norm_of_each_step():
+    trainer = make_trainer(ELBOLoss(WienerLoss()), gradient_clip=1e-3)
+    norms = []
+
+    def record(parameters):
+        norms.append(torch.stack([p.grad.norm() for p in parameters]).norm().item())
+
+    trainer.add_event_handler(
+        BlurVAEEvents.KERNEL_STEP_COMPLETED, lambda: record(list(trainer.network.kernel_parameters()))
+    )
+    trainer.add_event_handler(BlurVAEEvents.VAE_STEP_COMPLETED, lambda: record(list(trainer.network.vae_parameters())))
+    trainer.run()
+    assert len(norms) == 6
+    assert all(norm == pytest.approx(1e-3, rel=1e-2) for norm in norms)
+
+
+def test_bfloat16_runs_on_the_cpu_with_losses_in_float32():
+    reference, low = (make_trainer(ELBOLoss(WienerLoss()), batches(1), precision=p) for p in ("float32", "bfloat16"))
+    dtypes = []
+    low.network.encoder.blocks.register_forward_hook(lambda m, i, o: dtypes.append(o.dtype))
+    reference.run()
+    low.run()
+    assert dtypes == [torch.bfloat16]
+    assert low.state.output[CommonKeys.LOSS].dtype == torch.float32
+    assert low.state.output[CommonKeys.LOSS].item() == pytest.approx(reference.state.output["loss"].item(), rel=0.02)
+    assert all(p.dtype == torch.float32 for p in low.network.parameters())
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="precision"):
+        make_trainer(ELBOLoss(L2Loss()), precision="float16")
+    with pytest.raises(ValueError, match="gradient_clip"):
+        make_trainer(ELBOLoss(L2Loss()), gradient_clip=0.0)
+
+
+def test_training_learns_flat_images():
+    levels = torch.linspace(-0.8, 0.8, 6).view(6, 1, 1, 1).expand(6, 1, 16, 16).clone()
+    trainer = make_trainer(ELBOLoss(WienerLoss(), beta=0.1, warmup_epochs=20), [{"image": levels}], epochs=120)
+    errors = []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def record(engine):
+        errors.append((engine.state.output[CommonKeys.PRED] - levels).square().mean().item())
+
+    trainer.run()
+    assert errors[-1] < 0.2 * errors[0]
+
+
+def test_evaluator_reconstructs_from_the_posterior_mean():
+    trainer = make_trainer(ELBOLoss(L2Loss()))
+    data = batches(1)
+    evaluator = BlurVAEEvaluator(device="cpu", val_data_loader=data, network=trainer.network)
+    evaluator.run()
+    trainer.network.eval()
+    mu, _ = trainer.network.encode(data[0]["image"])
+    torch.testing.assert_close(evaluator.state.output[CommonKeys.PRED], trainer.network.decode(mu))
+    assert evaluator.state.output[BlurVAEKeys.KL].shape == (6,)

@@ -1,0 +1,159 @@
+import io
+
+import pytest
+import torch
+
+from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, KernelGenerator, architecture_of
+
+SMALL = {"channels": (4, 6, 8, 10), "latent_size": 5, "kernel_hidden_size": 7}
+CASES = [
+    {"image_size": 64, **SMALL},
+    {"image_size": 256, **SMALL, "channels": (2, 3, 4, 4, 4, 4), "kernel_size": 41},
+    {"image_size": 64, **SMALL, "architecture": "upsample", "channels": (4, 4, 4, 4, 4)},
+    {"image_size": 48, **SMALL, "in_channels": 3},
+    {"image_size": 16, **SMALL, "spatial_dims": 3, "channels": (4, 6), "kernel_size": 5},
+    {"image_size": 16, **SMALL, "spatial_dims": 3, "channels": (4, 6), "kernel_size": 5, "architecture": "upsample"},
+]
+
+
+def batch(arguments, n=2):
+    size = [arguments["image_size"]] * arguments.get("spatial_dims", 2)
+    return torch.rand(n, arguments.get("in_channels", 1), *size) * 2 - 1
+
+
+@pytest.mark.parametrize("arguments", CASES)
+def test_shapes_and_ranges(arguments):
+    network = BlurVAE(**arguments)
+    x = batch(arguments)
+    output = network(x)
+    assert output.reconstruction.shape == x.shape
+    assert output.reconstruction.abs().max() <= 1
+    assert output.mu.shape == output.log_var.shape == output.z.shape == (2, 5)
+    kernel = network.kernel(output.z)
+    k = arguments.get("kernel_size", 11)
+    assert kernel.shape == (2, 1, *[k] * arguments.get("spatial_dims", 2))
+    torch.testing.assert_close(kernel.flatten(1).sum(1), torch.ones(2))
+    assert kernel.min() >= 0
+
+
+@pytest.mark.parametrize("arguments", CASES)
+def test_the_weights_tell_the_architecture(arguments):
+    found = architecture_of(BlurVAE(**arguments).state_dict())
+    defaults = {"spatial_dims": 2, "in_channels": 1, "kernel_size": 11, "architecture": "transposed"}
+    for name, value in (defaults | arguments).items():
+        if name != "kernel_hidden_size":
+            assert getattr(found, name) == value
+    assert architecture_of({"weight": torch.zeros(1)}) is None
+
+
+def test_the_papers_networks_have_the_papers_layers():
+    main = BlurVAE()
+    assert [tuple(block.conv.weight.shape) for block in main.encoder.blocks] == [
+        (64, 1, 3, 3),
+        (128, 64, 3, 3),
+        (256, 128, 3, 3),
+        (512, 256, 3, 3),
+    ]
+    # transposed convolutions hold (in, out, 4, 4)
+    assert [block.conv.weight.shape[1] for block in main.decoder.blocks] == [512, 256, 128, 64]
+    assert [layer.weight.shape for layer in main.kernel_generator.layers[::2]] == [(1000, 256), (121, 1000)]
+    second = BlurVAE(channels=(32, 64, 128, 256, 512), architecture="upsample")
+    assert [block[1].conv.weight.shape[0] for block in second.decoder.blocks] == [512, 256, 128, 64, 32]
+
+
+def test_the_two_groups_of_parameters_are_disjoint_and_complete():
+    network = BlurVAE(**SMALL)
+    vae, kernel = ({id(p) for p in group} for group in (network.vae_parameters(), network.kernel_parameters()))
+    assert not vae & kernel
+    assert vae | kernel == {id(p) for p in network.parameters()}
+
+
+def test_noise_training_and_evaluation():
+    network = BlurVAE(**SMALL).eval()
+    x = torch.rand(2, 1, 64, 64)
+    output = network(x)
+    assert torch.equal(output.z, output.mu)
+    noise = torch.randn(2, 5)
+    noisy = network(x, noise)
+    torch.testing.assert_close(noisy.z, noisy.mu + (0.5 * noisy.log_var).exp() * noise)
+    network.train()
+    assert not torch.equal(network(x).z, network(x).z)
+
+
+def test_log_var_is_clamped():
+    network = BlurVAE(**SMALL)
+    with torch.no_grad():
+        network.encoder.posterior.bias.fill_(1e3)
+    assert network(torch.rand(2, 1, 64, 64)).log_var.max() == 10
+
+
+def test_samples_repeat_with_their_generator():
+    network = BlurVAE(**SMALL).eval()
+    a, b = (network.sample(3, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert a.shape == (3, 1, 64, 64)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, network.sample(3, torch.Generator().manual_seed(2)))
+
+
+def test_reconstructor_takes_the_weights_and_survives_torchscript():
+    network = BlurVAE(**SMALL).train()
+    x = torch.rand(4, 1, 64, 64) * 2 - 1
+    network(x)
+    network.eval()
+    reconstructor = BlurVAEReconstructor(**SMALL)
+    reconstructor.load_state_dict(network.state_dict())
+    reconstructor.eval()
+    expected = network(x)
+    torch.testing.assert_close(reconstructor(x), expected.reconstruction, rtol=0, atol=0)
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(reconstructor), buffer)
+    buffer.seek(0)
+    scripted = torch.jit.load(buffer)
+    torch.testing.assert_close(scripted(x), expected.reconstruction, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scripted.encode(x)[0], expected.mu, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scripted.decode(expected.mu), expected.reconstruction, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scripted.kernel(expected.mu), network.kernel(expected.mu), rtol=0, atol=1e-5)
+    assert torch.equal(scripted(x), scripted(x))
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_in_one_sentence():
+    with pytest.raises(ValueError, match=r"latent_size is 6 there and 5 here.*--latent_size"):
+        BlurVAE(**SMALL).load_state_dict(BlurVAE(**SMALL | {"latent_size": 6}).state_dict())
+    with pytest.raises(ValueError, match=r"channels is \[4, 6, 8, 12\] there"):
+        BlurVAE(**SMALL).load_state_dict(BlurVAE(**SMALL | {"channels": (4, 6, 8, 12)}).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": 40}, "multiple of 16"),
+        ({"image_size": 8}, "multiple of 16"),
+        ({"kernel_size": 10}, "odd"),
+        ({"kernel_size": 65}, "larger than the patch_size"),
+        ({"architecture": "resnet"}, "architecture must be one of"),
+        ({"spatial_dims": 4}, "spatial_dims"),
+        ({"channels": ()}, "channels"),
+        ({"latent_size": 0}, "latent_size"),
+        ({"kernel_normalization": "relu"}, "normalization"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        BlurVAE(**SMALL | arguments)
+
+
+def test_an_image_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="the network takes images of shape"):
+        BlurVAE(**SMALL)(torch.zeros(1, 1, 32, 32))
+
+
+def test_free_kernels_may_be_negative():
+    torch.manual_seed(0)
+    assert KernelGenerator(4, 5, normalization="none")(torch.randn(8, 4)).min() < 0
+
+
+def test_both_steps_reach_every_parameter():
+    network = BlurVAE(**SMALL)
+    output = network(torch.rand(4, 1, 64, 64))
+    (output.reconstruction.sum() + output.log_var.sum() + network.kernel(output.z).square().sum()).backward()
+    assert all(p.grad is not None for p in network.parameters())
