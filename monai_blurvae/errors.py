@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class BlurVAEError(Exception):
     """Base of the errors that are reported without a traceback on the command line."""
@@ -21,3 +24,22 @@ class RunFolderError(BlurVAEError, OSError):
 
 class NonFiniteLossError(BlurVAEError, RuntimeError):
     """A loss or a gradient that is infinite or not a number."""
+
+
+def user_error(error: BaseException) -> BaseException | None:
+    """The error to show: the first in a chain of causes that the user can mend, or None if there is none.
+
+    MONAI wraps whatever an expression of a config raises in errors of its own. A ``ValueError`` counts if this package
+    raised it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, BlurVAEError) or (isinstance(cause, ValueError) and _raised_here(cause)):
+            return cause
+        cause = cause.__cause__
+    return None
+
+
+def _raised_here(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(__file__).parent in Path(frames[-1].filename).parents

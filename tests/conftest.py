@@ -2,8 +2,11 @@ import logging
 import warnings
 
 import pytest
+import torch
 
 from tests.volumes import TINY, TRAIN, make_dataset, run
+
+torch.set_num_threads(1)  # the networks here are so small that two threads only wait for each other
 
 
 @pytest.fixture(scope="session")

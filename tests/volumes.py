@@ -6,6 +6,8 @@ import monai.bundle
 import nibabel as nib
 import numpy as np
 
+from monai_blurvae.errors import user_error
+
 ROOT = Path(__file__).parents[1]
 TRAIN = str(ROOT / "bundles/hcp/train.json")
 EVALUATE = str(ROOT / "bundles/hcp/evaluate.json")
@@ -59,7 +61,5 @@ def run(run_id, config, **settings):
 
 
 def cause(error):
-    """The error that a user is shown: the innermost of MONAI's wrappers."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    """The error that a user is shown, out of MONAI's wrappers."""
+    return user_error(error)

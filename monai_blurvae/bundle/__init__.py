@@ -1,6 +1,6 @@
 """What the bundles' configs call: settings, run folders, the last wiring. Nothing else imports from here."""
 
-from monai_blurvae.bundle.run_folder import FinishedRun, RunFolder, new_numbered_folder
+from monai_blurvae.bundle.run_folder import FinishedRun, RunFolder, RunRecordHandler, new_numbered_folder
 from monai_blurvae.bundle.settings import SECTIONS, SETTINGS, begin, boolean, check_settings, default_cache_dir
 from monai_blurvae.bundle.wiring import (
     check_headers,
@@ -15,6 +15,7 @@ __all__ = [
     "SETTINGS",
     "FinishedRun",
     "RunFolder",
+    "RunRecordHandler",
     "begin",
     "boolean",
     "check_headers",

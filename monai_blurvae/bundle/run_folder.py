@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ignite.engine import Engine, Events
+
 from monai_blurvae.bundle.settings import SETTINGS, boolean, current_parser
 from monai_blurvae.data import Datalist, Volumes
 from monai_blurvae.data.datalist import SPLITS
@@ -53,22 +55,12 @@ class RunFolder:
         self._parser = current_parser()
         self._chosen = self._choose(None if output_dir is None else Path(output_dir).expanduser())
         self._path: Path | None = None
-        self._datalist: Datalist | None = None
-        self._volumes: Volumes | None = None
-
-    def with_data(self, datalist: Datalist, volumes: Volumes) -> RunFolder:
-        """Give it the data to record; returns itself."""
-        self._datalist, self._volumes = datalist, volumes
-        return self
 
     @property
     def path(self) -> Path:
-        """The folder; created, with the record of the run, when first asked for."""
+        """The folder; created when first asked for."""
         if self._path is None:
             self._path = new_numbered_folder(self.runs_dir) if self._chosen is None else make_folder(self._chosen)
-            if not (self._path / CONFIG).is_file():
-                self._record()
-            (self._path / SUMMARY).unlink(missing_ok=True)
             logger.info(f"Writing to {self._path}.")
         return self._path
 
@@ -88,19 +80,17 @@ class RunFolder:
         """Test tables and picture, written when the training is finished."""
         return self.path / "test"
 
-    def finish(self, metrics: Mapping[str, Any], epochs: int) -> None:
-        """Mark the run as finished."""
-        skipped = [] if self._volumes is None else self._volumes.skipped
+    def finish(self, metrics: Mapping[str, Any], epochs: int, volumes: Volumes) -> None:
+        """Mark the run as finished, and list the files that it left out."""
         content = {
             "epochs": epochs,
             "test": {name: float(value) for name, value in metrics.items()},
-            "synthetic": self._volumes is not None and self._volumes.synthetic,
-            "skipped": skipped,
+            "synthetic": volumes.synthetic,
+            "skipped": volumes.skipped,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         write_json(self.path / SUMMARY, content)
-        if self._volumes is not None:
-            log_skipped(self._volumes)
+        log_skipped(volumes)
         logger.info(f"Finished. Model, metrics and pictures are in {self.path}.")
 
     def settings(self) -> dict[str, Any]:
@@ -135,9 +125,14 @@ class RunFolder:
             )
         return runs[-1]
 
-    def _record(self) -> None:
-        """Write what is needed to repeat the run; ``--config_file FOLDER/config.json`` does."""
-        assert self._path is not None
+    def mark_unfinished(self) -> None:
+        """A finished run that goes on with more epochs is unfinished again."""
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
+    def record(self, datalist: Datalist, volumes: Volumes) -> None:
+        """Write what is needed to repeat the run, once; ``--config_file FOLDER/config.json`` does."""
+        if (self.path / CONFIG).is_file():
+            return
         settings = self.settings() | {"output_dir": None, "resume": False}
         config = {**self._parser.get(), **settings}
         config.pop("_meta_", None)
@@ -146,11 +141,30 @@ class RunFolder:
         for name in ("metadata.json", "logging.conf"):  # MONAI looks for them beside the config
             source = next((p for p in (root / name, root / "configs" / name) if p.is_file()), None)
             if source is not None:
-                shutil.copyfile(source, self._path / name)
-        write_json(self._path / "versions.json", versions)
-        if self._datalist is not None and self._volumes is not None:
-            _used(self._datalist, self._volumes).write(self._path / DATALIST)
-        write_json(self._path / CONFIG, config)
+                shutil.copyfile(source, self.path / name)
+        write_json(self.path / "versions.json", versions)
+        _used(datalist, volumes).write(self.path / DATALIST)
+        write_json(self.path / CONFIG, config)
+
+
+class RunRecordHandler:
+    """Create the run's folder and record when the training starts. Attach it before every other handler.
+
+    Args:
+        run_folder: of the run.
+        datalist: recorded.
+        volumes: likewise.
+    """
+
+    def __init__(self, run_folder: RunFolder, datalist: Datalist, volumes: Volumes) -> None:
+        self.run_folder = run_folder
+        self.datalist = datalist
+        self.volumes = volumes
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, lambda: self.run_folder.record(self.datalist, self.volumes))
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self.run_folder.mark_unfinished())
 
 
 class FinishedRun:

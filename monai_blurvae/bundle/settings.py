@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
 from monai_blurvae.engines.precision import PRECISIONS
-from monai_blurvae.errors import BlurVAEError, SettingsError
+from monai_blurvae.errors import SettingsError, user_error
 from monai_blurvae.losses import LOSS_NAMES
 from monai_blurvae.losses.elbo import DETERMINANTS
 from monai_blurvae.networks.blurvae import ARCHITECTURES
@@ -263,20 +263,8 @@ def _check_device(name: str) -> None:
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an error that the user can mend as one line; everything else with its traceback."""
-    innermost = error
-    while innermost.__cause__ is not None:
-        innermost = innermost.__cause__
-    chain: BaseException | None = error
-    while chain is not None and not isinstance(chain, BlurVAEError):
-        chain = chain.__cause__
-    if chain is None and isinstance(innermost, ValueError) and _raised_here(innermost):
-        chain = innermost
-    if chain is None:
+    shown = user_error(error)
+    if shown is None:
         traceback.print_exception(kind, error, trace)
     else:
-        print(f"error: {chain}", file=sys.stderr)
-
-
-def _raised_here(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(__file__).parent.parent in Path(frames[-1].filename).parents
+        print(f"error: {shown}", file=sys.stderr)

@@ -24,8 +24,6 @@ Network = TypeVar("Network", bound=nn.Module)
 def prepare_network(network: Network, device: str, volumes: Volumes) -> Network:
     """Move a network to its device and give it the voxel size of the training images.
 
-    The channels-last layout, which convolutions prefer, changes no value that is saved.
-
     Args:
         network: two-dimensional :class:`~monai_blurvae.networks.BlurVAE`.
         device: for example ``"cpu"`` or ``"cuda"``.
@@ -38,7 +36,7 @@ def prepare_network(network: Network, device: str, volumes: Volumes) -> Network:
             "in plane; consider resampling them to one."
         )
     network.get_buffer("voxel_size").copy_(torch.tensor(volumes.voxel_size))
-    return network.to(torch.device(device)).to(memory_format=torch.channels_last)
+    return _on_device(network, device)
 
 
 def load_weights(network: Network, path: str | Path, device: str = "cpu") -> Network:
@@ -52,7 +50,7 @@ def load_weights(network: Network, path: str | Path, device: str = "cpu") -> Net
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise RunFolderError(f"{path} holds no network weights; give a model.pt.")
     network.load_state_dict(weights)
-    return network.to(torch.device(device))
+    return _on_device(network, device)
 
 
 def inference_items(dataset_dir: str | Path, image_pattern: str) -> list[dict[str, str]]:
@@ -79,6 +77,11 @@ def check_headers(network: nn.Module, items: Sequence[Mapping[str, str]], slice_
     for item in items:
         voxel_size = read_header(item["image"], slice_axis).voxel_size[1:]
         _compare_voxel_size(network, torch.tensor(voxel_size), f"{item['image']} has")
+
+
+def _on_device(network: Network, device: str) -> Network:
+    """In the channels-last layout, which convolutions prefer; training and evaluation then round alike."""
+    return network.to(torch.device(device)).to(memory_format=torch.channels_last)
 
 
 def _compare_voxel_size(network: nn.Module, here: torch.Tensor, subject: str) -> None:

@@ -34,7 +34,7 @@ def test_the_sample_is_made_once_in_hcps_layout_and_marked_synthetic(tmp_path):
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.docx").touch()
-    with pytest.raises(DataError, match="already holds thesis.docx"):
+    with pytest.raises(DataError, match=r"already holds thesis\.docx"):
         make_sample(tmp_path)
 
 

@@ -1,6 +1,7 @@
 import gzip
 import json
 import pickle
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -148,13 +149,11 @@ def test_a_damaged_entry_is_built_again(tmp_path):
     store = VolumeStore(tmp_path / "cache", PrepareVolume(1))
     entry = store.add(path, "a")
     whole = entry.array().copy()
-    with open(entry.path, "r+b") as handle:
+    with Path(entry.path).open("r+b") as handle:
         handle.truncate(1000)
     assert store.get(path, "a") is None
     np.testing.assert_array_equal(store.add(path, "a").array(), whole)
-    description = entry.path.replace(".npy", ".json")
-    with open(description, "w") as handle:
-        handle.write('{"header"')
+    Path(entry.path).with_suffix(".json").write_text('{"header"')
     assert store.get(path, "a") is None
     assert store.add(path, "a").shape == whole.shape
 

@@ -1,0 +1,346 @@
+"""The bundle through MONAI's own command, in this process; the command line itself is in test_command_line.py."""
+
+import csv
+import json
+
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
+
+from monai_blurvae.bundle import SECTIONS, SETTINGS
+from monai_blurvae.errors import BlurVAEError
+from tests.volumes import EVALUATE, HCP, ROOT, TINY, TRAIN, brain, cause, make_dataset, run, save
+
+INFERENCE = str(ROOT / "bundles/hcp/inference.json")
+METADATA = str(ROOT / "bundles/hcp/metadata.json")
+NETWORK = {name: TINY[name] for name in ("patch_size", "channels", "latent_size", "kernel_size")}
+
+
+def weights(folder):
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+def test_a_run_leaves_model_checkpoint_tables_picture_and_record(finished_run, hcp_dir):
+    _, folder = finished_run
+    names = {p.name for p in folder.iterdir()}
+    assert names >= {
+        "model.pt",
+        "checkpoint.pt",
+        "config.json",
+        "datalist.json",
+        "summary.json",
+        "versions.json",
+        "test",
+    }
+    assert not list(folder.rglob("*.part"))
+    rows = list(csv.DictReader((folder / "test" / "metrics.csv").open()))
+    assert len(rows) == 2  # one test subject of five, two patches
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["epochs"] == 2
+    assert summary["test"]["psnr"] == pytest.approx(np.mean([float(row["psnr"]) for row in rows]), rel=1e-4)
+    assert summary["test"]["ssim"] == pytest.approx(np.mean([float(row["ssim"]) for row in rows]), rel=1e-4)
+    assert "PSNR" in (folder / "test" / "metrics.md").read_text()
+    assert Image.open(folder / "test" / "reconstructions.png").width > 60
+    listed = json.loads((folder / "datalist.json").read_text())
+    assert [len(listed[s]) for s in ("training", "validation", "test")] == [3, 1, 1]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dataset_dir"] == str(hcp_dir)
+    assert config["batch_size"] == TINY["batch_size"]
+
+
+def test_model_holds_no_path_and_no_subject(finished_run, hcp_dir):
+    _, folder = finished_run
+    content = (folder / "model.pt").read_bytes()
+    assert str(hcp_dir).encode() not in content
+    assert all(isinstance(value, torch.Tensor) for value in weights(folder).values())
+    torch.testing.assert_close(weights(folder)["voxel_size"], torch.ones(2))
+
+
+def test_tensorboard_holds_terms_metrics_and_pictures(finished_run):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(finished_run[1] / "tensorboard"))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert scalars >= {f"train/{n}" for n in ("loss", "reconstruction", "kl", "kernel_loss", "kernel_width")}
+    assert scalars >= {f"validation/{n}" for n in ("psnr", "ssim", "kl", "active_units", "kernel_width")}
+    assert [e.step for e in events.Scalars("train/loss")] == [1, 2]
+    assert {"input, reconstruction, sample", "kernels"} <= set(events.Tags()["images"])
+
+
+def test_the_workers_change_no_weight(finished_run, hcp_dir, cache_dir, tmp_path):
+    settings = TINY | {"num_workers": 2}
+    run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, output_dir=str(tmp_path / "run"), **settings)
+    expected, found = weights(finished_run[1]), weights(tmp_path / "run")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_l2_overlay_differs_only_after_the_warm_up(hcp_dir, cache_dir, tmp_path):
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **TINY}
+    l2 = [TRAIN, str(ROOT / "configs/losses/l2.yaml")]
+    run("training", l2, output_dir=str(tmp_path / "l2"), **common)
+    run("training", TRAIN, output_dir=str(tmp_path / "warm"), **common | {"warmup_epochs": 2})
+    run("training", TRAIN, output_dir=str(tmp_path / "wiener"), **common)
+    vae = [n for n in weights(tmp_path / "l2") if n.startswith(("encoder", "decoder"))]
+    for name in vae:
+        assert torch.equal(weights(tmp_path / "l2")[name], weights(tmp_path / "warm")[name])
+    assert any(not torch.equal(weights(tmp_path / "l2")[n], weights(tmp_path / "wiener")[n]) for n in vae)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_path, workers):
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **TINY, "num_workers": workers, "warmup_epochs": 3}
+    run("training", TRAIN, output_dir=str(tmp_path / "straight"), **common | {"max_epochs": 4})
+    cut = {"output_dir": str(tmp_path / "cut")}
+    run("training", TRAIN, **cut, **common)
+    run("training", TRAIN, **cut, **common | {"max_epochs": 4}, resume="true")
+    a, b = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("straight", "cut"))
+    for name in ("network", "optimizer", "kernel_optimizer"):
+        torch.testing.assert_close(a["objects"][name], b["objects"][name], rtol=0, atol=0)
+    assert a["trainer"] == b["trainer"]
+    assert a["validator"] == b["validator"]
+
+
+def test_resume_alone_takes_the_newest_unfinished_run(hcp_dir, cache_dir, tmp_path):
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "runs_dir": str(tmp_path), **TINY}
+    for _ in range(3):
+        run("training", TRAIN, **common | {"max_epochs": 1})
+    (tmp_path / "0002" / "summary.json").unlink()
+    run("training", TRAIN, **common, resume=True)
+    epochs = [json.loads((tmp_path / n / "summary.json").read_text())["epochs"] for n in ("0001", "0002", "0003")]
+    assert epochs == [1, 2, 1]
+    with pytest.raises(RuntimeError) as error:
+        run("training", TRAIN, **common, resume="true")
+    assert "holds no unfinished run to resume" in str(cause(error.value))
+
+
+def test_the_recorded_config_repeats_the_run(finished_run, cache_dir, tmp_path):
+    run("training", str(finished_run[1] / "config.json"), runs_dir=str(tmp_path))
+    expected, found = weights(finished_run[1]), weights(tmp_path / "0001")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_evaluating_takes_the_newest_finished_run(finished_run, cache_dir):
+    runs_dir, folder = finished_run
+    run("evaluating", EVALUATE, runs_dir=str(runs_dir), cache_dir=cache_dir)
+    again = (folder / "evaluation" / "0001" / "metrics.csv").read_text()
+    assert again == (folder / "test" / "metrics.csv").read_text()
+    run("evaluating", EVALUATE, runs_dir=str(runs_dir), cache_dir=cache_dir, split="all")
+    table = (folder / "evaluation" / "0002" / "metrics.md").read_text()
+    assert "10 patches of 5 subjects" in table
+
+
+def test_evaluating_other_images_warns_of_their_voxel_size(finished_run, cache_dir, tmp_path, caplog):
+    make_dataset(tmp_path / "other", subjects=1, voxel_size=(2.0, 1.0, 1.0))
+    caplog.set_level("WARNING")
+    logging_off = {"logging_file": False}
+    workflow = ConfigWorkflow(
+        config_file=EVALUATE,
+        run_id="evaluating",
+        **logging_off,
+        run_dir=str(finished_run[1]),
+        dataset_dir=str(tmp_path / "other"),
+        cache_dir=cache_dir,
+        output_dir=str(tmp_path / "tables"),
+    )
+    workflow.initialize()
+    __import__("logging").getLogger("monai_blurvae").propagate = True
+    workflow.run()
+    assert "voxels of 2×1 mm in plane, but the network was trained on 1×1 mm" in caplog.text
+    assert (tmp_path / "tables" / "metrics.csv").is_file()
+
+
+def test_synthetic_images_are_named_in_every_table(cache_dir, tmp_path):
+    make_dataset(tmp_path / "data", subjects=3, description=b"synthetic: test")
+    common = {"dataset_dir": str(tmp_path / "data"), "cache_dir": cache_dir, **TINY}
+    run("training", TRAIN, output_dir=str(tmp_path / "run"), **common)
+    assert "SYNTHETIC" in (tmp_path / "run" / "test" / "metrics.md").read_text()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["synthetic"] is True
+
+
+def test_export_to_torchscript_by_monai(finished_run, tmp_path):
+    exported = tmp_path / "model.ts"
+    monai.bundle.ckpt_export(
+        "network_def",
+        filepath=str(exported),
+        ckpt_file=str(finished_run[1] / "model.pt"),
+        meta_file=METADATA,
+        config_file=INFERENCE,
+        **NETWORK,
+    )
+    parser = ConfigParser(ConfigParser.load_config_file(INFERENCE) | NETWORK)
+    eager = parser.get_parsed_content("network_def")
+    eager.load_state_dict(weights(finished_run[1]))
+    x = torch.rand(3, 1, 32, 32) * 2 - 1
+    torch.testing.assert_close(torch.jit.load(exported)(x), eager.eval()(x), rtol=0, atol=1e-5)
+
+
+def test_verify_net_in_out_by_monai():
+    monai.bundle.verify_net_in_out("network_def", meta_file=METADATA, config_file=INFERENCE, device="cpu")
+
+
+@pytest.mark.parametrize(("config", "kind"), [(TRAIN, "train"), (INFERENCE, "infer")])
+def test_monais_property_check(config, kind, finished_run, hcp_dir, cache_dir, tmp_path):
+    settings = {"dataset_dir": str(hcp_dir), **NETWORK, "device": "cpu"}
+    if kind == "train":
+        settings |= {"cache_dir": cache_dir, "runs_dir": str(tmp_path)}
+    else:
+        settings |= {"model_file": str(finished_run[1] / "model.pt")}
+    workflow = ConfigWorkflow(config_file=config, workflow_type=kind, logging_file=False, **settings)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert not list(tmp_path.glob("0*"))  # looking creates no run
+
+
+def test_inference_writes_volumes_in_their_own_space(finished_run, tmp_path):
+    affine = np.array([[0, 0, -1.0, 10], [-1.0, 0, 0, 20], [0, 1.0, 0, 30], [0, 0, 0, 1]])
+    path = save(tmp_path / "in" / "7" / HCP, brain(3), affine=affine)
+    run(
+        "inference",
+        INFERENCE,
+        dataset_dir=str(tmp_path / "in"),
+        output_dir=str(tmp_path / "out"),
+        model_file=str(finished_run[1] / "model.pt"),
+        device="cpu",
+        **NETWORK,
+    )
+    (written,) = (tmp_path / "out").rglob("*.nii.gz")
+    source, result = nib.load(path), nib.load(written)
+    assert result.shape == source.shape
+    np.testing.assert_allclose(result.affine, source.affine)
+    values = result.get_fdata()
+    assert values.min() >= 0
+    assert values.max() <= 1
+
+
+def test_every_key_is_known_and_every_setting_of_the_training_is_used():
+    for path in (TRAIN, EVALUATE, INFERENCE):
+        config = ConfigParser.load_config_file(path)
+        assert set(config) <= {*SETTINGS, *SECTIONS}
+        text = json.dumps(config)
+        for name in set(config) & set(SETTINGS):
+            assert f"@{name}" in text, f"{name} in {path} turns nothing"
+
+
+OVERLAYS = sorted(str(p) for p in (ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=[p.removeprefix(str(ROOT)) for p in OVERLAYS])
+def test_overlays_pass_the_checks_and_build_their_network(overlay):
+    workflow = ConfigWorkflow(config_file=[TRAIN, overlay], logging_file=False, device="cpu")
+    workflow.initialize()
+    network = workflow.parser.get_parsed_content("network_def")
+    settings = ConfigParser.load_config_file(overlay)
+    if "channels" in settings:
+        assert [block.conv.weight.shape[0] for block in network.encoder.blocks] == settings["channels"]
+    workflow.parser.get_parsed_content("train#objective")
+
+
+def bad_yaml(tmp_path, text):
+    path = tmp_path / "overlay.yaml"
+    path.write_text(text)
+    return [TRAIN, str(path)]
+
+
+SETTINGS_ERRORS = [
+    ({"max_epoch": 3}, "'max_epoch' is no key of this bundle; did you mean 'max_epochs'?"),
+    ({"learning_rate": 3}, "'learning_rate' is no key of this bundle"),
+    ({"kernel_size": 4}, "--kernel_size is 4, but has to be a positive odd number"),
+    ({"kernel_size": 33}, "--kernel_size is 33, but has to be at most the patch_size 32"),
+    ({"wiener_c": 0}, "--wiener_c is 0, but has to be a positive number"),
+    ({"wiener_c": -0.1}, "--wiener_c is -0.1"),
+    ({"patch_size": 30}, "--patch_size is 30, but 2 channels halve it 2 times"),
+    ({"lr": "fast"}, "--lr is 'fast', but has to be a positive number"),
+    ({"max_epochs": 1.5}, "--max_epochs is 1.5, but has to be a whole number of at least 1"),
+    ({"loss": "l3"}, "--loss is 'l3', but has to be one of l2, wiener"),
+    ({"resume": "maybe"}, "--resume is 'maybe', but has to be true or false"),
+    ({"device": "cuda:77"}, "--device is 'cuda:77', which this machine does not offer"),
+    ({"channels": "16,32"}, "--channels is '16,32', but has to be a list"),
+    ({"min_foreground": 2}, "--min_foreground is 2, but has to be a number from 0 to 1"),
+    ({"volume_size": [1, 2]}, "--volume_size is [1, 2], but has to be three positive whole numbers"),
+    ({"slice_axis": 3}, "--slice_axis is 3, but has to be one of 0, 1, 2"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), SETTINGS_ERRORS, ids=[str(s) for s, _ in SETTINGS_ERRORS])
+def test_bad_settings_stop_before_anything_is_written(hcp_dir, cache_dir, tmp_path, settings, message):
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "runs_dir": str(tmp_path / "runs"), **TINY}
+    with pytest.raises(RuntimeError) as error:
+        run("training", TRAIN, **common | settings)
+    assert isinstance(cause(error.value), BlurVAEError)
+    assert message in str(cause(error.value))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_key_that_the_users_own_overlay_refers_to_is_fine(tmp_path):
+    config = bad_yaml(tmp_path, "my_momentum: 0.8\noptimizer:\n  betas: ['@my_momentum', 0.9]\n")
+    workflow = ConfigWorkflow(config_file=config, logging_file=False)
+    workflow.initialize()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: [1", "overlay.yaml"),
+        ("lrr: 0.1", "did you mean 'lr'?"),
+        ("weighting: heavy", "--weighting is 'heavy'"),
+    ],
+)
+def test_bad_overlays(tmp_path, hcp_dir, text, message):
+    with pytest.raises(Exception) as error:  # noqa: PT011  MONAI reads the file and raises what its parser raises
+        run("training", bad_yaml(tmp_path, text), dataset_dir=str(hcp_dir), runs_dir=str(tmp_path), **TINY)
+    assert message in str(cause(error.value) or error.value)
+
+
+def test_data_errors_name_the_file_and_leave_no_run(cache_dir, tmp_path):
+    folder = make_dataset(tmp_path / "data", subjects=4)
+    bad = folder / "101" / HCP
+    bad.write_bytes(bad.read_bytes()[:3000])
+    common = {"dataset_dir": str(folder), "cache_dir": cache_dir, "runs_dir": str(tmp_path / "runs"), **TINY}
+    with pytest.raises(RuntimeError) as error:
+        run("training", TRAIN, **common)
+    assert str(bad) in str(cause(error.value))
+    assert not list((tmp_path / "runs").glob("*"))
+    run("training", TRAIN, **common, skip_bad_files="true")
+    summary = json.loads((tmp_path / "runs" / "0001" / "summary.json").read_text())
+    assert len(summary["skipped"]) == 1
+    assert str(bad) in summary["skipped"][0]
+    assert "101" not in json.dumps(json.loads((tmp_path / "runs" / "0001" / "datalist.json").read_text())["training"])
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(finished_run, hcp_dir, cache_dir):
+    folder = finished_run[1]
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    with pytest.raises(RuntimeError) as error:
+        run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, output_dir=str(folder), **TINY)
+    assert "holds a run already" in str(cause(error.value))
+    assert "--resume true" in str(cause(error.value))
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_an_output_folder_that_cannot_be_written(hcp_dir, cache_dir, tmp_path):
+    (tmp_path / "file").touch()  # a file where a folder should be; root may write anywhere else
+    with pytest.raises(RuntimeError) as error:
+        run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, runs_dir=str(tmp_path / "file"), **TINY)
+    assert f"the folder {tmp_path / 'file'} cannot be written to" in str(cause(error.value))
+
+
+def test_a_checkpoint_of_another_architecture(hcp_dir, cache_dir, tmp_path):
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "output_dir": str(tmp_path / "run")}
+    run("training", TRAIN, **common, **TINY)
+    kept = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    with pytest.raises(RuntimeError) as error:
+        run("training", TRAIN, **common, **TINY | {"latent_size": 6, "max_epochs": 3}, resume="true")
+    assert "latent_size is 4 there and 6 here" in str(cause(error.value))
+    assert (tmp_path / "run" / "summary.json").is_file()
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == kept
+
+
+def test_nothing_to_evaluate(tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        run("evaluating", EVALUATE, runs_dir=str(tmp_path))
+    assert "holds no finished run; train first" in str(cause(error.value))

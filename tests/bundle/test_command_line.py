@@ -1,0 +1,92 @@
+"""The lines that a user types, in a new process, from the repository's root."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.volumes import ROOT, TINY, make_dataset
+
+LINE = [sys.executable, "-m", "monai.bundle", "run"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A copy of what a user has, so that outputs do not land in the repository."""
+    for name in ("bundles", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def call(root, *arguments, **environment):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        [str(a) for a in arguments], cwd=root, env=env, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def options(**settings):
+    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+@pytest.mark.slow
+def test_train_and_evaluate_as_typed(root):
+    """The README's line and its data from $HCP_DIR; the settings only make it small."""
+    make_dataset(root / "hcp")
+    environment = {"HCP_DIR": str(root / "hcp"), "BLURVAE_CACHE_DIR": str(root / "cache")}
+    small = options(**TINY | {"max_epochs": 3, "num_workers": 2})
+    done = call(root, *LINE, "training", "--config_file", "bundles/hcp/train.json", *small, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = root / "outputs" / "hcp" / "0001"
+    assert torch.load(folder / "model.pt", weights_only=True)
+    assert "epoch 3/3" in done.stderr
+    assert "Finished." in done.stdout
+
+    done = call(
+        root, *LINE, "evaluating", "--config_file", "bundles/hcp/evaluate.json", *options(device="cpu"), **environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "evaluation" / "0001" / "reconstructions.png").is_file()
+
+    exported = root / "model.ts"
+    done = call(
+        root, *LINE[:-1], "ckpt_export", "network_def", "--filepath", exported, "--ckpt_file", folder / "model.pt",
+        "--meta_file", "bundles/hcp/metadata.json", "--config_file", "bundles/hcp/inference.json",
+        *options(**{name: TINY[name] for name in ("patch_size", "channels", "latent_size", "kernel_size")}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    # A process that has neither this package nor MONAI.
+    program = (
+        "import sys; sys.modules['monai_blurvae'] = sys.modules['monai'] = None\n"
+        f"import torch; print(torch.jit.load({str(exported)!r})(torch.zeros(2, 1, 32, 32)).shape)"
+    )
+    done = call(root, sys.executable, "-c", program, PYTHONPATH="")
+    assert done.stdout.strip() == "torch.Size([2, 1, 32, 32])", done.stderr
+
+
+@pytest.mark.slow
+def test_a_mistyped_key_is_one_line_and_not_zero(root):
+    done = call(root, *LINE, "training", "--config_file", "bundles/hcp/train.json", "--max_epoch", "3")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "error: 'max_epoch' is no key of this bundle; did you mean 'max_epochs'?"
+    )
+    assert "Traceback" not in done.stderr
+    assert not (root / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_prepare_store(root):
+    make_dataset(root / "data")
+    script = ROOT / "scripts" / "prepare.py"
+    arguments = ["--dataset_dir", root / "data", "--cache_dir", root / "cache", "--patch_size", 32]
+    done = call(root, sys.executable, script, "store", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert len(list((root / "cache" / "volumes").glob("*.npy"))) == 5
+    (root / "data" / "100" / "T1w" / "T1w_acpc_dc_restore_brain.nii.gz").write_bytes(b"")
+    done = call(root, sys.executable, script, "store", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
