@@ -15,4 +15,4 @@ def test_the_python_example_runs_and_is_short():
     assert namespace["log_density"].shape == (8,)
     assert torch.isfinite(namespace["log_density"]).all()
     statements = [line for line in code.splitlines() if line.strip()]
-    assert len(statements) <= 20
+    assert len(statements) <= 15
