@@ -30,12 +30,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise RunFolderError(
             f"{path} cannot be written ({error.strerror or error}); free or choose a place."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path, stem: str = "") -> None:
+    """Delete the temporary files of a process that was killed while it wrote; hold the folder's lock."""
+    for leftover in Path(folder).rglob(f".{stem}*.part*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlast a power cut, where the system lets folders be synchronised."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 
-from monai_blurvae.bundle.settings import SETTINGS, boolean, current_parser
+from monai_blurvae.bundle.settings import FREE_ON_RESUME, SETTINGS, boolean, current_parser
 from monai_blurvae.data import Datalist, Volumes
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.data.volumes import log_skipped
 from monai_blurvae.errors import RunFolderError
-from monai_blurvae.files import make_folder, write_json
+from monai_blurvae.files import make_folder, remove_leftovers, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +58,16 @@ class RunFolder:
         self._parser = current_parser()
         self._chosen = self._choose(None if output_dir is None else Path(output_dir).expanduser())
         self._path: Path | None = None
+        self._lock: FileLock | None = None
 
     @property
     def path(self) -> Path:
         """The folder; created when first asked for."""
         if self._path is None:
-            self._path = new_numbered_folder(self.runs_dir) if self._chosen is None else make_folder(self._chosen)
+            path = new_numbered_folder(self.runs_dir) if self._chosen is None else make_folder(self._chosen)
+            self._acquire(path)
+            remove_leftovers(path)
+            self._path = path
             logger.info(f"Writing to {self._path}.")
         return self._path
 
@@ -91,7 +98,15 @@ class RunFolder:
         }
         write_json(self.path / SUMMARY, content)
         log_skipped(volumes)
+        self.release()
         logger.info(f"Finished. Model, metrics and pictures are in {self.path}.")
+
+    def result_settings(self, volumes: Volumes) -> dict[str, Any]:
+        """The settings that the result depends on, with the content of the data in place of its folder."""
+        used = [[v.subject, v.checksum] for split in ("training", "validation") for v in getattr(volumes, split)]
+        digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()[:16]
+        settings = {name: value for name, value in self.settings().items() if name not in FREE_ON_RESUME}
+        return settings | {"dataset_dir": f"data with checksum {digest}"}
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings of the run."""
@@ -125,6 +140,21 @@ class RunFolder:
             )
         return runs[-1]
 
+    def _acquire(self, path: Path) -> None:
+        """Hold the folder as long as this run writes to it; the system releases it when the process dies."""
+        self._lock = FileLock(path / ".lock", blocking=False)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RunFolderError(
+                f"another process is writing to {path}; wait for it, or choose another --output_dir."
+            ) from None
+
+    def release(self) -> None:
+        """Let other runs use the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
     def mark_unfinished(self) -> None:
         """A finished run that goes on with more epochs is unfinished again."""
         (self.path / SUMMARY).unlink(missing_ok=True)
@@ -136,7 +166,8 @@ class RunFolder:
         settings = self.settings() | {"output_dir": None, "resume": False}
         config = {**self._parser.get(), **settings}
         config.pop("_meta_", None)
-        versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+        versions: dict[str, str | None] = {name: version(name) for name in PACKAGES}
+        versions |= {"python": platform.python_version(), "git": _git_state()}
         root = Path(str(self._parser.get_parsed_content("bundle_root")))
         for name in ("metadata.json", "logging.conf"):  # MONAI looks for them beside the config
             source = next((p for p in (root / name, root / "configs" / name) if p.is_file()), None)
@@ -165,6 +196,7 @@ class RunRecordHandler:
         """Attach to a trainer."""
         engine.add_event_handler(Events.STARTED, lambda: self.run_folder.record(self.datalist, self.volumes))
         engine.add_event_handler(Events.EPOCH_STARTED, lambda: self.run_folder.mark_unfinished())
+        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: self.run_folder.release())
 
 
 class FinishedRun:
@@ -245,6 +277,16 @@ def new_numbered_folder(parent: Path) -> Path:
             number += 1
         else:
             return path
+
+
+def _git_state() -> str | None:
+    """Commit of the checkout that this package runs from, with a mark if it has changes; None elsewhere."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def _used(datalist: Datalist, volumes: Volumes) -> Datalist:

@@ -120,39 +120,32 @@ SETTINGS: dict[str, Check] = {
     "seed": _at_least(0),
     "device": TEXT,
     "val_interval": _at_least(1),
+    "checkpoint_minutes": _or_null(POSITIVE),
 }
 """Every key that a user may turn, in any bundle, and what it accepts."""
 
-SECTIONS = [
-    "imports",
-    "bundle_root",
-    "run",
-    "initialize",
-    "training",
-    "evaluating",
-    "inference",
-    "run_folder",
-    "finished_run",
-    "data",
-    "volumes",
-    "network_def",
-    "network",
-    "optimizer",
-    "kernel_optimizer",
-    "train",
-    "validate",
-    "test",
-    "dataset",
-    "dataloader",
-    "evaluator",
-    "inferer",
-    "handlers",
-    "preprocessing",
-    "postprocessing",
-    "key_metric",
-    "additional_metrics",
-    "output_postfix",
-]
+FREE_ON_RESUME = {
+    "dataset_dir",
+    "image_pattern",
+    "datalist",
+    "cache_dir",
+    "runs_dir",
+    "output_dir",
+    "resume",
+    "skip_bad_files",
+    "max_epochs",
+    "device",
+    "num_workers",
+    "checkpoint_minutes",
+}
+"""Settings that a resumed run may change; the data is compared by its checksums instead of by its place."""
+
+SECTIONS = (
+    *("imports", "bundle_root", "run", "initialize", "training", "evaluating", "inference"),
+    *("run_folder", "finished_run", "data", "volumes", "network_def", "network", "optimizer", "kernel_optimizer"),
+    *("train", "validate", "test", "dataset", "dataloader", "evaluator", "inferer", "handlers"),
+    *("preprocessing", "postprocessing", "key_metric"),
+)
 """Every other top-level key of the bundles."""
 
 MONAI_KEYS = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from monai_blurvae.files import make_folder, replacing, sha256_of, write_json
+from monai_blurvae.files import make_folder, remove_leftovers, replacing, sha256_of, write_json
 from monai_blurvae.transforms import PrepareVolume, VolumeHeader
 
 STORE_FORMAT = 1
@@ -90,6 +90,7 @@ class VolumeStore:
         with FileLock(self._file(key, ".lock")):
             entry = self._open(key, str(source), subject, checksum)
             if entry is None:
+                remove_leftovers(self.root, key)
                 self._build(key, source)
                 entry = self._open(key, str(source), subject, checksum)
         assert entry is not None

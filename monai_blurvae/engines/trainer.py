@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from monai_blurvae.data.patches import EndlessBatchSampler
+from monai_blurvae.engines.epoch_means import EpochMeans
 from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
 from monai_blurvae.engines.precision import PRECISIONS, autocast
 from monai_blurvae.errors import NonFiniteLossError
@@ -34,7 +35,8 @@ class BlurVAETrainer(SupervisedTrainer):
     the latent and the reconstruction detached; the VAE step then updates encoder and decoder alone (eq. 11), with
     the kernel of the updated generator. Terms without a kernel skip the kernel step.
 
-    The noise of an iteration is a function of (seed, iteration), so that a resumed training repeats it.
+    The noise of an iteration is a function of (seed, iteration), so that a resumed training repeats it. The attribute
+    ``epoch_means`` holds the means of the terms over the epoch so far.
 
     Args:
         device: where to train; the network has to be there.
@@ -117,6 +119,9 @@ class BlurVAETrainer(SupervisedTrainer):
             event_names=[BlurVAEEvents],
             decollate=decollate,
         )
+        self.epoch_means = EpochMeans()
+        self._told: BaseException | None = None
+        self.add_event_handler(Events.EPOCH_STARTED, _begin_epoch)
         self.add_event_handler(Events.STARTED, _start_data_stream)
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +137,7 @@ class BlurVAETrainer(SupervisedTrainer):
         if self.loss_function.uses_kernel:
             self._kernel_step(images, output)
         self._vae_step(images, output)
+        self.epoch_means.add(self.state.output)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
 
@@ -188,6 +194,13 @@ class BlurVAETrainer(SupervisedTrainer):
             f"set --gradient_clip, or look at the images; the last checkpoint is intact.{files}"
         )
 
+    def _handle_exception(self, e: BaseException) -> None:
+        """Tell the handlers, and raise; Ignite alone would drop the error once a handler has heard of it."""
+        if self._told is not e:
+            self._told = e
+            self._fire_event(Events.EXCEPTION_RAISED, e)
+        raise e
+
     def _images(self, batchdata: dict[str, Any]) -> Tensor:
         images = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)[0]
         return images.as_tensor() if isinstance(images, MetaTensor) else images
@@ -206,6 +219,12 @@ def _detached(output: VAEOutput) -> dict[str, Tensor]:
         BlurVAEKeys.LOG_VAR: output.log_var.detach(),
         BlurVAEKeys.LATENT: output.z.detach(),
     }
+
+
+def _begin_epoch(engine: BlurVAETrainer) -> None:
+    """Reset the means, but not in the middle of an epoch, where a resumed training may begin."""
+    if engine.state.iteration % engine.state.epoch_length == 0:
+        engine.epoch_means.reset()
 
 
 def _start_data_stream(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from monai_blurvae.handlers.checkpoint import BestModelHandler, RestartCheckpointHandler
 from monai_blurvae.handlers.evaluation import EvaluationReportHandler
+from monai_blurvae.handlers.graceful_stop import GracefulStopHandler
 from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
 from monai_blurvae.handlers.progress import EpochProgressHandler
 from monai_blurvae.handlers.tensorboard import BlurVAETensorBoardHandler
@@ -13,6 +14,7 @@ __all__ = [
     "EpochProgressHandler",
     "EvaluationReportHandler",
     "FinalValidationHandler",
+    "GracefulStopHandler",
     "RestartCheckpointHandler",
     "reconstruction_figure",
     "save_figure",

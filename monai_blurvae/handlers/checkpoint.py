@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import pickle
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from monai_blurvae.errors import RunFolderError
+from monai_blurvae.errors import RunFolderError, SettingsError
 from monai_blurvae.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def load_safely(path: str | Path, device: str | torch.device = "cpu") -> Any:
         raise RunFolderError(f"the checkpoint {path} is not there; check the path, or train first.")
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file can raise whatever the unpickler meets
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise RunFolderError(f"the checkpoint {path} cannot be read ({reason[0][:200]}); use another one.") from error
 
@@ -63,14 +63,15 @@ class RestartCheckpointHandler:
     """Write everything that a training needs to go on, and take it back at the start.
 
     Attach it to the trainer before the other handlers. It restores at STARTED, before they look at the state, and
-    writes after all of them at the end of an epoch.
+    writes after all of them: at the end of an epoch, or between two iterations. What the log announces is on disk.
 
     Args:
         path: gives the checkpoint's file when the training starts.
-        objects: what is saved under its name, beside the counters of the trainer and the validator.
+        objects: what is saved under its name, beside the trainer's counters and the validator's best metric.
         validator: whose best metric is saved.
         interval: epochs between two checkpoints; the last epoch always has one.
-        settings: stored in the checkpoint for the record.
+        minutes: a checkpoint is also written when the last one is older than this; None for never.
+        settings: gives the settings that the result depends on; resuming with others is refused.
     """
 
     def __init__(
@@ -79,13 +80,16 @@ class RestartCheckpointHandler:
         objects: Mapping[str, Stateful],
         validator: Engine | None = None,
         interval: int = 1,
-        settings: Mapping[str, Any] | None = None,
+        minutes: float | None = None,
+        settings: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.path = path
         self.objects = dict(objects)
         self.validator = validator
         self.interval = interval
-        self.settings = dict(settings or {})
+        self.minutes = minutes
+        self.settings = settings
+        self._last_save = time.monotonic()
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -95,48 +99,87 @@ class RestartCheckpointHandler:
         path = self.path()
         if path.is_file() and engine.state.iteration == 0:
             self.load(engine, path)
-        if not engine.has_event_handler(self._save_on_schedule, Events.EPOCH_COMPLETED):
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_on_schedule)
+        self._last_save = time.monotonic()
+        if not engine.has_event_handler(self._epoch_completed, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
 
-    def _save_on_schedule(self, engine: Engine) -> None:
-        if engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs:
-            self.save(engine, self.path())
+    def _epoch_completed(self, engine: Engine) -> None:
+        epoch = engine.state.epoch
+        if epoch % self.interval == 0 or epoch == engine.state.max_epochs or self._is_old():
+            self.save(engine)
 
-    def save(self, engine: Engine, path: Path) -> None:
-        """Write a checkpoint of the trainer's present state."""
-        state = engine.state
-        counters = {"iteration": state.iteration, "epoch": state.epoch, "epoch_length": state.epoch_length}
-        content: dict[str, Any] = {"format": CHECKPOINT_FORMAT, "trainer": counters, "settings": self.settings}
+    def _iteration_completed(self, engine: Engine) -> None:
+        # After the last iteration the epoch's validation and means are still to come: its end is the place to save.
+        if self._is_old() and not at_end_of_epoch(engine):
+            self.save(engine)
+
+    def _is_old(self) -> bool:
+        return self.minutes is not None and time.monotonic() - self._last_save > 60 * self.minutes
+
+    def save(self, engine: Engine) -> None:
+        """Write a checkpoint of the trainer's present state, at the end of an epoch or between two iterations."""
+        state, path = engine.state, self.path()
+        content: dict[str, Any] = {
+            "format": CHECKPOINT_FORMAT,
+            "trainer": {"iteration": state.iteration, "epoch_length": state.epoch_length},
+            "settings": dict(self.settings()),
+            "objects": {name: item.state_dict() for name, item in self._all_objects(engine).items()},
+        }
         if self.validator is not None:
             best = self.validator.state
             content["validator"] = {"best_metric": float(best.best_metric), "best_metric_epoch": best.best_metric_epoch}
-        content["objects"] = {name: item.state_dict() for name, item in self.objects.items()}
         save_whole(content, path)
+        self._last_save = time.monotonic()
+        logger.info(f"Checkpoint after iteration {state.iteration} of {state.max_epochs * state.epoch_length}.")
 
     def load(self, engine: Engine, path: Path) -> None:
         """Take a checkpoint back.
 
         Raises:
-            RunFolderError: if it is broken, or of another number of patches in an epoch.
+            RunFolderError: if it is broken, or of another number of iterations in an epoch.
+            SettingsError: naming a setting that the result depends on and that differs.
             ValueError: if it is of another architecture.
         """
         content = load_safely(path, engine.state.device)
         if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
             raise RunFolderError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}; resume another run.")
-        counters = content["trainer"]
-        if counters["epoch_length"] != engine.state.epoch_length:
+        self._require_same_settings(content["settings"], path)
+        counters, state = content["trainer"], engine.state
+        if counters["epoch_length"] != state.epoch_length:
             raise RunFolderError(
-                f"{path} has {counters['epoch_length']} iterations in an epoch, this run has "
-                f"{engine.state.epoch_length}; resume with the same data, batch_size and patches_per_volume."
+                f"{path} has {counters['epoch_length']} iterations in an epoch, this run has {state.epoch_length}; "
+                "resume with the same data, batch_size and patches_per_volume."
             )
-        for name, item in self.objects.items():
+        for name, item in self._all_objects(engine).items():
             item.load_state_dict(content["objects"][name])
-        engine.state.iteration = counters["iteration"]
-        engine.state.epoch = counters["epoch"]
+        state.iteration = counters["iteration"]
+        state.epoch = state.iteration // state.epoch_length
         if self.validator is not None and "validator" in content:
             self.validator.state.best_metric = content["validator"]["best_metric"]
             self.validator.state.best_metric_epoch = content["validator"]["best_metric_epoch"]
-        logger.info(f"Resuming {path} after epoch {engine.state.epoch}.")
+        logger.info(f"Resuming {path} after iteration {state.iteration}, {state.epoch} whole epoch(s).")
+
+    def _all_objects(self, engine: Engine) -> dict[str, Stateful]:
+        means = getattr(engine, "epoch_means", None)
+        return self.objects if means is None else {**self.objects, "epoch_means": means}
+
+    def _require_same_settings(self, saved: Mapping[str, Any], path: Path) -> None:
+        for name, value in self.settings().items():
+            if name in saved and _listed(saved[name]) != _listed(value):
+                raise SettingsError(
+                    f"--{name} is {value!r}, but the run in {path.parent} was trained with {saved[name]!r}; resume "
+                    f"with --{name} {saved[name]}, or start a new run."
+                )
+
+
+def at_end_of_epoch(engine: Engine) -> bool:
+    """Whether the iteration that was just completed is the last of its epoch."""
+    return bool(engine.state.iteration % engine.state.epoch_length == 0)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 class BestModelHandler:

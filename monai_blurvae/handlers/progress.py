@@ -26,7 +26,7 @@ class EpochProgressHandler:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
         engine.add_event_handler(Events.COMPLETED, self._close)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._close)
 
     def _start(self, engine: Engine) -> None:
         state = engine.state
@@ -59,11 +59,7 @@ class EpochProgressHandler:
         self._bar.set_postfix(values, refresh=False)
         self._bar.update()
 
-    def _close(self, engine: Engine) -> None:
+    def _close(self, engine: Engine, error: BaseException | None = None) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-    def _fail(self, engine: Engine, error: BaseException) -> None:
-        self._close(engine)
-        raise error

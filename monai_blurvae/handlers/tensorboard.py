@@ -8,25 +8,13 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.utils.enums import CommonKeys
-from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from monai_blurvae.engines import BlurVAEKeys
-from monai_blurvae.functional import kernel_width
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
 from monai_blurvae.metrics import to_unit_range
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.seeding import torch_rng
-
-TERMS = (
-    CommonKeys.LOSS,
-    BlurVAEKeys.RECONSTRUCTION_TERM,
-    BlurVAEKeys.HALF_LOG_DET,
-    BlurVAEKeys.KL,
-    BlurVAEKeys.KERNEL_LOSS,
-)
 
 
 class BlurVAETensorBoardHandler:
@@ -65,37 +53,24 @@ class BlurVAETensorBoardHandler:
         self.seed = seed
         self.quarter_turns = quarter_turns
         self._writer: SummaryWriter | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._iterations = 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, after the handler that validates."""
         engine.add_event_handler(Events.STARTED, self._open)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write_epoch)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._write_validation)
         engine.add_event_handler(Events.COMPLETED, self._close)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._close)
 
     def _open(self, engine: Engine) -> None:
         # purge_step makes TensorBoard forget what a cut run wrote beyond the checkpoint
         purge = engine.state.epoch + 1 if engine.state.iteration else None
         self._writer = SummaryWriter(str(self.folder()), purge_step=purge)
 
-    def _add(self, engine: Engine) -> None:
-        output = engine.state.output
-        values = {name: output[name] for name in TERMS if name in output}
-        if BlurVAEKeys.KERNEL in output:
-            values["kernel_width"] = kernel_width(output[BlurVAEKeys.KERNEL]).mean()
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value.double() if name in self._sums else value.double()
-        self._iterations += 1
-
     def _write_epoch(self, engine: Engine) -> None:
         assert self._writer is not None
-        for name, value in self._sums.items():
-            self._writer.add_scalar(f"train/{name}", value.item() / self._iterations, engine.state.epoch)
-        self._sums, self._iterations = {}, 0
+        for name, value in engine.epoch_means.compute().items():
+            self._writer.add_scalar(f"train/{name}", value, engine.state.epoch)
 
     def _write_validation(self, engine: Engine) -> None:
         assert self._writer is not None
@@ -122,11 +97,7 @@ class BlurVAETensorBoardHandler:
         kernel_row = FigureRow("kernels of the same images", kernels)
         return draw_rows(rows, "", self.quarter_turns), draw_rows([kernel_row], "", self.quarter_turns)
 
-    def _close(self, engine: Engine) -> None:
+    def _close(self, engine: Engine, error: BaseException | None = None) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-    def _fail(self, engine: Engine, error: BaseException) -> None:
-        self._close(engine)
-        raise error

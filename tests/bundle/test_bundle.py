@@ -335,7 +335,7 @@ def test_a_checkpoint_of_another_architecture(hcp_dir, cache_dir, tmp_path):
     kept = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     with pytest.raises(RuntimeError) as error:
         run("training", TRAIN, **common, **TINY | {"latent_size": 6, "max_epochs": 3}, resume="true")
-    assert "latent_size is 4 there and 6 here" in str(cause(error.value))
+    assert "--latent_size is 6, but the run in" in str(cause(error.value))
     assert (tmp_path / "run" / "summary.json").is_file()
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == kept
 
