@@ -63,9 +63,8 @@ class BlurVAETensorBoardHandler:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._close)
 
     def _open(self, engine: Engine) -> None:
-        # purge_step makes TensorBoard forget what a cut run wrote beyond the checkpoint
-        purge = engine.state.epoch + 1 if engine.state.iteration else None
-        self._writer = SummaryWriter(str(self.folder()), purge_step=purge)
+        # purge_step makes TensorBoard forget what a run that was cut wrote after its last checkpoint, if it had one
+        self._writer = SummaryWriter(str(self.folder()), purge_step=engine.state.epoch + 1)
 
     def _write_epoch(self, engine: Engine) -> None:
         assert self._writer is not None
