@@ -1,9 +1,9 @@
 """Kill a real training with SIGKILL at random moments, resume it, and compare its end with an undisturbed one.
 
-Half of the moments are drawn inside the writing of a checkpoint, a model or a store entry: the child process pauses there
-and says so, which takes the place of waiting for a rare coincidence. After every kill each file that the run announced
-has to load, the checkpoint may not be older than the last one announced, and after the last resume the weights,
-optimisers, best metric and TensorBoard scalars have to be those of the undisturbed run, bit for bit.
+Half of the moments are drawn inside the writing of a checkpoint, a model or a store entry: the child process pauses
+there and says so, which takes the place of waiting for a rare coincidence. After every kill each file that the run
+announced has to load, the checkpoint may not be older than the last one announced, and after the last resume the
+weights, optimisers, best metric and TensorBoard scalars have to be those of the undisturbed run, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ def child(arguments: list[str]) -> None:
     """Run the bundle command with a pause at the chosen synchronisation of a file."""
     from monai.bundle import run
 
-    import monai_blurvae.files as files
-
     countdown = int(os.environ.get(PAUSE, "0"))
     real_fsync = os.fsync
 
@@ -45,7 +43,7 @@ def child(arguments: list[str]) -> None:
             time.sleep(60)
         real_fsync(handle)
 
-    files.os.fsync = pausing_fsync  # type: ignore[assignment]
+    os.fsync = pausing_fsync
     run("training", config_file=str(ROOT / "bundles/hcp/train.json"), **json.loads(arguments[0]))
 
 
@@ -176,7 +174,7 @@ def main() -> int:
                 check_files(folder, last)
             if not equal(result(work / "calm"), result(folder)):
                 raise SystemExit(f"FAILED: run {life} ends elsewhere than the undisturbed one")
-            leftovers = [p for p in folder.rglob("*.part*")]
+            leftovers = list(folder.rglob("*.part*"))
             if leftovers:
                 raise SystemExit(f"FAILED: {leftovers[0]} was left behind")
         print(f"{kills} kills ({', '.join(f'{n} {m}' for m, n in sorted(moments.items()))}) in {life} trainings: every")
