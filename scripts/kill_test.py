@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -43,8 +44,8 @@ def child(arguments: list[str]) -> None:
             time.sleep(60)
         real_fsync(handle)
 
-    os.fsync = pausing_fsync
-    run("training", config_file=str(ROOT / "bundles/hcp/train.json"), **json.loads(arguments[0]))
+    with patch("os.fsync", pausing_fsync):
+        run("training", config_file=str(ROOT / "bundles/hcp/train.json"), **json.loads(arguments[0]))
 
 
 def start(settings: dict[str, Any], pause: int = 0) -> subprocess.Popen[str]:

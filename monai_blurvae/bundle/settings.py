@@ -249,8 +249,8 @@ def _check_together(settings: Mapping[str, Any]) -> None:
 def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=torch.device(name))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # each backend has errors of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SettingsError(f"--device is {name!r}, which this machine does not offer ({reason}); try cpu.") from error
 
 

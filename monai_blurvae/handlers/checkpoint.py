@@ -144,20 +144,25 @@ class RestartCheckpointHandler:
         content = load_safely(path, engine.state.device)
         if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
             raise RunFolderError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}; resume another run.")
-        self._require_same_settings(content["settings"], path)
-        counters, state = content["trainer"], engine.state
+        state = engine.state
+        try:
+            counters, saved, objects = content["trainer"], content["settings"], content["objects"]
+            best = content["validator"] if self.validator is not None else {}
+        except KeyError as error:
+            raise RunFolderError(f"{path} lacks {error}; resume another run.") from error
+        self._require_same_settings(saved, path)
         if counters["epoch_length"] != state.epoch_length:
             raise RunFolderError(
                 f"{path} has {counters['epoch_length']} iterations in an epoch, this run has {state.epoch_length}; "
                 "resume with the same data, batch_size and patches_per_volume."
             )
         for name, item in self._all_objects(engine).items():
-            item.load_state_dict(content["objects"][name])
+            item.load_state_dict(objects[name])
         state.iteration = counters["iteration"]
         state.epoch = state.iteration // state.epoch_length
-        if self.validator is not None and "validator" in content:
-            self.validator.state.best_metric = content["validator"]["best_metric"]
-            self.validator.state.best_metric_epoch = content["validator"]["best_metric_epoch"]
+        if self.validator is not None:
+            self.validator.state.best_metric = best["best_metric"]
+            self.validator.state.best_metric_epoch = best["best_metric_epoch"]
         logger.info(f"Resuming {path} after iteration {state.iteration}, {state.epoch} whole epoch(s).")
 
     def _all_objects(self, engine: Engine) -> dict[str, Stateful]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +19,14 @@ from monai.transforms import (
     ScaleIntensityRangePercentiles,
     Transform,
 )
-from nibabel.filebasedimages import ImageFileError
 
 from monai_blurvae.errors import DataError
 
 SYNTHETIC_MARK = "synthetic"
 """A NIfTI header whose ``descrip`` begins with this word holds no subject; every table says so."""
 
-READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zlib.error, ImageFileError)
+LARGEST_GZIP_RATIO = 1032
+"""Deflate compresses no better; a header that promises more than the file can hold is not believed."""
 
 
 class VolumeHeader(NamedTuple):
@@ -71,15 +71,19 @@ def read_header(path: str | Path, slice_axis: int) -> VolumeHeader:
         zooms = [float(z) for z in image.header.get_zooms()]
         axes = nib.io_orientation(image.affine)[:, 0] if len(shape) == 3 else np.arange(3)
         description = bytes(image.header["descrip"].tobytes()) if "descrip" in image.header else b""
-    except READ_ERRORS as error:
+        dtype = image.get_data_dtype()
+    except Exception as error:  # a damaged file can raise whatever the reader meets
         raise DataError(f"{path} cannot be read as a NIfTI volume ({error}); replace or remove the file.") from error
     if len(shape) != 3:
         raise DataError(
             f"{path} has {len(shape)} dimensions, shape {shape}, where a volume with 3 is expected; "
             "extract one volume of the series."
         )
-    if min(shape) < 1 or not np.isfinite(axes).all() or not np.all(np.isfinite(zooms)):
+    if min(shape) < 1 or sorted(axes) != [0, 1, 2] or not all(0 < zoom < np.inf for zoom in zooms):
         raise DataError(f"{path} has an unusable header, shape {shape} and voxel size {zooms}; replace the file.")
+    if dtype.kind not in "iuf":
+        raise DataError(f"{path} holds voxels of type {dtype}, where real numbers are expected; convert it.")
+    _check_file_size(Path(path), math.prod(shape) * dtype.itemsize)
     # axes[i] is the RAS axis along which the file's axis i runs
     ras = [int(np.flatnonzero(axes == axis)[0]) for axis in range(3)]
     order = [ras[slice_axis], *(ras[axis] for axis in range(3) if axis != slice_axis)]
@@ -88,6 +92,16 @@ def read_header(path: str | Path, slice_axis: int) -> VolumeHeader:
         voxel_size=(zooms[order[0]], zooms[order[1]], zooms[order[2]]),
         synthetic=description.lower().startswith(SYNTHETIC_MARK.encode()),
     )
+
+
+def _check_file_size(path: Path, promised: int) -> None:
+    """Refuse a header that promises more than the file can hold, before memory is asked for."""
+    possible = path.stat().st_size * (LARGEST_GZIP_RATIO if path.suffix == ".gz" else 1)
+    if promised > possible:
+        raise DataError(
+            f"{path} cannot be read to its end (its header promises {promised} bytes of voxels, more than the file can "
+            "hold); copy or download it again."
+        )
 
 
 class PrepareVolume(Transform):
@@ -155,7 +169,7 @@ class PrepareVolume(Transform):
         header = self.header(path)
         try:
             volume = self._transform(str(path)).as_tensor()
-        except READ_ERRORS as error:
+        except Exception as error:  # a damaged file can raise whatever the reader meets
             reason = _innermost(error)
             raise DataError(f"{path} cannot be read to its end ({reason}); copy or download it again.") from error
         if not bool(volume.isfinite().all()):
@@ -170,6 +184,8 @@ class PrepareVolume(Transform):
             )
         scaled = np.asarray(self._scale(volume)[0])
         array = np.ascontiguousarray(np.moveaxis(scaled, self.slice_axis, 0), dtype=np.float16)
+        if array.shape != header.shape:
+            raise DataError(f"{path} has a header that contradicts itself about its axes; repair or remove the file.")
         return PreparedVolume(array, header)
 
 
