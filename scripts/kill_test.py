@@ -48,39 +48,40 @@ def child(arguments: list[str]) -> None:
         run("training", config_file=str(ROOT / "bundles/hcp/train.json"), **json.loads(arguments[0]))
 
 
-def start(settings: dict[str, Any], pause: int = 0) -> subprocess.Popen[str]:
-    """Start a training in a new process, whose log is read line by line."""
+def start(settings: dict[str, Any], log: Path, pause: int = 0) -> subprocess.Popen[bytes]:
+    """Start a training in a new process that writes to a log."""
     env = {**os.environ, PAUSE: str(pause), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, __file__, "--child", json.dumps(settings)]
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-    )
+    with log.open("wb") as output:
+        return subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def kill_once(settings: dict[str, Any], generator: random.Random, longest: float) -> tuple[str, int, bool]:
+def finish(settings: dict[str, Any], log: Path) -> None:
+    """Train to the end."""
+    process = start(settings, log)
+    if process.wait() != 0:
+        raise SystemExit(f"FAILED: the training ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+
+
+def kill_once(settings: dict[str, Any], log: Path, generator: random.Random, longest: float) -> tuple[str, int, bool]:
     """Run until a random moment, then kill; returns the moment, the last iteration announced, and if the run ended."""
     inside = generator.random() < 0.5
-    process = start(settings, pause=generator.randint(1, 40) if inside else 0)
+    process = start(settings, log, pause=generator.randint(1, 40) if inside else 0)
     deadline = time.monotonic() + (60 if inside else generator.uniform(0, longest))
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    log, moment = "", "at a random time"
-    while process.poll() is None:
-        log += process.stdout.read() or ""
-        if "PAUSED" in log:
+    moment = "at a random time"
+    while process.poll() is None and time.monotonic() < deadline:
+        if "PAUSED" in log.read_text():
             moment = "while writing a file"
-            break
-        if time.monotonic() > deadline:
             break
         time.sleep(0.01)
     ended = process.poll() is not None
     if not ended:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    log += process.stdout.read() or ""
-    announced = [int(n) for n in re.findall(r"Checkpoint after iteration (\d+)", log)]
+    text = log.read_text()
+    announced = [int(n) for n in re.findall(r"Checkpoint after iteration (\d+)", text)]
     if ended and process.returncode != 0:
-        raise SystemExit(f"FAILED: the training ended with {process.returncode}:\n{log[-2000:]}")
+        raise SystemExit(f"FAILED: the training ended with {process.returncode}:\n{text[-2000:]}")
     return ("after the end" if ended else moment), max(announced, default=0), ended
 
 
@@ -146,10 +147,8 @@ def main() -> int:
             **json.loads(options.settings),
         }
         calm = {**settings, "output_dir": str(work / "calm"), "cache_dir": str(work / "calm_cache")}
-        process = start(calm)
-        log = process.communicate()[0]
-        if process.returncode != 0:
-            raise SystemExit(f"FAILED: the undisturbed training ended with {process.returncode}:\n{log[-2000:]}")
+        log = work / "log"
+        finish(calm, log)
 
         # Each life is a training from its start; when one ends in spite of the kills, the next begins.
         moments: dict[str, int] = {}
@@ -162,15 +161,13 @@ def main() -> int:
             while not ended:
                 resume = (folder / "datalist.json").is_file()
                 if kills < options.kills:
-                    moment, announced, ended = kill_once({**stormy, "resume": resume}, generator, options.longest)
+                    moment, announced, ended = kill_once({**stormy, "resume": resume}, log, generator, options.longest)
                     if not ended:
                         kills += 1
                         moments[moment] = moments.get(moment, 0) + 1
                 else:
-                    process = start({**stormy, "resume": resume})
-                    log, announced, ended = process.communicate()[0], 0, True
-                    if process.returncode != 0:
-                        raise SystemExit(f"FAILED: resuming ended with {process.returncode}:\n{log[-2000:]}")
+                    finish({**stormy, "resume": resume}, log)
+                    announced, ended = 0, True
                 last = max(last, announced)
                 check_files(folder, last)
             if not equal(result(work / "calm"), result(folder)):

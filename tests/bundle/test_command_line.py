@@ -90,3 +90,16 @@ def test_prepare_store(root):
     done = call(root, sys.executable, script, "store", *arguments)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.slow
+def test_two_processes_build_one_store_together(root):
+    make_dataset(root / "data")
+    arguments = ["--dataset_dir", root / "data", "--cache_dir", root / "cache", "--patch_size", 32]
+    command = [str(a) for a in (sys.executable, ROOT / "scripts" / "prepare.py", "store", *arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=600) for process in both] == [0, 0]
+    volumes = root / "cache" / "volumes"
+    assert len(list(volumes.glob("*.npy"))) == len(list(volumes.glob("*.json"))) == 5
+    assert not list(volumes.rglob("*.part*"))
