@@ -41,7 +41,8 @@ class RunFolder:
     Args:
         runs_dir: gets a new numbered folder for each run.
         output_dir: a folder of one's own instead.
-        resume: go on with the run in ``output_dir`` or, without one, with the newest unfinished run in ``runs_dir``.
+        resume: go on with the run in ``output_dir`` or, without one, with the newest unfinished run in ``runs_dir``;
+            ``"auto"`` starts a new run if there is none.
 
     Raises:
         RunFolderError: if ``output_dir`` holds a run already, there is no run to resume, or nothing can be written.
@@ -54,7 +55,8 @@ class RunFolder:
         resume: bool | str = False,
     ) -> None:
         self.runs_dir = Path(runs_dir).expanduser()
-        self.resumed = boolean(resume)
+        self._auto = resume == "auto"
+        self._resumed = self._auto or boolean(resume)
         self._parser = current_parser()
         self._chosen = self._choose(None if output_dir is None else Path(output_dir).expanduser())
         self._path: Path | None = None
@@ -116,14 +118,14 @@ class RunFolder:
     def _choose(self, output_dir: Path | None) -> Path | None:
         if output_dir is None:
             make_folder(self.runs_dir)
-            return self._newest_unfinished() if self.resumed else None
+            return self._newest_unfinished() if self._resumed else None
         held = [name for name in RUN_FILES if (output_dir / name).exists()]
-        if held and not self.resumed:
+        if held and not self._resumed:
             raise RunFolderError(
                 f"output_dir {output_dir} holds a run already ({held[0]}); go on with it by --resume true, or choose "
                 "another folder."
             )
-        if self.resumed and not held:
+        if self._resumed and not held and not self._auto:
             raise RunFolderError(f"output_dir {output_dir} holds no run to resume; leave out --resume to start one.")
         if not output_dir.exists():
             make_folder(output_dir.parent)
@@ -131,8 +133,10 @@ class RunFolder:
             make_folder(output_dir)
         return output_dir
 
-    def _newest_unfinished(self) -> Path:
+    def _newest_unfinished(self) -> Path | None:
         runs = [p for p in numbered_folders(self.runs_dir) if (p / CONFIG).is_file() and not (p / SUMMARY).is_file()]
+        if not runs and self._auto:
+            return None
         if not runs:
             raise RunFolderError(
                 f"{self.runs_dir} holds no unfinished run to resume; leave out --resume to start one, or name a "

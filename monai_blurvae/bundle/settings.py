@@ -88,7 +88,7 @@ SETTINGS: dict[str, Check] = {
     "run_dir": _or_null(PATH),
     "model_file": PATH,
     "output_dir": _or_null(PATH),
-    "resume": BOOLEAN,
+    "resume": Check(lambda v: v == "auto" or _is_boolean(v), "true, false or auto"),
     "skip_bad_files": BOOLEAN,
     "split": _one_of("training", "validation", "test", "all"),
     "slice_axis": _one_of(0, 1, 2),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,41 +87,19 @@ def prepare_volumes(
     """
     store = VolumeStore(cache_dir, transform)
     volumes = Volumes()
-    usable: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
-    found: dict[str, StoredVolume] = {}
-    missing: list[int] = []
-    for split in SPLITS:
-        for item in datalist.items(split):
-            try:
-                shape = _check_size(transform, item["image"], patch_size)
-            except DataError as error:
-                _skip_or_raise(volumes, error, skip_bad_files)
-                continue
-            usable[split].append(item)
-            entry = store.get(item["image"], item["subject"])
-            if entry is None:
-                missing.append(int(np.prod(shape)))
-            else:
-                found[item["image"]] = entry
-    _announce(missing, store.root)
+    on_error = partial(_skip_or_raise, volumes, skip_bad_files)
+    listed = [(split, item) for split in SPLITS for item in datalist.items(split)]
+    usable, missing_voxels = _check_files(listed, store, patch_size, on_error)
+    _announce(missing_voxels, store.root)
 
     started = time.monotonic()
-    progress = tqdm(total=len(missing), desc="preparing volumes", unit="volume", disable=not missing)
-    for split in SPLITS:
-        for item in usable[split]:
-            try:
-                entry = found.get(item["image"])
-                if entry is None:
-                    progress.update()
-                    entry = store.add(item["image"], item["subject"])
-                _check_foreground(entry, patch_size, min_foreground)
-            except DataError as error:
-                _skip_or_raise(volumes, error, skip_bad_files)
-                continue
+    for split, item in tqdm(usable, desc="preparing volumes", unit="volume", disable=not missing_voxels):
+        with on_error():
+            entry = store.add(item["image"], item["subject"])
+            _check_foreground(entry, patch_size, min_foreground)
             getattr(volumes, split).append(entry)
-    progress.close()
-    if missing:
-        logger.info(f"Prepared {len(missing)} volumes in {time.monotonic() - started:.0f} s.")
+    if missing_voxels:
+        logger.info(f"Prepared {len(missing_voxels)} volumes in {time.monotonic() - started:.0f} s.")
     for split in required:
         if not getattr(volumes, split):
             raise DataError(f"no usable volume is left for {split}; repair the files: {' '.join(volumes.skipped)}")
@@ -131,6 +112,24 @@ def log_skipped(volumes: Volumes) -> None:
         logger.warning(f"Skipped {len(volumes.skipped)} file(s):")
         for line in volumes.skipped:
             logger.warning(f"  {line}")
+
+
+def _check_files(
+    listed: list[tuple[str, dict[str, str]]],
+    store: VolumeStore,
+    patch_size: int,
+    on_error: Callable[[], AbstractContextManager[None]],
+) -> tuple[list[tuple[str, dict[str, str]]], list[int]]:
+    """The entries whose header can be used, and the voxels of those that are not in the store yet."""
+    usable, missing_voxels = [], []
+    # Checksums of hundreds of large files take a while; a few files show no bar.
+    for split, item in tqdm(listed, desc="checking files", unit="file", delay=3):
+        with on_error():
+            shape = _check_size(store.transform, item["image"], patch_size)
+            usable.append((split, item))
+            if store.get(item["image"], item["subject"]) is None:
+                missing_voxels.append(math.prod(shape))
+    return usable, missing_voxels
 
 
 def _check_size(transform: PrepareVolume, path: str, patch_size: int) -> tuple[int, int, int]:
@@ -152,11 +151,16 @@ def _check_foreground(volume: StoredVolume, patch_size: int, min_foreground: flo
         )
 
 
-def _skip_or_raise(volumes: Volumes, error: DataError, skip: bool) -> None:
-    if not skip:
-        raise error
-    volumes.skipped.append(str(error))
-    logger.warning(f"Skipping: {error}")
+@contextmanager
+def _skip_or_raise(volumes: Volumes, skip: bool) -> Iterator[None]:
+    """Around the work on one file: note the error and go on, or stop."""
+    try:
+        yield
+    except DataError as error:
+        if not skip:
+            raise
+        volumes.skipped.append(str(error))
+        logger.warning(f"Skipping: {error}")
 
 
 def _announce(missing: list[int], root: Path) -> None:

@@ -118,6 +118,15 @@ def test_resume_alone_takes_the_newest_unfinished_run(hcp_dir, cache_dir, tmp_pa
     assert "holds no unfinished run to resume" in str(cause(error.value))
 
 
+def test_resume_auto_starts_a_run_where_there_is_none(hcp_dir, cache_dir, tmp_path):
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "resume": "auto", **TINY}
+    for epochs in (1, 2):
+        run("training", TRAIN, **common | {"max_epochs": epochs}, output_dir=str(tmp_path / "run"))
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == epochs
+    run("training", TRAIN, **common, runs_dir=str(tmp_path / "runs"))
+    assert (tmp_path / "runs" / "0001" / "summary.json").is_file()
+
+
 def test_the_recorded_config_repeats_the_run(finished_run, cache_dir, tmp_path):
     run("training", str(finished_run[1] / "config.json"), runs_dir=str(tmp_path))
     expected, found = weights(finished_run[1]), weights(tmp_path / "0001")
@@ -157,7 +166,7 @@ def test_evaluating_other_images_warns_of_their_voxel_size(finished_run, cache_d
 def test_synthetic_images_are_named_in_every_table(cache_dir, tmp_path):
     make_dataset(tmp_path / "data", subjects=3, description=b"synthetic: test")
     common = {"dataset_dir": str(tmp_path / "data"), "cache_dir": cache_dir, **TINY}
-    run("training", TRAIN, output_dir=str(tmp_path / "run"), **common)
+    run("run", TRAIN, output_dir=str(tmp_path / "run"), **common)  # the name that other tools of MONAI expect
     assert "SYNTHETIC" in (tmp_path / "run" / "test" / "metrics.md").read_text()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["synthetic"] is True
 
@@ -257,7 +266,7 @@ SETTINGS_ERRORS = [
     ({"lr": "fast"}, "--lr is 'fast', but has to be a positive number"),
     ({"max_epochs": 1.5}, "--max_epochs is 1.5, but has to be a whole number of at least 1"),
     ({"loss": "l3"}, "--loss is 'l3', but has to be one of l2, wiener"),
-    ({"resume": "maybe"}, "--resume is 'maybe', but has to be true or false"),
+    ({"resume": "maybe"}, "--resume is 'maybe', but has to be true, false or auto"),
     ({"device": "cuda:77"}, "--device is 'cuda:77', which this machine does not offer"),
     ({"channels": "16,32"}, "--channels is '16,32', but has to be a list"),
     ({"min_foreground": 2}, "--min_foreground is 2, but has to be a number from 0 to 1"),
