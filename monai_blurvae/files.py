@@ -25,18 +25,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with writing_to(path):
+        try:
+            yield temporary
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_to(path: str | Path) -> Iterator[None]:
+    """Around work that writes a file or folder.
+
+    Raises:
+        RunFolderError: in place of an ``OSError``, naming the file or folder.
+    """
     try:
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        yield
+    except RunFolderError:
+        raise
     except OSError as error:
         raise RunFolderError(
-            f"{path} cannot be written ({error.strerror or error}); free or choose a place."
+            f"{path} cannot be written ({error.strerror or error}); free space there, or choose another place."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: str | Path, stem: str = "") -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from monai_blurvae.data import Datalist, Volumes
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.data.volumes import log_skipped
 from monai_blurvae.errors import RunFolderError
-from monai_blurvae.files import make_folder, remove_leftovers, write_json
+from monai_blurvae.files import make_folder, remove_leftovers, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +175,7 @@ class RunFolder:
         for name in ("metadata.json", "logging.conf"):  # MONAI looks for them beside the config
             source = next((p for p in (root / name, root / "configs" / name) if p.is_file()), None)
             if source is not None:
-                shutil.copyfile(source, self.path / name)
+                write_text(self.path / name, source.read_text(encoding="utf-8"))
         write_json(self.path / "versions.json", versions)
         _used(datalist, volumes).write(self.path / DATALIST)
         write_json(self.path / CONFIG, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,8 +40,9 @@ def save_whole(content: Any, path: str | Path) -> None:
     with replacing(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # torch reports a full disk so
-            raise OSError(str(error).splitlines()[0]) from error
+        except RuntimeError as error:  # torch's own words for a full disk are an assertion on a file position
+            full = shutil.disk_usage(temporary.parent).free < 1 << 20
+            raise OSError("no space left on the disk" if full else str(error).splitlines()[0]) from error
 
 
 def load_safely(path: str | Path, device: str | torch.device = "cpu") -> Any:

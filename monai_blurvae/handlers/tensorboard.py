@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ignite.engine import Engine, Events
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from monai_blurvae.files import writing_to
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
 from monai_blurvae.metrics import to_unit_range
 from monai_blurvae.networks import BlurVAE
@@ -64,21 +66,24 @@ class BlurVAETensorBoardHandler:
 
     def _open(self, engine: Engine) -> None:
         # purge_step makes TensorBoard forget what a run that was cut wrote after its last checkpoint, if it had one
-        self._writer = SummaryWriter(str(self.folder()), purge_step=engine.state.epoch + 1)
+        with writing_to(self.folder()):
+            self._writer = SummaryWriter(str(self.folder()), purge_step=engine.state.epoch + 1)
 
     def _write_epoch(self, engine: Engine) -> None:
         assert self._writer is not None
-        for name, value in engine.epoch_means.compute().items():
-            self._writer.add_scalar(f"train/{name}", value, engine.state.epoch)
+        with writing_to(self.folder()):
+            for name, value in engine.epoch_means.compute().items():
+                self._writer.add_scalar(f"train/{name}", value, engine.state.epoch)
 
     def _write_validation(self, engine: Engine) -> None:
         assert self._writer is not None
-        for name, value in self.validator.state.metrics.items():
-            self._writer.add_scalar(f"validation/{name}", float(value), engine.state.epoch)
         pictures, kernels = self._draw(engine.state.device)
-        self._writer.add_image("input, reconstruction, sample", pictures, engine.state.epoch, dataformats="HWC")
-        self._writer.add_image("kernels", kernels, engine.state.epoch, dataformats="HWC")
-        self._writer.flush()
+        with writing_to(self.folder()):
+            for name, value in self.validator.state.metrics.items():
+                self._writer.add_scalar(f"validation/{name}", float(value), engine.state.epoch)
+            self._writer.add_image("input, reconstruction, sample", pictures, engine.state.epoch, dataformats="HWC")
+            self._writer.add_image("kernels", kernels, engine.state.epoch, dataformats="HWC")
+            self._writer.flush()
 
     @torch.no_grad()
     def _draw(self, device: torch.device) -> tuple[Any, Any]:
@@ -97,6 +102,12 @@ class BlurVAETensorBoardHandler:
         return draw_rows(rows, "", self.quarter_turns), draw_rows([kernel_row], "", self.quarter_turns)
 
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._writer is None:
+            return
+        writer, self._writer = self._writer, None
+        if error is None:
+            with writing_to(self.folder()):
+                writer.close()
+        else:  # what went wrong is known; a second error would hide it
+            with suppress(OSError):
+                writer.close()
