@@ -99,6 +99,8 @@ class RunFolder:
         }
         write_json(self.path / SUMMARY, content)
         log_skipped(volumes)
+        if not volumes.test:
+            logger.warning("The data list names no test subjects, so that nothing was tested.")
         self.release()
         logger.info(f"Finished. Model, metrics and pictures are in {self.path}.")
 
