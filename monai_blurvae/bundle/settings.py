@@ -69,10 +69,10 @@ TEXT = Check(lambda v: isinstance(v, str) and v != "", "a text")
 PATH = Check(lambda v: isinstance(v, (str, Path)) and str(v) != "", "a path")
 SIZES = Check(
     lambda v: (
-        (isinstance(v, int) and v > 0)
+        (_is_integer(v) and v > 0)
         or (isinstance(v, (list, tuple)) and len(v) == 3 and all(_is_integer(n) and n > 0 for n in v))
     ),
-    "three positive whole numbers",
+    "a positive whole number, or three of them",
 )
 CHANNELS = Check(
     lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(_is_integer(n) and n > 0 for n in v),

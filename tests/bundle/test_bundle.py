@@ -270,7 +270,7 @@ SETTINGS_ERRORS = [
     ({"device": "cuda:77"}, "--device is 'cuda:77', which this machine does not offer"),
     ({"channels": "16,32"}, "--channels is '16,32', but has to be a list"),
     ({"min_foreground": 2}, "--min_foreground is 2, but has to be a number from 0 to 1"),
-    ({"volume_size": [1, 2]}, "--volume_size is [1, 2], but has to be three positive whole numbers"),
+    ({"volume_size": [1, 2]}, "--volume_size is [1, 2], but has to be a positive whole number, or three of them"),
     ({"slice_axis": 3}, "--slice_axis is 3, but has to be one of 0, 1, 2"),
 ]
 
