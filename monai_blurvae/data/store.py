@@ -110,11 +110,11 @@ class VolumeStore:
         try:
             content = json.loads(self._file(key, ".json").read_text(encoding="utf-8"))
             header = VolumeHeader(*(_tuple(value) for value in content["header"].values()))
-            shape = np.load(path, mmap_mode="r").shape
+            mapped = np.load(path, mmap_mode="r")
             foreground = [int(n) for n in content["foreground"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        except Exception:  # a damaged entry can raise whatever its readers meet, and is built again
             return None
-        if shape != header.shape or len(foreground) != shape[0]:
+        if mapped.shape != header.shape or mapped.dtype != np.float16 or len(foreground) != mapped.shape[0]:
             return None
         return StoredVolume(subject, source, checksum, str(path), *header, foreground=foreground)
 
