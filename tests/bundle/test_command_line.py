@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from monai_blurvae.networks import BlurVAEReconstructor
 from tests.volumes import ROOT, TINY, make_dataset
 
 LINE = [sys.executable, "-m", "monai.bundle", "run"]
@@ -59,12 +60,17 @@ def test_train_and_evaluate_as_typed(root):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     # A process that has neither this package nor MONAI.
+    images, result = root / "images.pt", root / "result.pt"
+    torch.save(torch.rand(3, 1, 32, 32) * 2 - 1, images)
     program = (
         "import sys; sys.modules['monai_blurvae'] = sys.modules['monai'] = None\n"
-        f"import torch; print(torch.jit.load({str(exported)!r})(torch.zeros(2, 1, 32, 32)).shape)"
+        f"import torch; torch.save(torch.jit.load({str(exported)!r})(torch.load({str(images)!r})), {str(result)!r})"
     )
     done = call(root, sys.executable, "-c", program, PYTHONPATH="")
-    assert done.stdout.strip() == "torch.Size([2, 1, 32, 32])", done.stderr
+    assert done.returncode == 0, done.stderr
+    eager = BlurVAEReconstructor(image_size=32, channels=(4, 8), latent_size=4, kernel_size=5)
+    eager.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
+    torch.testing.assert_close(torch.load(result), eager.eval()(torch.load(images)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
