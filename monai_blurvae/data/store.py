@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from monai_blurvae.files import make_folder, remove_leftovers, replacing, sha256_of, write_json
+from monai_blurvae.files import make_folder, remove_leftovers, replacing, sha256_of, write_json, write_text
 from monai_blurvae.transforms import PrepareVolume, VolumeHeader
 
 STORE_FORMAT = 1
@@ -65,12 +65,13 @@ class VolumeStore:
     may share the folder, and an interrupted preparation goes on where it stopped.
 
     Args:
-        cache_dir: the folder; created when the first entry is.
+        cache_dir: the folder; created if it is not there.
         transform: the preprocessing.
     """
 
     def __init__(self, cache_dir: str | Path, transform: PrepareVolume) -> None:
-        self.root = Path(cache_dir).expanduser() / "volumes"
+        self.root = make_folder(Path(cache_dir).expanduser() / "volumes")
+        self.checksums = make_folder(self.root / "checksums")
         self.transform = transform
 
     def get(self, source: str | Path, subject: str) -> StoredVolume | None:
@@ -127,23 +128,15 @@ class VolumeStore:
 
     def _checksum(self, source: str | Path) -> str:
         """SHA-256 of a file; remembered under its path, size and time of change, since HCP's files are large."""
-        make_folder(self.root)
         path = Path(source).resolve()
         status = path.stat()
         identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-        note = self.root / "checksums" / hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
+        note = self.checksums / hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
         if note.is_file() and len(known := note.read_text(encoding="ascii", errors="replace")) == 64:
             return known
         checksum = sha256_of(path)
-        make_folder(note.parent)
-        with replacing(note) as temporary:
-            temporary.write_text(checksum, encoding="ascii")
+        write_text(note, checksum)
         return checksum
-
-
-def description_of(volume: StoredVolume) -> dict[str, Any]:
-    """What a run's record holds of a volume: everything but the foreground counts."""
-    return {key: value for key, value in asdict(volume).items() if key != "foreground"}
 
 
 def _tuple(value: Any) -> Any:
