@@ -22,6 +22,10 @@ class RunFolderError(BlurVAEError, OSError):
     """A folder or file of a run that cannot be read, written or reused."""
 
 
+class WeightsError(BlurVAEError, ValueError):
+    """Pretrained weights that are missing or cannot be used."""
+
+
 class NonFiniteLossError(BlurVAEError, RuntimeError):
     """A loss or a gradient that is infinite or not a number."""
 

@@ -4,7 +4,9 @@ import warnings
 import pytest
 import torch
 
+from monai_blurvae.networks.perceptual import PERCEPTUAL_NETS, default_weights_dir, weights_file
 from tests.volumes import TINY, TRAIN, make_dataset, run
+from tests.weights import save_random_weights
 
 torch.set_num_threads(1)  # the networks here are so small that two threads only wait for each other
 
@@ -26,6 +28,22 @@ def finished_run(hcp_dir, cache_dir, tmp_path_factory):
     runs_dir = tmp_path_factory.mktemp("outputs")
     run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, runs_dir=str(runs_dir), **TINY)
     return runs_dir, runs_dir / "0001"
+
+
+@pytest.fixture(scope="session")
+def lpips_weights():
+    """The folder with the real weights of AlexNet, VGG16 and their LPIPS heads."""
+    folder = default_weights_dir()
+    for net in PERCEPTUAL_NETS:
+        if not weights_file(net, folder).exists():
+            pytest.skip(f"there is no lpips_{net}.pt in {folder}: run python scripts/convert_lpips.py")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_weights_dir(tmp_path_factory):
+    """Random weights of both networks in the same format."""
+    return save_random_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from monai_blurvae.bundle.wiring import (
     check_voxel_size,
     inference_items,
     load_weights,
+    parameter_groups,
     prepare_network,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "inference_items",
     "load_weights",
     "new_numbered_folder",
+    "parameter_groups",
     "prepare_network",
 ]

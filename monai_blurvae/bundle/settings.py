@@ -23,6 +23,8 @@ from monai_blurvae.engines.precision import PRECISIONS
 from monai_blurvae.errors import SettingsError, user_error
 from monai_blurvae.losses import LOSS_NAMES
 from monai_blurvae.losses.elbo import DETERMINANTS
+from monai_blurvae.losses.robust import REPRESENTATIONS
+from monai_blurvae.losses.wiener import WEIGHTINGS
 from monai_blurvae.networks.blurvae import ARCHITECTURES
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -104,11 +106,19 @@ SETTINGS: dict[str, Check] = {
     "kernel_normalization": _one_of("softmax", "none"),
     "loss": _one_of(*LOSS_NAMES),
     "wiener_c": POSITIVE,
-    "weighting": _one_of("wiener", "bounded_inverse"),
+    "weighting": _one_of(*WEIGHTINGS),
     "detach_weight": _or_null(BOOLEAN),
     "determinant": _one_of(*DETERMINANTS),
     "epsilon": Check(_is_number, "a number"),
     "fixed_variance": POSITIVE,
+    "tempering": SHARE,
+    "whitening": BOOLEAN,
+    "robust_representation": _one_of(*REPRESENTATIONS),
+    "weights_dir": _or_null(PATH),
+    "watson_weights": _or_null(PATH),
+    "spectrum_weight": NOT_NEGATIVE,
+    "adversarial_weight": NOT_NEGATIVE,
+    "kernel_window": BOOLEAN,
     "beta": NOT_NEGATIVE,
     "warmup_epochs": _at_least(0),
     "max_epochs": _at_least(1),
@@ -137,12 +147,14 @@ FREE_ON_RESUME = {
     "device",
     "num_workers",
     "checkpoint_minutes",
+    "weights_dir",
 }
 """Settings that a resumed run may change; the data is compared by its checksums instead of by its place."""
 
 SECTIONS = (
     *("imports", "bundle_root", "run", "initialize", "training", "evaluating", "inference"),
     *("run_folder", "finished_run", "data", "volumes", "network_def", "network", "optimizer", "kernel_optimizer"),
+    *("adversary", "objective"),
     *("train", "validate", "test", "dataset", "dataloader", "evaluator", "inferer", "handlers"),
     *("preprocessing", "postprocessing", "key_metric"),
 )

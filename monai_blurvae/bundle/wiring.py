@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,11 +13,13 @@ from torch import nn
 from monai_blurvae.data import Volumes, find_volumes
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
+from monai_blurvae.networks import BlurVAE
 from monai_blurvae.transforms import read_header
 
 logger = logging.getLogger(__name__)
 
 VOXEL_SIZE_TOLERANCE = 0.05
+OBJECTIVE_LR_FACTOR = 100.0
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -37,6 +39,22 @@ def prepare_network(network: Network, device: str, volumes: Volumes) -> Network:
         )
     network.get_buffer("voxel_size").copy_(torch.tensor(volumes.voxel_size))
     return _on_device(network, device)
+
+
+def parameter_groups(network: BlurVAE, objective: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """The parameters of the VAE step: encoder and decoder, and those that the likelihood itself has.
+
+    The latter are few and of the order of 1, like the shape and the scale of the robust loss: with the step of a
+    network's weights they would take tens of thousands of iterations to settle, so they get a hundred times it.
+
+    Args:
+        network: whose encoder and decoder are trained.
+        objective: whose parameters are trained with them.
+        lr: learning rate of the network.
+    """
+    groups: list[dict[str, Any]] = [{"params": list(network.vae_parameters()), "lr": lr}]
+    own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    return [*groups, {"params": own, "lr": OBJECTIVE_LR_FACTOR * lr}] if own else groups
 
 
 def load_weights(network: Network, path: str | Path, device: str = "cpu") -> Network:

@@ -18,6 +18,9 @@ TERMS = (
     BlurVAEKeys.HALF_LOG_DET,
     BlurVAEKeys.KL,
     BlurVAEKeys.KERNEL_LOSS,
+    BlurVAEKeys.AUXILIARY,
+    BlurVAEKeys.ADVERSARIAL_TERM,
+    BlurVAEKeys.DISCRIMINATOR_LOSS,
 )
 
 

@@ -17,6 +17,7 @@ class BlurVAEEvents(EventEnum):
     KERNEL_STEP_COMPLETED = "kernel_step_completed"
     VAE_STEP_STARTED = "vae_step_started"
     VAE_STEP_COMPLETED = "vae_step_completed"
+    DISCRIMINATOR_STEP_COMPLETED = "discriminator_step_completed"
 
 
 class BlurVAEKeys(StrEnum):
@@ -33,3 +34,6 @@ class BlurVAEKeys(StrEnum):
     HALF_LOG_DET = "half_log_det"
     KL = "kl"
     KERNEL_LOSS = "kernel_loss"
+    AUXILIARY = "auxiliary"
+    ADVERSARIAL_TERM = "adversarial"
+    DISCRIMINATOR_LOSS = "discriminator_loss"

@@ -23,7 +23,7 @@ from monai_blurvae.engines.epoch_means import EpochMeans
 from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
 from monai_blurvae.engines.precision import PRECISIONS, autocast
 from monai_blurvae.errors import NonFiniteLossError
-from monai_blurvae.losses import ELBOLoss, KernelLoss
+from monai_blurvae.losses import Adversary, ELBOLoss, KernelLoss
 from monai_blurvae.networks import BlurVAE, VAEOutput
 from monai_blurvae.seeding import torch_rng
 
@@ -59,6 +59,7 @@ class BlurVAETrainer(SupervisedTrainer):
         seed: of the noise.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast of the network on the CPU or CUDA.
         gradient_clip: largest norm of the gradient of each of the two steps; None for no limit.
+        adversary: a discriminator whose term joins the objective after the warm-up; it learns after each VAE step.
         decollate: whether to split batch and output into lists, for postprocessing by MONAI's transforms.
 
     Raises:
@@ -89,6 +90,7 @@ class BlurVAETrainer(SupervisedTrainer):
         seed: int = 0,
         precision: str = "float32",
         gradient_clip: float | None = None,
+        adversary: Adversary | None = None,
         decollate: bool = False,
     ) -> None:
         if precision not in PRECISIONS:
@@ -100,6 +102,7 @@ class BlurVAETrainer(SupervisedTrainer):
         self.seed = seed
         self.precision = precision
         self.gradient_clip = gradient_clip
+        self.adversary = adversary
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -137,6 +140,8 @@ class BlurVAETrainer(SupervisedTrainer):
         if self.loss_function.uses_kernel:
             self._kernel_step(images, output)
         self._vae_step(images, output)
+        if self._adversary_plays:
+            self._discriminator_step(images, output)
         self.epoch_means.add(self.state.output)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
@@ -160,14 +165,35 @@ class BlurVAETrainer(SupervisedTrainer):
             self.state.output[BlurVAEKeys.KERNEL] = kernel.detach()
         terms = self.loss_function(output, images, kernel, epoch=self.state.epoch)
         self.state.output |= {
-            CommonKeys.LOSS: terms.loss.detach(),
             BlurVAEKeys.RECONSTRUCTION_TERM: terms.reconstruction.detach(),
             BlurVAEKeys.HALF_LOG_DET: terms.half_log_det.detach(),
             BlurVAEKeys.KL: terms.kl.detach(),
         }
+        if self.loss_function.auxiliary_weights:
+            self.state.output[BlurVAEKeys.AUXILIARY] = terms.auxiliary.detach()
+        loss = terms.loss + self._adversarial_term(output) if self._adversary_plays else terms.loss
+        self.state.output[CommonKeys.LOSS] = loss.detach()
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        self._step(terms.loss, self.optimizer, "loss", backward_event=True)
+        self._step(loss, self.optimizer, "loss", backward_event=True)
         self.fire_event(BlurVAEEvents.VAE_STEP_COMPLETED)
+
+    @property
+    def _adversary_plays(self) -> bool:
+        return self.adversary is not None and self.state.epoch > self.loss_function.warmup_epochs
+
+    def _adversarial_term(self, output: VAEOutput) -> Tensor:
+        assert self.adversary is not None
+        term = self.adversary.generator_term(output.reconstruction)
+        self.state.output[BlurVAEKeys.ADVERSARIAL_TERM] = term.detach()
+        return term
+
+    def _discriminator_step(self, images: Tensor, output: VAEOutput) -> None:
+        """The discriminator alone: tell the images from their reconstructions."""
+        assert self.adversary is not None
+        loss = self.adversary.discriminator_loss(output.reconstruction, images)
+        self._step(loss, self.adversary.optimizer, "discriminator loss")
+        self.state.output[BlurVAEKeys.DISCRIMINATOR_LOSS] = loss.detach()
+        self.fire_event(BlurVAEEvents.DISCRIMINATOR_STEP_COMPLETED)
 
     def _step(self, loss: Tensor, optimizer: Optimizer, name: str, backward_event: bool = False) -> None:
         """Backward and update, unless the loss or its gradient is not finite."""

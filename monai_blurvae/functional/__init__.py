@@ -9,6 +9,7 @@ from monai_blurvae.functional.likelihood import (
     half_log_det,
     wiener_weight,
 )
+from monai_blurvae.functional.radial import radial_power
 from monai_blurvae.functional.spectral import (
     blur,
     kernel_otf,
@@ -16,6 +17,8 @@ from monai_blurvae.functional.spectral import (
     spectral_sum,
     weighted_spectral_sum,
 )
+from monai_blurvae.functional.stationary import residual_power, stationary_log_prob
+from monai_blurvae.functional.window import hann_window
 
 __all__ = [
     "OTF_FLOOR",
@@ -24,11 +27,15 @@ __all__ = [
     "gaussian_kernel",
     "gaussian_log_normalizer",
     "half_log_det",
+    "hann_window",
     "kernel_otf",
     "kernel_width",
     "kl_standard_normal",
     "ortho_spectrum",
+    "radial_power",
+    "residual_power",
     "spectral_sum",
+    "stationary_log_prob",
     "weighted_spectral_sum",
     "wiener_weight",
 ]

@@ -69,7 +69,8 @@ class RestartCheckpointHandler:
 
     Args:
         path: gives the checkpoint's file when the training starts.
-        objects: what is saved under its name, beside the trainer's counters and the validator's best metric.
+        objects: what is saved under its name, beside the trainer's counters and the validator's best metric;
+            None for what a config leaves out.
         validator: whose best metric is saved.
         interval: epochs between two checkpoints; the last epoch always has one.
         minutes: a checkpoint is also written when the last one is older than this; None for never.
@@ -79,14 +80,14 @@ class RestartCheckpointHandler:
     def __init__(
         self,
         path: Callable[[], Path],
-        objects: Mapping[str, Stateful],
+        objects: Mapping[str, Stateful | None],
         validator: Engine | None = None,
         interval: int = 1,
         minutes: float | None = None,
         settings: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.path = path
-        self.objects = dict(objects)
+        self.objects = {name: item for name, item in objects.items() if item is not None}
         self.validator = validator
         self.interval = interval
         self.minutes = minutes

@@ -25,11 +25,21 @@ class ReconstructionTerm(nn.Module, ABC):
     uses_kernel: bool = False
     """Whether the term depends on the blur kernel, so that the trainer has to train the kernel generator."""
 
+    is_likelihood: bool = False
+    """Whether exp(−term) is, up to constants, a normalised density of the image; such a term has ``log_prob``."""
+
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {REDUCTIONS}, but is {reduction!r}.")
         self.reduction = reduction
+
+    def update(self, input: Tensor, target: Tensor, kernel: Tensor | None = None) -> None:
+        """Take a training batch into the running estimates of a term that has some; called before the term itself.
+
+        A term changes by nothing else than this and its parameters, so that the value of an image never depends on
+        the others of its batch.
+        """
 
     @abstractmethod
     def per_image(self, input: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from monai_blurvae.functional import gaussian_kernel, half_log_det, kernel_otf, kl_standard_normal
+from monai_blurvae.functional import gaussian_kernel, kl_standard_normal
 from monai_blurvae.losses.base import ReconstructionTerm
 from monai_blurvae.losses.l2 import L2Loss
 from monai_blurvae.losses.wiener import WienerLoss
@@ -20,16 +21,18 @@ class ELBOTerms(NamedTuple):
     """The objective and its parts, means over the batch in nats, each without dimensions.
 
     Attributes:
-        loss: reconstruction + half_log_det + β · kl.
+        loss: reconstruction + half_log_det + auxiliary + β · kl.
         reconstruction: the reconstruction term.
         half_log_det: ½ log|Σ|; zero when it is omitted or the term has no kernel.
         kl: KL(q(z|x) ‖ N(0, I)), without β.
+        auxiliary: sum of the auxiliary terms, each times its weight.
     """
 
     loss: Tensor
     reconstruction: Tensor
     half_log_det: Tensor
     kl: Tensor
+    auxiliary: Tensor
 
 
 class ELBOLoss(nn.Module):
@@ -45,6 +48,10 @@ class ELBOLoss(nn.Module):
         warmup_epochs: number of first epochs with Σ = I, where the objective is that of :class:`L2Loss`.
         fixed_variance: variance in pixels² of the Gaussian kernel of ``"fixed"`` (2 and 4 in the paper's Table 1).
         kernel_size: its odd size.
+        auxiliary: terms without a kernel that are added, each with its weight, also in the warm-up: with one of them
+            the objective is no bound on the evidence, whatever the first term is.
+
+    In training mode a term with running estimates takes each batch before it is evaluated on it.
 
     Raises:
         ValueError: for an unknown determinant, a negative β, or a determinant that is not the term's.
@@ -62,13 +69,18 @@ class ELBOLoss(nn.Module):
         fixed_variance: float = 2.0,
         kernel_size: int = 11,
         spatial_dims: int = 2,
+        auxiliary: Sequence[tuple[float, ReconstructionTerm]] = (),
     ) -> None:
         super().__init__()
         if determinant not in DETERMINANTS:
             raise ValueError(f"determinant must be one of {DETERMINANTS}, but is {determinant!r}.")
         if beta < 0:
             raise ValueError(f"beta must not be negative, but is {beta}.")
+        if any(extra.uses_kernel for _, extra in auxiliary):
+            raise ValueError("an auxiliary term must not use the kernel; make it the first term.")
         self.term = term
+        self.auxiliary_terms = nn.ModuleList(extra for _, extra in auxiliary)
+        self.auxiliary_weights = [weight for weight, _ in auxiliary]
         self.determinant = determinant
         self.epsilon = epsilon
         self.beta = beta
@@ -104,31 +116,28 @@ class ELBOLoss(nn.Module):
             :class:`ELBOTerms`.
         """
         kl = kl_standard_normal(output.mu, output.log_var).mean()
-        if epoch is not None and epoch <= self.warmup_epochs:
-            reconstruction = self.warmup_term(output.reconstruction, target)
-            log_det = torch.zeros_like(kl)
-        else:
-            if self.determinant == "fixed" and self.term.uses_kernel:
-                kernel = self.fixed_kernel.to(target.device).expand(target.shape[0], *self.fixed_kernel.shape[1:])
-            reconstruction = self._mean_term(output.reconstruction, target, kernel)
-            log_det = self._half_log_det(target, kernel).to(kl.dtype)
-        return ELBOTerms(reconstruction + log_det + self.beta * kl, reconstruction, log_det, kl)
+        reconstruction, log_det = self._likelihood(output.reconstruction, target, kernel, epoch)
+        auxiliary = torch.zeros_like(kl)
+        for weight, extra in zip(self.auxiliary_weights, self.auxiliary_terms, strict=True):
+            assert isinstance(extra, ReconstructionTerm)
+            auxiliary = auxiliary + weight * extra.per_image(output.reconstruction, target, None).mean()
+        loss = reconstruction + log_det + auxiliary + self.beta * kl
+        return ELBOTerms(loss, reconstruction, log_det, kl, auxiliary)
 
-    def _mean_term(self, reconstruction: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
+    def _likelihood(
+        self, reconstruction: Tensor, target: Tensor, kernel: Tensor | None, epoch: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """The reconstruction term and ½ log|Σ|, means over the batch."""
+        if self.determinant == "fixed" and self.term.uses_kernel:
+            kernel = self.fixed_kernel.to(target.device).expand(target.shape[0], *self.fixed_kernel.shape[1:])
+        if self.training:
+            self.term.update(reconstruction.detach(), target, kernel)
+        zero = torch.zeros((), device=target.device)
+        if epoch is not None and epoch <= self.warmup_epochs:
+            return self.warmup_term(reconstruction, target), zero
         if self.term.uses_kernel and kernel is None:
             raise ValueError(f"{type(self.term).__name__} needs the blur kernel of each image.")
-        return self.term.per_image(reconstruction, target, kernel).mean()
-
-    def _half_log_det(self, target: Tensor, kernel: Tensor | None) -> Tensor:
+        value = self.term.per_image(reconstruction, target, kernel).mean()
         if self.determinant == "omit" or kernel is None or not isinstance(self.term, WienerLoss):
-            return torch.zeros((), device=target.device)
-        image_size = target.shape[2:]
-        return half_log_det(
-            kernel_otf(kernel, image_size),
-            image_size,
-            self.determinant,
-            epsilon=self.epsilon,
-            c=self.term.c,
-            weighting=self.term.weighting,
-            channels=target.shape[1],
-        ).mean()
+            return value, zero
+        return value, self.term.half_log_det(target, kernel, self.determinant, self.epsilon).mean()

@@ -11,6 +11,8 @@ from monai_blurvae.losses.base import ReconstructionTerm
 class L2Loss(ReconstructionTerm):
     """½ ‖x − x̂‖² of each image; −log N(x; x̂, I) without its constant."""
 
+    is_likelihood = True
+
     def per_image(self, input: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
         """½ ‖x − x̂‖², ``(B,)``."""
         return 0.5 * (target - input).square().flatten(1).sum(1)

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from monai_blurvae.losses.base import ReconstructionTerm
+from monai_blurvae.losses.ce import BernoulliLoss
+from monai_blurvae.losses.ffl import FocalFrequencyTerm
+from monai_blurvae.losses.l1 import LaplaceLoss
 from monai_blurvae.losses.l2 import L2Loss
+from monai_blurvae.losses.robust import RobustLoss
+from monai_blurvae.losses.sigma_vae import SigmaVAELoss
+from monai_blurvae.losses.spectral_gaussian import SpectralGaussianLoss
+from monai_blurvae.losses.spectrum import SpectrumLoss
+from monai_blurvae.losses.ssim import StructuralSimilarityLoss
+from monai_blurvae.losses.vgg import VGGFeatureLoss
+from monai_blurvae.losses.watson import WatsonLoss
 from monai_blurvae.losses.wiener import WienerLoss
 
-LOSS_NAMES = ("l2", "wiener")
+PLAIN_TERMS: dict[str, type[ReconstructionTerm]] = {
+    "l2": L2Loss,
+    "l1": LaplaceLoss,
+    "ssim": StructuralSimilarityLoss,
+    "ce": BernoulliLoss,
+    "ffl": FocalFrequencyTerm,
+}
+"""The terms without settings."""
+
+LOSS_NAMES = (*PLAIN_TERMS, "vgg", "watson", "robust", "sigma_vae", "spectral_gaussian", "wiener")
 
 
 def make_reconstruction_term(
@@ -15,24 +37,59 @@ def make_reconstruction_term(
     weighting: str = "wiener",
     detach_weight: bool | None = None,
     determinant: str = "omit",
+    image_size: Sequence[int] = (64, 64),
+    channels: int = 1,
+    tempering: float = 1.0,
+    whitening: bool = False,
+    robust_representation: str = "pixel",
+    weights_dir: str | Path | None = None,
+    watson_weights: str | Path | None = None,
 ) -> ReconstructionTerm:
-    """Build the reconstruction term of a config.
+    """Build the reconstruction term of a config; each loss reads the settings that are its own.
 
     Args:
         loss: one of ``LOSS_NAMES``.
         wiener_c: the Wiener constant C.
-        weighting: ``"wiener"`` or ``"bounded_inverse"``.
+        weighting: ``"wiener"``, ``"bounded_inverse"`` or ``"flat"``, see :class:`~monai_blurvae.losses.WienerLoss`.
         detach_weight: whether W is a constant of the gradient; None for what the determinant asks for, True when it is
             omitted or fixed and False otherwise.
         determinant: as in :class:`~monai_blurvae.losses.ELBOLoss`.
+        image_size: spatial size of the images.
+        channels: of the images.
+        tempering: of ``"spectral_gaussian"``.
+        whitening: whether ``"sigma_vae"`` and ``"spectral_gaussian"`` fit the residuals that W has whitened.
+        robust_representation: ``"pixel"`` or ``"dct"`` for ``"robust"``.
+        weights_dir: folder of the features of ``"vgg"``.
+        watson_weights: file of learned sensitivities for ``"watson"``.
 
     Raises:
         ValueError: for an unknown loss, or an argument that the term refuses.
+        WeightsError: if the features of ``"vgg"`` are not there.
     """
-    if loss == "l2":
-        return L2Loss()
+    if loss in PLAIN_TERMS:
+        return PLAIN_TERMS[loss]()
+    if loss == "vgg":
+        return VGGFeatureLoss(weights_dir)
+    if loss == "watson":
+        return WatsonLoss(watson_weights)
+    if loss == "robust":
+        return RobustLoss(robust_representation, image_size, channels)
     if loss == "wiener":
         if detach_weight is None:
             detach_weight = determinant in ("omit", "fixed")
         return WienerLoss(c=wiener_c, weighting=weighting, detach_weight=detach_weight)
+    whitener = WienerLoss(c=wiener_c, weighting=weighting, detach_weight=detach_weight is not False)
+    if loss == "sigma_vae":
+        return SigmaVAELoss(whitener if whitening else None)
+    if loss == "spectral_gaussian":
+        return SpectralGaussianLoss(image_size, tempering, whitener if whitening else None)
     raise ValueError(f"loss must be one of {LOSS_NAMES}, but is {loss!r}.")
+
+
+def make_auxiliary_terms(spectrum_weight: float = 0.0) -> list[tuple[float, ReconstructionTerm]]:
+    """The terms that a config adds to its loss, each with its weight; those of weight 0 are left out.
+
+    Args:
+        spectrum_weight: of :class:`~monai_blurvae.losses.SpectrumLoss`.
+    """
+    return [(spectrum_weight, SpectrumLoss())] if spectrum_weight else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,13 @@ from monai_blurvae.functional import (
     gaussian_log_normalizer,
     half_log_det,
     kernel_otf,
+    spectral_sum,
     weighted_spectral_sum,
     wiener_weight,
 )
 from monai_blurvae.losses.base import ReconstructionTerm
+
+WEIGHTINGS = ("wiener", "bounded_inverse", "flat")
 
 
 class WienerLoss(ReconstructionTerm):
@@ -20,43 +25,63 @@ class WienerLoss(ReconstructionTerm):
 
     Args:
         c: the Wiener constant C > 0.
-        weighting: ``"wiener"`` or ``"bounded_inverse"``, see :func:`~monai_blurvae.functional.wiener_weight`.
+        weighting: ``"wiener"`` or ``"bounded_inverse"``, see :func:`~monai_blurvae.functional.wiener_weight`, or
+            ``"flat"``: the squared error times the mean of the Wiener weight's square over the frequencies, which
+            tells the size of the weights from their shape.
         detach_weight: whether W is a constant of the gradient. Without the determinant in the objective it has to be:
             otherwise the easiest way to a lower loss is a kernel with small weights.
-        reduction: as in :class:`ReconstructionTerm`.
+        reduction: as in :class:`~monai_blurvae.losses.base.ReconstructionTerm`.
 
     Raises:
         ValueError: if ``c`` is not positive, or for an unknown weighting or reduction.
     """
 
     uses_kernel = True
+    is_likelihood = True
 
     def __init__(
         self, c: float = 0.025, weighting: str = "wiener", detach_weight: bool = True, reduction: str = "mean"
     ) -> None:
         super().__init__(reduction)
-        wiener_weight(torch.ones(1, dtype=torch.complex64), c, weighting)
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {WEIGHTINGS}, but is {weighting!r}.")
         self.c = c
         self.weighting = weighting
         self.detach_weight = detach_weight
+        self._weight_of(torch.ones(1, 1, 1, 1, dtype=torch.complex64), (1, 1))
 
-    def _otf(self, target: Tensor, kernel: Tensor) -> Tensor:
-        return kernel_otf(kernel, target.shape[2:])
+    def weight(self, target: Tensor, kernel: Tensor) -> Tensor:
+        """|W| of each image as a half spectrum ``(B, 1, *half)``, detached when ``detach_weight`` says so."""
+        weight = self._weight_of(kernel_otf(kernel, target.shape[2:]), target.shape[2:])
+        return weight.detach() if self.detach_weight else weight
+
+    def _weight_of(self, otf: Tensor, image_size: tuple[int, ...]) -> Tensor:
+        if self.weighting != "flat":
+            return wiener_weight(otf, self.c, self.weighting)
+        square = wiener_weight(otf, self.c).square()
+        mean = spectral_sum(square, image_size) / math.prod(image_size)
+        return mean.sqrt().view(-1, *[1] * (otf.ndim - 1)).expand_as(square)
 
     def per_image(self, input: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
         """½ Σ_j |W_j|² |X_j − X̂_j|², ``(B,)``."""
         assert kernel is not None
-        weight = wiener_weight(self._otf(target, kernel), self.c, self.weighting)
-        return 0.5 * weighted_spectral_sum(target - input, weight.detach() if self.detach_weight else weight)
+        return 0.5 * weighted_spectral_sum(target - input, self.weight(target, kernel))
+
+    def half_log_det(self, target: Tensor, kernel: Tensor, mode: str, epsilon: float = 0.5) -> Tensor:
+        """½ log|Σ| of each image, ``(B,)``, in nats, in a mode of :func:`~monai_blurvae.functional.half_log_det`."""
+        image_size, channels = target.shape[2:], target.shape[1]
+        otf = kernel_otf(kernel, image_size)
+        if mode in ("exact", "fixed"):
+            otf = otf.detach() if mode == "fixed" else otf
+            return -channels * spectral_sum(self._weight_of(otf, image_size).log(), image_size)
+        return half_log_det(otf, image_size, mode, epsilon=epsilon, channels=channels)
 
     def log_prob(self, input: Tensor, target: Tensor, kernel: Tensor) -> Tensor:
         """Log N(x; x̂, (WᵀW)⁻¹) with the exact determinant and all constants, ``(B,)``, in nats.
 
         The density is of x given x̂ and k; whatever determinant the model was trained with plays no part.
         """
-        otf = self._otf(target, kernel)
-        log_det = half_log_det(
-            otf, target.shape[2:], "exact", c=self.c, weighting=self.weighting, channels=target.shape[1]
-        )
-        quadratic = 0.5 * weighted_spectral_sum(target - input, wiener_weight(otf, self.c, self.weighting))
+        weight = self._weight_of(kernel_otf(kernel, target.shape[2:]), target.shape[2:])
+        quadratic = 0.5 * weighted_spectral_sum(target - input, weight)
+        log_det = self.half_log_det(target, kernel, "exact")
         return -quadratic - log_det - gaussian_log_normalizer(target[0].numel())

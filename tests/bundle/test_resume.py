@@ -66,6 +66,16 @@ def assert_same_run(a, b):
     assert (a / "test" / "metrics.csv").read_text() == (b / "test" / "metrics.csv").read_text()
 
 
+# Everything that has a state beside the two networks.
+FITTED = {
+    "loss": "spectral_gaussian",
+    "tempering": 0.5,
+    "whitening": True,
+    "spectrum_weight": 0.1,
+    "adversarial_weight": 0.01,
+}
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -73,8 +83,10 @@ def assert_same_run(a, b):
         ({"num_workers": 2}, {"num_workers": 2}),
         ({"num_workers": 0}, {"num_workers": 2}),
         ({"precision": "bfloat16"}, {"precision": "bfloat16"}),
+        (FITTED, FITTED),
+        ({"loss": "robust"}, {"loss": "robust"}),
     ],
-    ids=["0 workers", "2 workers", "0 then 2 workers", "bfloat16"],
+    ids=["0 workers", "2 workers", "0 then 2 workers", "bfloat16", "fitted spectrum and adversary", "learned shape"],
 )
 @pytest.mark.parametrize("where", [5, 6, 7], ids=["in an epoch", "at its end", "at its start"])
 def test_resume_to_the_bit(settings, tmp_path, before, after, where):

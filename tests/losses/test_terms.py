@@ -44,7 +44,7 @@ def test_kernel_loss_is_the_dense_residual(channels):
         ((circulant(k[0], SIZE) @ xi.flatten(1).T).T - r.flatten(1)).square().sum()
         for r, xi, k in zip(reconstruction, x, kernel, strict=True)
     ]
-    torch.testing.assert_close(KernelLoss("none")(reconstruction, x, kernel), torch.stack(expected))
+    torch.testing.assert_close(KernelLoss(reduction="none")(reconstruction, x, kernel), torch.stack(expected))
 
 
 @pytest.mark.parametrize("term", [L2Loss, WienerLoss, KernelLoss])

@@ -1,0 +1,93 @@
+"""A discriminator that tells reconstructions from images, to put on top of any other term."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.losses import PatchAdversarialLoss
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor
+
+
+class Adversary:
+    """MONAI's patch discriminator with its least-squares objective and its own optimiser.
+
+    Least squares GAN (Mao et al., ICCV 2017) on overlapping patches (Isola et al., CVPR 2017). The objective with it is
+    no bound on the evidence.
+
+    Args:
+        weight: of the adversarial term in the objective of the VAE, > 0.
+        in_channels: channels of the images.
+        spatial_dims: 2 or 3.
+        channels: feature channels of the discriminator's first layer.
+        layers: layers of the discriminator.
+        lr: learning rate of its Adam.
+        device: of the discriminator.
+
+    Raises:
+        ValueError: if the weight is not positive.
+    """
+
+    def __init__(
+        self,
+        weight: float,
+        in_channels: int = 1,
+        spatial_dims: int = 2,
+        channels: int = 32,
+        layers: int = 2,
+        lr: float = 1e-4,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if not weight > 0:
+            raise ValueError(f"the weight of the adversarial term must be positive, but is {weight!r}.")
+        self.weight = weight
+        self.discriminator = PatchDiscriminator(
+            spatial_dims=spatial_dims, channels=channels, in_channels=in_channels, num_layers_d=layers
+        ).to(device)
+        self.criterion = PatchAdversarialLoss(criterion="least_squares", reduction="mean", no_activation_leastsq=True)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr, betas=(0.5, 0.999))
+
+    def generator_term(self, reconstruction: Tensor) -> Tensor:
+        """Weight · D · mean over batch and places of (discriminator(x̂) − 1)², D the pixels and channels of an image.
+
+        Args:
+            reconstruction: x̂ in [−1, 1], ``(B, C, *image_size)``.
+
+        Returns:
+            A number without dimensions.
+        """
+        judged = self.discriminator(reconstruction)[-1]
+        term = self.criterion(judged, target_is_real=True, for_discriminator=False)
+        return self.weight * reconstruction[0].numel() * term
+
+    def discriminator_loss(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        """½ E[discriminator(x̂)²] + ½ E[(discriminator(x) − 1)²]; x̂ is detached.
+
+        Args:
+            reconstruction: x̂ in [−1, 1], ``(B, C, *image_size)``.
+            images: x, likewise.
+
+        Returns:
+            A number without dimensions.
+        """
+        fake = self.discriminator(reconstruction.detach())[-1]
+        real = self.discriminator(images)[-1]
+        as_fake = self.criterion(fake, target_is_real=False, for_discriminator=True)
+        return 0.5 * (as_fake + self.criterion(real, target_is_real=True, for_discriminator=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the discriminator and its optimiser."""
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take both back."""
+        self.discriminator.load_state_dict(state_dict["discriminator"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+
+
+def make_adversary(
+    weight: float, in_channels: int = 1, lr: float = 1e-4, device: str | torch.device = "cpu"
+) -> Adversary | None:
+    """The adversary of a config; None for the weight 0."""
+    return Adversary(weight, in_channels, lr=lr, device=device) if weight else None

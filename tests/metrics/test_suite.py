@@ -1,0 +1,229 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch.distributions import Independent, Normal, kl_divergence
+
+from monai_blurvae.errors import WeightsError
+from monai_blurvae.metrics import suite
+from monai_blurvae.metrics.likelihood import dequantize, evidence_bounds, fit_likelihoods
+from monai_blurvae.metrics.suite import MEASURE_KEYS, NO_KERNEL, Measure, measure_model
+from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks.perceptual import weight_shapes
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def weights_dir(tmp_path_factory):
+    generator = torch.Generator().manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    weights = {key: torch.randn(shape, generator=generator) * 0.05 for key, shape in weight_shapes("alex").items()}
+    torch.save({key: w.abs() if key.startswith("lin") else w for key, w in weights.items()}, folder / "lpips_alex.pt")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = BlurVAE(image_size=SIZE, latent_size=6, channels=(4, 8), kernel_size=5, kernel_hidden_size=8)
+    with torch.no_grad():
+        network(torch.rand(8, 1, SIZE, SIZE) * 2 - 1)  # running statistics of the batch norm
+        network.encoder.posterior.weight *= 20
+    return network
+
+
+def levels(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 1, SIZE, SIZE), generator=generator) / 127.5 - 1
+
+
+IMAGES, REFERENCE = levels(6, 1), levels(5, 2)
+
+
+def measure(network, weights_dir, **kwargs):
+    arguments = {"uses_kernel": True, "weights_dir": weights_dir, "importance_samples": 3, "chunk_size": 4} | kwargs
+    return measure_model(network, IMAGES, REFERENCE, **arguments)
+
+
+@pytest.fixture(scope="module")
+def measures(network, weights_dir):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.hub, "get_dir", lambda: str(weights_dir))
+        return measure(network, weights_dir)
+
+
+def test_every_key_has_a_value_or_a_reason(measures):
+    assert tuple(measures) == MEASURE_KEYS
+    assert len(set(MEASURE_KEYS)) == len(MEASURE_KEYS)
+    for key, (value, reason) in measures.items():
+        if key.startswith("fid_"):
+            assert value is None
+            assert "does not exist" in reason or "monai-blurvae[fid]" in reason
+        else:
+            assert isinstance(value, float), key
+            assert math.isfinite(value), key
+            assert reason == ""
+
+
+def answers(network):
+    network.eval()
+    with torch.no_grad():
+        mu, log_var = network.encode(IMAGES)
+        result = mu, log_var, network.decode(mu), network.kernel(mu)
+    network.train()
+    return result
+
+
+def test_quality_against_scikit_image(network, measures):
+    reconstruction = ((answers(network)[2][:, 0] + 1) / 2).numpy()
+    image = ((IMAGES[:, 0] + 1) / 2).numpy()
+    pairs = list(zip(image, reconstruction, strict=True))
+    psnr = np.mean([peak_signal_noise_ratio(x, y, data_range=1) for x, y in pairs])
+    assert measures["psnr"].value == pytest.approx(psnr, rel=1e-5)
+    ssim = []
+    for x, y in pairs:
+        # MONAI averages SSIM over the pixels whose window lies inside the image, without Bessel's correction.
+        _, local = structural_similarity(
+            x, y, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+        )
+        ssim.append(local[5:-5, 5:-5].mean())
+    assert measures["ssim"].value == pytest.approx(np.mean(ssim), abs=1e-4)
+
+
+def test_latent_and_kernel_against_their_definitions(network, measures):
+    mu, log_var, _, kernel = answers(network)
+    posterior = Independent(Normal(mu, (0.5 * log_var).exp()), 1)
+    prior = Independent(Normal(torch.zeros_like(mu), torch.ones_like(mu)), 1)
+    assert measures["kl"].value == pytest.approx(kl_divergence(posterior, prior).mean().item(), rel=1e-4)
+    assert measures["active_units"].value == (mu.var(0) > 0.01).sum() > 0
+
+    kernel = kernel[:, 0].numpy().astype(float)
+    y, x = np.mgrid[-2:3, -2:3]
+    means = [[(k * axis).sum() for axis in (x, y)] for k in kernel]
+    widths = [np.sqrt((k * ((x - mx) ** 2 + (y - my) ** 2)).sum()) for k, (mx, my) in zip(kernel, means, strict=True)]
+    assert measures["kernel_width"].value == pytest.approx(np.mean(widths), rel=1e-4)
+    otf = np.abs(np.fft.fft2(kernel, s=(SIZE, SIZE)))
+    assert 0 < measures["below_sqrt_c"].value < 1
+    assert measures["below_sqrt_c"].value == pytest.approx((otf < np.sqrt(0.025)).mean())
+
+
+class Identity:
+    """A model that is no module, whose latent is the image."""
+
+    def encode(self, x):
+        return x.flatten(1), torch.full_like(x.flatten(1), -10.0)
+
+    def decode(self, z):
+        return z.view(-1, 1, SIZE, SIZE)
+
+    def kernel(self, z):
+        raise AssertionError("a kernel that is not trained is not asked for")
+
+
+def test_of_the_identity_reconstructions_are_the_images_and_samples_the_prior(weights_dir):
+    # White noise of standard deviation 0.25 is an image in [-1, 1]; samples are white noise of standard deviation 1.
+    x = 0.25 * torch.randn(40, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    result = measure_model(Identity(), x, x, uses_kernel=False, weights_dir=weights_dir, importance_samples=2)
+    assert result["psnr"].value == 100
+    assert result["ssim"].value == pytest.approx(1, abs=1e-5)
+    assert result["lpips"].value == pytest.approx(0, abs=1e-6)
+    assert result["spectrum_reconstruction"].value == pytest.approx(0)
+    assert result["sharpness_reconstruction"].value == pytest.approx(1)
+    assert result["spectrum_sample"].value == pytest.approx(math.log10(16), rel=0.05)
+    assert result["sharpness_sample"].value == pytest.approx(16, rel=0.05)
+    assert result["kl"].value == pytest.approx(SIZE**2 * (0.25**2 + math.exp(-10) - 1 + 10) / 2, rel=0.01)
+    assert result["nll_variance"].value == pytest.approx(result["nll_spectrum"].value, rel=0.05)
+    assert result["mmd_alexnet"].value > 0
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_likelihoods_are_the_bounds_of_the_fitted_models(network, weights_dir, eight_bit):
+    result = measure(network, weights_dir, eight_bit=eight_bit, seed=3)
+    x, reference = (dequantize(z, 3) if eight_bit else z for z in (IMAGES, REFERENCE))
+    fitted = fit_likelihoods(network, reference, uses_kernel=True, seed=3)
+    bounds = evidence_bounds(network, x, fitted, samples=3, seed=3)
+    for name in ("variance", "kernel", "spectrum"):
+        assert result[f"nll_{name}"].value == pytest.approx(-bounds[name].elbo.mean().item(), rel=1e-6)
+        assert result[f"iw_nll_{name}"].value == pytest.approx(-bounds[name].importance.mean().item(), rel=1e-6)
+        assert result[f"iw_nll_{name}"].value < result[f"nll_{name}"].value
+    for name in ("variance", "spectrum"):
+        bits = result[f"nll_{name}"].value / math.log(2) / SIZE**2 + (math.log2(127.5) if eight_bit else 0)
+        assert result[f"bpd_{name}"].value == pytest.approx(bits)
+
+
+def test_all_is_deterministic_for_a_seed(network, weights_dir, measures):
+    torch.manual_seed(12345)
+    assert measure(network, weights_dir) == measures
+    other = measure(network, weights_dir, seed=1)
+    changed = {key for key in MEASURE_KEYS if other[key] != measures[key]}
+    sampled = {"spectrum_sample", "sharpness_sample", "mmd_alexnet", "frechet_alexnet"}
+    assert changed == sampled | {key for key in MEASURE_KEYS if "nll" in key or "bpd" in key}
+
+
+def test_without_a_kernel_its_measures_are_missing(network, weights_dir, measures):
+    result = measure(network, weights_dir, uses_kernel=False)
+    for key in MEASURE_KEYS:
+        if key in ("kernel_width", "below_sqrt_c", "nll_kernel", "iw_nll_kernel"):
+            assert result[key] == Measure(None, NO_KERNEL)
+        else:
+            assert result[key] == measures[key]
+
+
+@pytest.mark.parametrize(
+    ("broken", "keys"),
+    [
+        ("relative_sharpness", {"sharpness_reconstruction", "sharpness_sample"}),
+        ("make_ssim_metric", {"psnr", "ssim"}),
+        ("evidence_bounds", {key for key in MEASURE_KEYS if "nll" in key or "bpd" in key}),
+        ("lpips_distance", {"lpips"}),
+    ],
+)
+def test_a_failure_does_not_lose_the_other_measures(network, weights_dir, measures, monkeypatch, broken, keys):
+    def fail(*_, **__):
+        raise WeightsError("it went wrong\nin two lines")
+
+    monkeypatch.setattr(suite, broken, fail)
+    result = measure(network, weights_dir)
+    for key in MEASURE_KEYS:
+        assert result[key] == (Measure(None, "it went wrong") if key in keys else measures[key])
+
+
+def test_a_value_that_is_not_finite_is_missing(network, weights_dir, monkeypatch):
+    monkeypatch.setattr(suite, "kernel_width", lambda kernel: torch.full((len(kernel),), math.nan))
+    result = measure(network, weights_dir)
+    assert result["kernel_width"] == Measure(None, "the value is nan")
+    assert result["below_sqrt_c"].value is not None
+
+
+def test_float_images_as_eight_bit_leave_a_reason(network, weights_dir):
+    result = measure_model(
+        network, IMAGES * 0.9, REFERENCE, uses_kernel=True, weights_dir=weights_dir, eight_bit=True, chunk_size=8
+    )
+    assert result["bpd_variance"].value is None
+    assert "not 8-bit images" in result["bpd_variance"].reason
+    assert result["psnr"].value is not None
+
+
+def test_the_network_is_left_as_it_was(network, weights_dir):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.train()
+    stride = network.decoder.output.conv.weight.stride()
+    measure(network, weights_dir)
+    assert network.training
+    assert network.decoder.output.conv.weight.stride() == stride
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("shape", [(0, 1, SIZE, SIZE), (2, 3, SIZE, SIZE)])
+def test_bad_images(network, shape):
+    with pytest.raises(ValueError, match="images and reference need one shape"):
+        measure_model(network, torch.zeros(shape), REFERENCE, uses_kernel=True)
