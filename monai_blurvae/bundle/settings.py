@@ -119,6 +119,7 @@ SETTINGS: dict[str, Check] = {
     "spectrum_weight": NOT_NEGATIVE,
     "adversarial_weight": NOT_NEGATIVE,
     "kernel_window": BOOLEAN,
+    "train_kernel": BOOLEAN,
     "beta": NOT_NEGATIVE,
     "warmup_epochs": _at_least(0),
     "max_epochs": _at_least(1),

@@ -33,7 +33,8 @@ class BlurVAETrainer(SupervisedTrainer):
 
     Each iteration encodes and decodes the batch once. The kernel step updates the kernel generator alone (eq. 12), with
     the latent and the reconstruction detached; the VAE step then updates encoder and decoder alone (eq. 11), with
-    the kernel of the updated generator. Terms without a kernel skip the kernel step.
+    the kernel of the updated generator. Objectives without a kernel skip the kernel step, unless ``train_kernel`` asks
+    for it.
 
     The noise of an iteration is a function of (seed, iteration), so that a resumed training repeats it. The attribute
     ``epoch_means`` holds the means of the terms over the epoch so far.
@@ -59,6 +60,8 @@ class BlurVAETrainer(SupervisedTrainer):
         seed: of the noise.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast of the network on the CPU or CUDA.
         gradient_clip: largest norm of the gradient of each of the two steps; None for no limit.
+        train_kernel: whether to train the kernel generator also for an objective that does not use it. It then tells
+            how blurred the reconstructions are, and changes nothing else.
         adversary: a discriminator whose term joins the objective after the warm-up; it learns after each VAE step.
         decollate: whether to split batch and output into lists, for postprocessing by MONAI's transforms.
 
@@ -90,6 +93,7 @@ class BlurVAETrainer(SupervisedTrainer):
         seed: int = 0,
         precision: str = "float32",
         gradient_clip: float | None = None,
+        train_kernel: bool = False,
         adversary: Adversary | None = None,
         decollate: bool = False,
     ) -> None:
@@ -102,6 +106,7 @@ class BlurVAETrainer(SupervisedTrainer):
         self.seed = seed
         self.precision = precision
         self.gradient_clip = gradient_clip
+        self.train_kernel = train_kernel
         self.adversary = adversary
         super().__init__(
             device=device,
@@ -137,7 +142,7 @@ class BlurVAETrainer(SupervisedTrainer):
         output = VAEOutput(*(value.float() for value in output))
         self.state.output = {CommonKeys.IMAGE: images, CommonKeys.LABEL: images, **_detached(output)}
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
-        if self.loss_function.uses_kernel:
+        if self.loss_function.uses_kernel or self.train_kernel:
             self._kernel_step(images, output)
         self._vae_step(images, output)
         if self._adversary_plays:
@@ -152,7 +157,7 @@ class BlurVAETrainer(SupervisedTrainer):
         kernel = self.network.kernel(output.z.detach())
         loss = self.kernel_loss_function(output.reconstruction.detach(), images, kernel)
         self._step(loss, self.kernel_optimizer, "kernel loss")
-        self.state.output[BlurVAEKeys.KERNEL_LOSS] = loss.detach()
+        self.state.output |= {BlurVAEKeys.KERNEL_LOSS: loss.detach(), BlurVAEKeys.KERNEL: kernel.detach()}
         self.fire_event(BlurVAEEvents.KERNEL_STEP_COMPLETED)
 
     def _vae_step(self, images: Tensor, output: VAEOutput) -> None:

@@ -82,7 +82,8 @@ def test_the_workers_change_no_weight(finished_run, hcp_dir, cache_dir, tmp_path
 def test_l2_overlay_differs_only_after_the_warm_up(hcp_dir, cache_dir, tmp_path):
     common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **TINY}
     l2 = [TRAIN, str(ROOT / "configs/losses/l2.yaml")]
-    run("training", l2, output_dir=str(tmp_path / "l2"), **common)
+    own = {name: value for name, value in common.items() if name not in ("loss", "warmup_epochs")}
+    run("training", l2, output_dir=str(tmp_path / "l2"), **own)
     run("training", TRAIN, output_dir=str(tmp_path / "warm"), **common | {"warmup_epochs": 2})
     run("training", TRAIN, output_dir=str(tmp_path / "wiener"), **common)
     vae = [n for n in weights(tmp_path / "l2") if n.startswith(("encoder", "decoder"))]

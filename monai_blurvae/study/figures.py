@@ -1,0 +1,143 @@
+"""The study's figures, as PNG and PDF."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monai_blurvae.files import replacing
+from monai_blurvae.study.folder import Measured
+from monai_blurvae.study.tables import RATE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = {
+    "psnr": "PSNR (dB), higher is better",
+    "ssim": "SSIM, higher is better",
+    "lpips": "LPIPS, lower is better",
+    "spectrum_reconstruction": "distance of log spectrum,\nreconstructions, lower is better",
+    "mmd_alexnet": "MMD of samples, AlexNet features,\nlower is better",
+}
+# Okabe and Ito's colours, which colour-blind people tell apart; markers and dashes tell rows that share one.
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
+DASHES = ("-", "--", ":", "-.")
+
+
+def draw_rate_distortion(curves: Mapping[str, Sequence[Measured]], title: str, rate: float | None) -> Figure:
+    """Measures against the KL in nats; a line through the means of each β, a small point for each seed.
+
+    Args:
+        curves: measures of each row by its label.
+        title: says on which subjects.
+        rate: marked by a vertical line, if given.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
+    """
+    figure, axes = _subplots(2, 3, (13, 8))
+    for axis, (key, label) in zip(axes.flat, PANELS.items(), strict=False):
+        for i, measured in enumerate(curves.values()):
+            _draw_curve(axis, measured, key, _style(i))
+        if not axis.lines:
+            axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
+        elif rate is not None:
+            axis.axvline(rate, color="0.6", linewidth=0.8, linestyle=":")
+        axis.set_xscale("log")
+        axis.set_xlabel("KL (nats)")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3, which="both")
+    _legend(axes.flat[-1], list(curves))
+    figure.suptitle(title)
+    return figure
+
+
+def draw_spectra(chosen: Mapping[str, Measured], title: str) -> Figure:
+    """Radial log power spectra of images, reconstructions and samples, and below what they lack (the paper's Figure 6).
+
+    Args:
+        chosen: the measures of one cell of each row by its label.
+        title: says on which subjects.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
+    """
+    figure, axes = _subplots(2, 3, (13, 8), sharex="col", width_ratios=(1, 1, 0.45))
+    for column, kind in enumerate(("reconstruction", "sample")):
+        top, bottom = axes[0, column], axes[1, column]
+        for i, measured in enumerate(chosen.values()):
+            images, shown = np.array(measured.spectra["images"]), np.array(measured.spectra[kind])
+            frequencies = np.arange(1, len(images) + 1) / (2 * len(images))
+            if i == 0:
+                top.plot(frequencies, images, color="0.75", linewidth=4, zorder=0)
+            every = max(1, len(images) // 8)
+            top.plot(frequencies, shown, markevery=every, **_style(i))
+            bottom.plot(frequencies, shown - images, markevery=every, **_style(i))
+        bottom.axhline(0, color="0.75", linewidth=4, zorder=0)
+        top.set_title(f"{kind}s; images in grey")
+        top.set_ylabel("log₁₀ power")
+        bottom.set_ylabel(f"log₁₀ power, {kind}s − images")
+        bottom.set_xlabel("frequency (cycles per pixel)")
+        for axis in (top, bottom):
+            axis.grid(alpha=0.3)
+    axes[1, 2].axis("off")
+    _legend(axes[0, 2], list(chosen))
+    figure.suptitle(title)
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write ``name.png`` and ``name.pdf``, each whole or not at all."""
+    for kind in ("png", "pdf"):
+        with replacing(folder / f"{name}.{kind}") as temporary:
+            figure.savefig(temporary, format=kind, dpi=150, metadata={"CreationDate": None} if kind == "pdf" else None)
+
+
+def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            'matplotlib draws the figures and is not installed; pip install "monai-blurvae[study]".'
+        ) from error
+    # A figure of its own, without pyplot, is drawn by Agg and needs no display.
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+        "markersize": 6,
+        "linewidth": 1.4,
+    }
+
+
+def _draw_curve(axis: Any, measured: Sequence[Measured], key: str, style: Mapping[str, Any]) -> None:
+    by_beta: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    for m in measured:
+        if key in m.values and m.values.get(RATE, 0.0) > 0:
+            by_beta[m.cell.beta].append((m.values[RATE], m.values[key]))
+    if not by_beta:
+        return
+    means = sorted(tuple(np.mean(points, axis=0)) for points in by_beta.values())
+    axis.plot(*zip(*means, strict=True), **style)
+    if any(len(points) > 1 for points in by_beta.values()):
+        points = [point for group in by_beta.values() for point in group]
+        axis.scatter(*zip(*points, strict=True), color=style["color"], marker=style["marker"], s=8, alpha=0.5)
+
+
+def _legend(axis: Any, labels: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    axis.clear()
+    axis.axis("off")
+    handles = [Line2D([], [], label=label, **_style(i)) for i, label in enumerate(labels)]
+    axis.legend(handles=handles, loc="center", frameon=False, handlelength=3.5)

@@ -1,0 +1,127 @@
+"""The files of a study, and what they say about each cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monai_blurvae.bundle.run_folder import MODEL, SUMMARY
+from monai_blurvae.errors import RunFolderError
+from monai_blurvae.files import make_folder, write_json
+from monai_blurvae.study.plan import Cell
+
+
+class Measured(NamedTuple):
+    """The measures of one cell on one split.
+
+    Attributes:
+        cell: which.
+        values: measures by name, those that are finite numbers.
+        reasons: why each of the others has no value.
+        spectra: mean log₁₀ radial power spectra of ``images``, ``reconstruction`` and ``sample``.
+    """
+
+    cell: Cell
+    values: Mapping[str, float]
+    reasons: Mapping[str, str]
+    spectra: Mapping[str, list[float]]
+
+
+class StudyFolder:
+    """The folder of a study.
+
+    ``study.json`` says what all cells share, ``datalist.json`` the split; ``cells/NAME/`` is a cell's run folder,
+    ``cells/NAME.json`` its settings and why it failed, ``cells/NAME.log`` its output; ``measures/NAME.SPLIT.json`` its
+    measures. Tables and figures stand beside them.
+
+    Args:
+        path: the folder, which is created.
+
+    Raises:
+        RunFolderError: if it cannot be written to.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = make_folder(Path(path).expanduser().resolve())
+        make_folder(self.path / "cells")
+        make_folder(self.path / "measures")
+        self.datalist = self.path / "datalist.json"
+        self.training_datalist = self.path / "datalist_without_test.json"
+        self.study = self.path / "study.json"
+
+    def cell_dir(self, cell: Cell) -> Path:
+        """The run folder of a cell."""
+        return self.path / "cells" / cell.name
+
+    def model_file(self, cell: Cell) -> Path:
+        """The weights that are measured."""
+        return self.cell_dir(cell) / MODEL
+
+    def log(self, cell: Cell) -> Path:
+        """The output of a cell's training."""
+        return self.path / "cells" / f"{cell.name}.log"
+
+    def is_finished(self, cell: Cell) -> bool:
+        """Whether the cell was trained to its end."""
+        return (self.cell_dir(cell) / SUMMARY).is_file()
+
+    def is_started(self, cell: Cell) -> bool:
+        """Whether there is anything of the cell."""
+        return self.cell_dir(cell).is_dir()
+
+    def write_cell(self, cell: Cell, settings: Mapping[str, Any], failed: str | None = None) -> None:
+        """Note a cell's settings and, if it failed, the reason."""
+        content = {**cell._asdict(), "settings": dict(settings), "failed": failed}
+        write_json(self.path / "cells" / f"{cell.name}.json", content)
+
+    def settings(self, cell: Cell) -> dict[str, Any] | None:
+        """The settings that a cell was started with, or None if it never was."""
+        path = self.path / "cells" / f"{cell.name}.json"
+        return dict(read_json(path)["settings"]) if path.is_file() else None
+
+    def failures(self) -> dict[Cell, str]:
+        """The cells that failed, with the reason."""
+        contents = [read_json(path) for path in sorted((self.path / "cells").glob("*.json"))]
+        return {_cell(c): c["failed"] for c in contents if c["failed"] is not None}
+
+    def finished(self) -> list[Cell]:
+        """All cells that were trained to their end, those of earlier commands too."""
+        cells = [_cell(read_json(path)) for path in sorted((self.path / "cells").glob("*.json"))]
+        return [cell for cell in cells if self.is_finished(cell)]
+
+    def measure_file(self, cell: Cell, split: str) -> Path:
+        """Where the measures of a cell are."""
+        return self.path / "measures" / f"{cell.name}.{split}.json"
+
+    def measured(self, split: str) -> Iterator[Measured]:
+        """The measures of every finished cell that has them."""
+        for cell in self.finished():
+            path = self.measure_file(cell, split)
+            if not path.is_file():
+                continue
+            content = read_json(path)
+            if "failed" in content:
+                continue
+            measures = content["measures"].items()
+            values = {name: m["value"] for name, m in measures if m["value"] is not None}
+            reasons = {name: m["reason"] for name, m in measures if m["value"] is None}
+            yield Measured(cell, values, reasons, content["spectra"])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of the study.
+
+    Raises:
+        RunFolderError: if it cannot be read.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); remove it, and run the command again.") from error
+    return content
+
+
+def _cell(content: Mapping[str, Any]) -> Cell:
+    return Cell(content["row"], float(content["beta"]), int(content["seed"]))

@@ -1,0 +1,192 @@
+"""Measure trained cells on one split: ``python -m monai_blurvae.study.measure --folder F --split test CELL …``.
+
+The fitted parts of the likelihoods (a variance, a spectrum) are always fitted on all validation patches. On the
+validation split they are therefore fitted on what they are measured on, and slightly too good; they select nothing. On
+the test split they are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from monai_blurvae.bundle import boolean, load_weights
+from monai_blurvae.bundle.run_folder import CONFIG
+from monai_blurvae.data import SlicePatchDataset, prepare_volumes, read_datalist
+from monai_blurvae.data.store import StoredVolume
+from monai_blurvae.errors import user_error
+from monai_blurvae.files import sha256_of, write_json
+from monai_blurvae.functional.radial import radial_power
+from monai_blurvae.metrics.spectra import POWER_FLOOR
+from monai_blurvae.metrics.suite import measure_model
+from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks.perceptual import default_weights_dir
+from monai_blurvae.seeding import torch_rng
+from monai_blurvae.study.folder import StudyFolder, read_json
+from monai_blurvae.study.plan import Cell
+from monai_blurvae.transforms import PrepareVolume
+
+BATCH_SIZE = 64
+DATA_SETTINGS = ("slice_axis", "volume_size", "patch_size", "min_foreground", "eval_patches_per_volume")
+
+
+class Instruments(NamedTuple):
+    """What the measures depend on beside the model and the images.
+
+    Attributes:
+        weights_dir: of pretrained features, or None for the default.
+        importance_samples: of the importance-weighted bound.
+        device: for example ``"cpu"``.
+    """
+
+    weights_dir: Path | None
+    importance_samples: int
+    device: str
+
+    def key(self) -> dict[str, Any]:
+        """Changes whenever measuring again may give something else: new weights fill cells that had none."""
+        files = sorted((self.weights_dir or default_weights_dir()).glob("*.pt*"))
+        weights = [[file.name, file.stat().st_size] for file in files]
+        return {"importance_samples": self.importance_samples, "weights": weights}
+
+
+def is_measured(folder: StudyFolder, cell: Cell, split: str, instruments: Instruments) -> bool:
+    """Whether the cell's model, as it is now, was measured with these instruments."""
+    path = folder.measure_file(cell, split)
+    if not path.is_file() or not folder.model_file(cell).is_file():
+        return False
+    content = read_json(path)
+    return "failed" not in content and content["key"] == _key(folder, cell, instruments)
+
+
+def patches_of(volumes: Sequence[StoredVolume], settings: Mapping[str, Any]) -> Tensor:
+    """The evaluation patches of a split, the same for every cell, ``(B, 1, patch_size, patch_size)`` in [−1, 1]."""
+    dataset = SlicePatchDataset(
+        volumes, settings["patch_size"], settings["eval_patches_per_volume"], settings["min_foreground"]
+    )
+    return torch.stack([dataset[i]["image"] for i in range(len(dataset))])
+
+
+def measure_cells(
+    folder: StudyFolder, cells: Sequence[Cell], split: str, cache_dir: str, instruments: Instruments
+) -> None:
+    """Measure cells and write a file for each; one that fails is noted, with its traceback in the log.
+
+    Args:
+        folder: of the study.
+        cells: trained ones.
+        split: ``"validation"`` or ``"test"``.
+        cache_dir: of the volume store.
+        instruments: see :class:`Instruments`.
+    """
+    settings = read_json(folder.study)["data"]
+    volumes = prepare_volumes(
+        read_datalist(folder.datalist),
+        cache_dir,
+        PrepareVolume(settings["slice_axis"], settings["volume_size"]),
+        settings["patch_size"],
+        settings["min_foreground"],
+    )
+    reference = patches_of(volumes.validation, settings)
+    images = reference if split == "validation" else patches_of(getattr(volumes, split), settings)
+    for cell in cells:
+        print(f"measuring {cell.name} on {len(images)} {split} patches", flush=True)
+        key = _key(folder, cell, instruments)
+        try:
+            content = {"key": key, **_measure(folder, cell, images, reference, instruments)}
+        except Exception as error:  # one cell takes no other along
+            traceback.print_exc()
+            shown = user_error(error) or error
+            content = {"key": key, "failed": f"{shown}" or type(error).__name__}
+        write_json(folder.measure_file(cell, split), {"cell": cell.name, "patches": len(images), **content})
+
+
+def mean_spectrum(images: Tensor) -> list[float]:
+    """log₁₀ of the mean radial power of images, windowed, for r = 1, 2, … cycles per patch."""
+    return radial_power(images.double()).mean((0, 1)).clamp_min(POWER_FLOOR).log10().tolist()
+
+
+def _key(folder: StudyFolder, cell: Cell, instruments: Instruments) -> dict[str, Any]:
+    return {"model": sha256_of(folder.model_file(cell)), **instruments.key()}
+
+
+def _measure(
+    folder: StudyFolder, cell: Cell, images: Tensor, reference: Tensor, instruments: Instruments
+) -> dict[str, Any]:
+    parser = ConfigParser(ConfigParser.load_config_file(str(folder.cell_dir(cell) / CONFIG)))
+    network: BlurVAE = parser.get_parsed_content("network_def")
+    network = load_weights(network, folder.model_file(cell), instruments.device).eval()
+    measures = measure_model(
+        network,
+        images,
+        reference,
+        weights_dir=instruments.weights_dir,
+        importance_samples=instruments.importance_samples,
+        device=instruments.device,
+        uses_kernel=_trains_kernel(parser),
+        c=parser.get_parsed_content("wiener_c"),
+        weighting=_kernel_weighting(parser),
+    )
+    return {
+        "measures": {name: _plain(measure.value, measure.reason) for name, measure in measures.items()},
+        "spectra": _spectra(network, images, instruments.device),
+    }
+
+
+def _trains_kernel(parser: ConfigParser) -> bool:
+    if boolean(parser.get_parsed_content("train_kernel")):
+        return True
+    return bool(parser.get_parsed_content("train#objective").uses_kernel)
+
+
+def _kernel_weighting(parser: ConfigParser) -> str:
+    """The weighting of the kernel's likelihood; flat weights are no kernel's, and the paper's are taken."""
+    weighting = str(parser.get_parsed_content("weighting"))
+    return "wiener" if weighting == "flat" else weighting
+
+
+def _plain(value: float | None, reason: str | None) -> dict[str, Any]:
+    if value is not None and not math.isfinite(value):
+        return {"value": None, "reason": f"is {value}"}
+    return {"value": None if value is None else float(value), "reason": reason or ""}
+
+
+@torch.no_grad()
+def _spectra(network: BlurVAE, images: Tensor, device: str) -> dict[str, list[float]]:
+    batches = [network(batch.to(device)).reconstruction.cpu() for batch in images.split(BATCH_SIZE)]
+    samples = network.sample(len(images), torch_rng(0, "spectra")).cpu()
+    shown = {"images": images, "reconstruction": torch.cat(batches), "sample": samples}
+    return {name: mean_spectrum(value) for name, value in shown.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--split", choices=("validation", "test"), required=True)
+    parser.add_argument("--cache_dir", required=True)
+    parser.add_argument("--weights_dir", type=Path)
+    parser.add_argument("--importance_samples", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("cells", nargs="+")
+    options = parser.parse_args(arguments)
+    folder = StudyFolder(options.folder)
+    wanted = [cell for cell in folder.finished() if cell.name in options.cells]
+    instruments = Instruments(options.weights_dir, options.importance_samples, options.device)
+    measure_cells(folder, wanted, options.split, options.cache_dir, instruments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What a user asks of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_blurvae.study.plan import Budget
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """The command line of ``scripts/reproduce.py``.
+
+    Attributes:
+        root: of the repository; configs are relative to it.
+        bundle: name of a folder in ``bundles``.
+        budget: how much each cell trains.
+        output: the study's folder.
+        tables: names of tables of ``TABLES``.
+        rate_distortion: whether figures are drawn.
+        rows: names of the rows to train; the tables also show rows that were trained before.
+        seeds: of the trainings.
+        multipliers: of each row's β.
+        slow_multipliers: likewise of the slow rows; None for the same.
+        dataset_dir: of the volumes; None for the synthetic sample, unless ``datalist`` is given.
+        image_pattern: glob relative to it, or None for the bundle's.
+        datalist: a split to use in place of a random one.
+        cache_dir: of the volume store, shared by all cells.
+        weights_dir: of pretrained features, or None for the default folder.
+        settings: of the bundle, for every cell.
+        jobs: cells that train side by side.
+        device: for training and measuring.
+        importance_samples: of the importance-weighted bound.
+        rate: validation KL in nats at which rows are compared, or None to choose it.
+        validation_only: leave the test subjects alone, and report the validation subjects.
+    """
+
+    root: Path
+    bundle: str
+    budget: Budget
+    output: Path
+    tables: tuple[str, ...]
+    rate_distortion: bool
+    rows: tuple[str, ...]
+    seeds: tuple[int, ...]
+    multipliers: tuple[float, ...]
+    dataset_dir: Path | None
+    image_pattern: str | None
+    datalist: Path | None
+    cache_dir: Path
+    weights_dir: Path | None
+    settings: dict[str, Any]
+    jobs: int
+    device: str
+    importance_samples: int
+    rate: float | None
+    validation_only: bool
+    slow_multipliers: tuple[float, ...] | None = None
+
+    @property
+    def base_files(self) -> tuple[str, ...]:
+        """The config files of every cell: the bundle's, then the budget's."""
+        return (f"bundles/{self.bundle}/train.json", *self.budget.overlays)
+
+    def config(self, file: str) -> Path:
+        """The place of a config file."""
+        return self.root / file

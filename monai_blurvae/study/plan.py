@@ -1,0 +1,249 @@
+"""What a study trains: rows, budgets, and the cells that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monai.bundle import ConfigParser
+
+from monai_blurvae.bundle import SETTINGS
+from monai_blurvae.bundle.settings import FREE_ON_RESUME
+from monai_blurvae.errors import SettingsError
+
+
+class Row(NamedTuple):
+    """A loss or a variant.
+
+    Attributes:
+        name: used in file names and on the command line.
+        label: in tables and figures.
+        overlays: config files over the bundle's, relative to the repository.
+        beta: middle of its β grid; losses differ in scale, so that each has its own.
+        slow: whether a training takes many times as long as the others'.
+    """
+
+    name: str
+    label: str
+    overlays: tuple[str, ...]
+    beta: float
+    slow: bool = False
+
+
+def _loss(name: str, label: str, beta: float, slow: bool = False) -> Row:
+    return Row(name, label, (f"configs/losses/{name}.yaml",), beta, slow)
+
+
+def _ablation(name: str, label: str, beta: float) -> Row:
+    return Row(name, label, (f"configs/ablations/{name}.yaml",), beta)
+
+
+REFERENCE = "l2"
+"""The row that the others are compared with: the common rate lies within its rates."""
+
+TABLE_3 = (
+    _loss("l2", "L2", 0.1),
+    _loss("l1", "L1", 0.25),
+    _loss("ssim", "SSIM", 1.0),
+    _loss("ce", "CE", 0.15),
+    _loss("ffl", "FFL", 0.03),
+    _loss("vgg", "VGG", 3.0, slow=True),
+    _loss("watson", "Watson", 0.03),
+    _loss("wiener", "Wiener (the paper's)", 0.1),
+    _loss("robust", "robust", 1.0),
+    _loss("sigma_vae", "σ-VAE", 1.0),
+    _loss("spectral_gaussian", "spectral Gaussian", 0.4),
+    Row("default", "default of the bundle", (), 0.7),
+)
+
+TABLE_1 = (
+    _ablation("fixed_2", "Σ fixed, variance 2", 0.1),
+    _ablation("fixed_4", "Σ fixed, variance 4", 0.1),
+    _ablation("epsilon_small", "ε small", 0.1),
+    _ablation("epsilon_large", "ε large", 0.1),
+    _ablation("c_0005", "C = 0.005", 0.1),
+    _ablation("c_0025", "C = 0.025", 0.1),
+    _ablation("c_01", "C = 0.1", 0.1),
+    _ablation("exact", "exact determinant", 0.1),
+    _ablation("weight_gradient", "gradient through W", 0.1),
+    _ablation("bounded_inverse", "bounded inverse", 0.1),
+    _ablation("free_kernel", "free kernel", 0.1),
+    _ablation("l2_scaled", "L2 · mean |W|²", 0.1),
+)
+
+REMEDIES = (
+    _ablation("kernel_window", "windowed kernel step", 0.1),
+    _ablation("wiener_variance", "Wiener, fitted variance", 1.0),
+    _ablation("wiener_spectrum", "Wiener, fitted spectrum", 0.7),
+    _ablation("tempered_spectrum", "tempered spectrum", 0.7),
+    _ablation("l2_plus_spectrum_loss", "L2 + spectrum loss", 0.1),
+    _ablation("wiener_plus_spectrum_loss", "Wiener + spectrum loss", 0.1),
+    _ablation("adversarial", "L2 + adversary", 0.1),
+)
+
+TABLES: dict[str, tuple[Row, ...]] = {"3": TABLE_3, "1": TABLE_1, "remedies": REMEDIES}
+"""The paper's Table 3, the comparison of losses, its Table 1, the ablation, and what might do better."""
+
+ROWS: dict[str, Row] = {row.name: row for rows in TABLES.values() for row in rows}
+
+
+class Budget(NamedTuple):
+    """How much each cell trains, and how fine its row's β grid is.
+
+    Attributes:
+        overlays: config files between the bundle's and the row's.
+        settings: further settings, over all files.
+        patches: training patches that each cell sees; None to go by ``epochs``.
+        epochs: used when ``patches`` is None.
+        validations: during the training.
+        multipliers: of a row's β.
+        slow_multipliers: likewise of a slow row; None for the same.
+    """
+
+    overlays: tuple[str, ...]
+    settings: Mapping[str, Any]
+    patches: int | None
+    epochs: int
+    validations: int
+    multipliers: tuple[float, ...]
+    slow_multipliers: tuple[float, ...] | None = None
+
+
+NARROW: Mapping[str, Any] = {"latent_size": 128}
+BUDGETS: dict[str, Budget] = {
+    "tiny": Budget(
+        overlays=("configs/architectures/narrow.yaml",),
+        settings={**NARROW, "batch_size": 16},
+        patches=9_600,
+        epochs=0,
+        validations=4,
+        multipliers=(0.4, 1.0, 2.5),
+        slow_multipliers=(1.0,),
+    ),
+    "small": Budget(
+        overlays=("configs/architectures/narrow.yaml",),
+        settings=NARROW,
+        patches=128_000,
+        epochs=0,
+        validations=10,
+        multipliers=(0.1, 0.316, 1.0, 3.16, 10.0),
+    ),
+    "paper": Budget(
+        overlays=("configs/architectures/transposed.yaml",),
+        settings={"latent_size": 256, "kernel_size": 11, "lr": 1e-4},
+        patches=None,
+        epochs=400,
+        validations=20,
+        multipliers=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
+    ),
+}
+
+
+class Cell(NamedTuple):
+    """One training."""
+
+    row: str
+    beta: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder and files."""
+        return f"{self.row}-beta{self.beta:g}-seed{self.seed}"
+
+
+def schedule(budget: Budget, volumes: int, patches_per_volume: int) -> dict[str, int]:
+    """``max_epochs`` and ``val_interval`` that give each cell the budget's patches.
+
+    Args:
+        budget: the budget.
+        volumes: number of training volumes.
+        patches_per_volume: patches of each in an epoch.
+    """
+    epochs = budget.epochs
+    if budget.patches is not None:
+        epochs = max(1, round(budget.patches / (volumes * patches_per_volume)))
+    return {
+        "max_epochs": epochs,
+        "val_interval": max(1, round(epochs / budget.validations)),
+    }
+
+
+def warmup_epochs(settings: Mapping[str, Any], max_epochs: int) -> int:
+    """The same share of ``max_epochs`` as ``settings`` have it (20 of 400 in the paper)."""
+    return round(settings["warmup_epochs"] / settings["max_epochs"] * max_epochs)
+
+
+def make_cells(
+    rows: Iterable[Row],
+    multipliers: Sequence[float],
+    seeds: Sequence[int],
+    slow_multipliers: Sequence[float] | None = None,
+) -> list[Cell]:
+    """Every β and seed of every row; one seed of all rows comes before the next seed, so that tables fill evenly.
+
+    Slow rows, which may have ``slow_multipliers`` of their own, come first, so that the last process is not left alone
+    with one of them.
+    """
+    rows = sorted(rows, key=lambda row: not row.slow)
+    slow = multipliers if slow_multipliers is None else slow_multipliers
+    return [
+        Cell(row.name, float(f"{row.beta * m:.3g}"), s)
+        for s in seeds
+        for row in rows
+        for m in (slow if row.slow else multipliers)
+    ]
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The content of a JSON or YAML file.
+
+    Raises:
+        SettingsError: if the file is missing or is no config.
+    """
+    if not file.is_file():
+        raise SettingsError(f"the config {file} is not there.")
+    try:
+        content = ConfigParser.load_config_file(str(file))
+    except Exception as error:  # the parsers of JSON and YAML have errors of their own
+        raise SettingsError(f"the config {file} cannot be read ({type(error).__name__}).") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"the config {file} is no dictionary.")
+    return content
+
+
+def read_settings(files: Sequence[Path]) -> dict[str, Any]:
+    """What config files, the later over the earlier, set: the settings on which a training's result depends.
+
+    Args:
+        files: the bundle's own, then overlays; every key of an overlay counts as a setting.
+
+    Raises:
+        SettingsError: if a file is missing or is no config.
+    """
+    merged = read_config(files[0])
+    overlaid: set[str] = set()
+    for file in files[1:]:
+        content = read_config(file)
+        merged.update(content)
+        overlaid.update(content)
+    names = (set(SETTINGS) - FREE_ON_RESUME | {"max_epochs"} | overlaid) & set(merged)
+    return {name: merged[name] for name in sorted(names)}
+
+
+def same_rows(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The first row with the same settings as each row: Table 1's C = 0.025 is Table 3's Wiener, and trained once.
+
+    Args:
+        settings: of each row, as :func:`read_settings` gives them.
+    """
+    first: dict[str, str] = {}
+    for name in settings:
+        first[name] = next(other for other in settings if dict(settings[other]) == dict(settings[name]))
+    return first
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In words, the settings that both have and that differ; a setting that is new since then is no difference."""
+    return [f"{k} was {before[k]!r}, is {now[k]!r}" for k in sorted(before.keys() & now.keys()) if before[k] != now[k]]

@@ -1,0 +1,226 @@
+"""The course of a study: prepare, train, measure, report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from monai_blurvae.files import remove_leftovers
+from monai_blurvae.study.configs import RowConfigs
+from monai_blurvae.study.folder import Measured, StudyFolder, read_json
+from monai_blurvae.study.measure import Instruments, is_measured
+from monai_blurvae.study.options import StudyOptions
+from monai_blurvae.study.plan import ROWS, Cell, make_cells, read_config
+from monai_blurvae.study.prepare import prepare
+from monai_blurvae.study.report import draw_figures, rate_of, shown_rows, write_tables
+from monai_blurvae.study.tables import Results
+from monai_blurvae.study.tasks import Task, run_tasks
+
+
+class Study:
+    """A study in its folder.
+
+    Args:
+        options: what is asked for.
+        say: takes the lines that tell the user what happens.
+
+    Raises:
+        RunFolderError: if the folder cannot be used.
+        DataError: for data that cannot be used.
+    """
+
+    def __init__(self, options: StudyOptions, say: Callable[[str], None] = print) -> None:
+        self.options = options
+        self.say = say
+        self.folder = StudyFolder(options.output)
+        remove_leftovers(self.folder.path / "measures")
+        self.configs: RowConfigs = prepare(options, self.folder)
+        self.instruments = Instruments(options.weights_dir, options.importance_samples, options.device)
+        self._problems: dict[Cell, str] = {}
+        self._idle = True
+
+    def run(self) -> None:
+        """Train and measure what is missing, and write tables and figures; a cell that fails raises nothing.
+
+        Raises:
+            ImportError: without matplotlib, when figures are wanted, after the tables.
+        """
+        self.train(self.plan())
+        self.measure("validation")
+        if not self.options.validation_only:
+            self.measure("test")
+        self.report()
+
+    def plan(self) -> list[Cell]:
+        """The cells of this command; rows with the same settings share theirs."""
+        aliases = self.configs.aliases
+        rows = [ROWS[name]._replace(name=aliases[name]) for name in self.options.rows if name in aliases]
+        return list(
+            dict.fromkeys(make_cells(rows, self.options.multipliers, self.options.seeds, self.options.slow_multipliers))
+        )
+
+    def train(self, cells: Sequence[Cell]) -> None:
+        """Train the cells that are not finished, side by side."""
+        for cell in {*cells, *self.folder.finished()}:
+            change = self._change(cell)
+            if change is not None:
+                place = self.folder.cell_dir(cell)
+                self._problems[cell] = f"trained with other settings ({change}); remove {place} to train it anew"
+        finished = sum(self.folder.is_finished(cell) for cell in cells)
+        wanted = [cell for cell in cells if cell not in self._problems and not self.folder.is_finished(cell)]
+        jobs = self.options.jobs
+        self.say(f"{len(cells)} cells: {finished} finished before, {len(wanted)} to train, {jobs} at a time.")
+        if not wanted:
+            return
+        self._idle = False
+        for cell in wanted:
+            self.folder.write_cell(cell, self.configs.settings[cell.row])
+        tasks = [Task(cell.name, self.command(cell), self.folder.log(cell)) for cell in wanted]
+        run_tasks(tasks, jobs, self._progress(wanted), self.options.root)
+
+    def measure(self, split: str) -> None:
+        """Measure every finished cell of the folder that was not measured as it is now."""
+        if not read_json(self.folder.datalist)[split]:
+            self.say(f"The data list names no {split} subjects, so that nothing is measured on them.")
+            return
+        known = [cell for cell in self.folder.finished() if self._is_current(cell)]
+        cells = [cell for cell in known if not is_measured(self.folder, cell, split, self.instruments)]
+        if cells:
+            self._idle = False
+            self.say(f"Measuring {len(cells)} cells on the {split} subjects.")
+            chunks = [cells[i :: self.options.jobs] for i in range(min(self.options.jobs, len(cells)))]
+            tasks = [self._measure_task(chunk, split, i) for i, chunk in enumerate(chunks)]
+            run_tasks(tasks, self.options.jobs, self._measure_ended, self.options.root)
+        for cell in known:
+            path = self.folder.measure_file(cell, split)
+            failed = read_json(path).get("failed") if path.is_file() else "see the logs in measures"
+            if failed:
+                self._problems[cell] = f"not measured on the {split} subjects: {failed}"
+
+    def report(self) -> None:
+        """Write the tables and figures from what is in the folder, also of earlier commands."""
+        results = self._results()
+        tables = {name: shown_rows(name, self.options.rows, results) for name in self.options.tables}
+        rows = [row for table in tables.values() for row in table]
+        rate = self.options.rate or rate_of(rows, results)
+        write_tables(self.folder, tables, results, rate)
+        for row in rows:
+            if results.problem(row):
+                self.say(f"{row.name}: {results.problem(row)}")
+        if self._idle:
+            self.say("Nothing was left to train or to measure; tables and figures are written anew.")
+        self.say(f"Results are in {self.folder.path}.")
+        if self.options.rate_distortion:
+            draw_figures(self.folder, rows, results, rate)
+
+    def command(self, cell: Cell) -> list[str]:
+        """The user's own command that trains a cell."""
+        row = ROWS[cell.row]
+        given: dict[str, Any] = {
+            "config_file": self.configs.files(row),
+            "dataset_dir": read_json(self.folder.datalist)["dataset_dir"],
+            "datalist": self.folder.training_datalist,
+            "cache_dir": self.options.cache_dir,
+            "output_dir": self.folder.cell_dir(cell),
+            "resume": "auto",
+            "beta": cell.beta,
+            "seed": cell.seed,
+            "num_workers": 0,
+            "device": self.options.device,
+            **self.configs.overrides(row),
+        }
+        bundle = read_config(self.options.config(self.options.base_files[0]))
+        if self.options.weights_dir is not None and "weights_dir" in bundle:
+            given["weights_dir"] = self.options.weights_dir
+        return [sys.executable, "-m", "monai.bundle", "run", "training", *_arguments(given)]
+
+    def _change(self, cell: Cell) -> str | None:
+        """In which setting a cell that was started differs from what it would be now."""
+        before = self.folder.settings(cell)
+        if before is None or cell.row not in self.configs.settings or not self.folder.is_started(cell):
+            return None
+        return self.configs.change(cell.row, before)
+
+    def _is_current(self, cell: Cell) -> bool:
+        return cell.row in self.configs.settings and self._change(cell) is None
+
+    def _progress(self, cells: Sequence[Cell]) -> Callable[[Task, str | None], None]:
+        """Notes how each training ended, and tells how long the others may take."""
+        by_name = {cell.name: cell for cell in cells}
+        started, done = time.monotonic(), 0
+
+        def ended(task: Task, reason: str | None) -> None:
+            nonlocal done
+            done += 1
+            cell = by_name[task.name]
+            if reason is None and not self.folder.is_finished(cell):
+                reason = "ended without a result"
+            if reason is not None:
+                self._problems[cell] = f"{reason} ({task.log.relative_to(self.folder.path)})"
+                self.folder.write_cell(cell, self.configs.settings[cell.row], self._problems[cell])
+            how = "finished" if reason is None else f"FAILED: {self._problems[cell]}"
+            left = (time.monotonic() - started) / done * (len(cells) - done)
+            self.say(f"cell {done}/{len(cells)} {cell.name} {how}; {duration(left)} of training left")
+
+        return ended
+
+    def _measure_task(self, cells: Iterable[Cell], split: str, index: int) -> Task:
+        options = self.options
+        given: dict[str, Any] = {
+            "folder": self.folder.path,
+            "split": split,
+            "cache_dir": options.cache_dir,
+            "importance_samples": options.importance_samples,
+            "device": options.device,
+        }
+        if options.weights_dir is not None:
+            given["weights_dir"] = options.weights_dir
+        names = [cell.name for cell in cells]
+        command = [sys.executable, "-m", "monai_blurvae.study.measure", *_arguments(given), *names]
+        return Task(f"{split} {index}", command, self.folder.path / "measures" / f"{split}.{index}.log")
+
+    def _measure_ended(self, task: Task, reason: str | None) -> None:
+        if reason is not None:
+            self.say(f"Measuring FAILED: {reason} ({task.log}); what is missing is measured by the next command.")
+
+    def _results(self) -> Results:
+        validation = self._measured("validation")
+        reported = validation if self.options.validation_only else self._measured("test")
+        subjects = "Validation subjects, NOT test subjects" if self.options.validation_only else "Test subjects"
+        if read_json(self.folder.study)["synthetic"]:
+            subjects += ", SYNTHETIC images"
+        return Results(validation, reported, subjects, self._problems_of_rows(), self.configs.aliases)
+
+    def _measured(self, split: str) -> tuple[Measured, ...]:
+        return tuple(m for m in self.folder.measured(split) if self._is_current(m.cell))
+
+    def _problems_of_rows(self) -> dict[str, str]:
+        """One sentence for each row that has cells without a result or shares those of another row."""
+        by_row: dict[str, list[str]] = defaultdict(list)
+        for cell, reason in {**self.folder.failures(), **self._problems}.items():
+            by_row[cell.row].append(reason)
+        sentences = {
+            row: f"{len(reasons)} cell{'s' if len(reasons) > 1 else ''} without a result: {reasons[0]}"
+            for row, reasons in by_row.items()
+        }
+        shared = {
+            row: "; ".join(filter(None, (f"the same trainings as {ROWS[first].label}", sentences.get(first))))
+            for row, first in self.configs.aliases.items()
+            if row != first
+        }
+        return {**sentences, **self.configs.problems, **shared}
+
+
+def _arguments(given: Mapping[str, Any]) -> list[str]:
+    return [text for name, value in given.items() for text in (f"--{name}", str(value))]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as hours and minutes, or as minutes and seconds below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,238 @@
+"""The study's tables: which numbers stand where, and why some do not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from monai_blurvae.study.folder import Measured
+from monai_blurvae.study.plan import Cell, Row
+from monai_blurvae.study.rates import NotReached, covered_range, value_at_rate
+
+RATE = "kl"
+CRITERIA = ("mmd_alexnet", "spectrum_sample")
+"""What the β of a row is chosen by on the validation subjects, lower being better: the first that all cells have."""
+
+
+class Column(NamedTuple):
+    """A measure in a table.
+
+    Attributes:
+        key: of the measure.
+        label: with its unit.
+        digits: after the point.
+        better: 1 where higher is better, −1 where lower is, 0 where neither.
+    """
+
+    key: str
+    label: str
+    digits: int
+    better: int
+
+
+COLUMNS = (
+    Column(RATE, "KL (nats)", 1, 0),
+    Column("psnr", "PSNR (dB)", 2, 1),
+    Column("ssim", "SSIM", 4, 1),
+    Column("lpips", "LPIPS", 4, -1),
+    Column("spectrum_reconstruction", "spectrum, recon.", 3, -1),
+    Column("spectrum_sample", "spectrum, samples", 3, -1),
+    Column("sharpness_reconstruction", "sharpness, recon.", 3, 0),
+    Column("mmd_alexnet", "MMD AlexNet, samples", 4, -1),
+    Column("nll_variance", "−log p, variance", 0, -1),
+    Column("nll_spectrum", "−log p, spectrum", 0, -1),
+    Column("active_units", "active units", 0, 0),
+    Column("kernel_width", "kernel width (pixels)", 2, 0),
+)
+
+
+class Entry(NamedTuple):
+    """A number of a table, or why there is none.
+
+    Attributes:
+        mean: over seeds.
+        std: over seeds, None for one seed.
+        reason: where ``mean`` is None.
+    """
+
+    mean: float | None
+    std: float | None = None
+    reason: str = ""
+
+
+class Line(NamedTuple):
+    """A line of a table.
+
+    Attributes:
+        leading: texts before the numbers; the first is the row's label.
+        entries: one for each column; empty for a row that has none.
+        note: why, in a few words.
+    """
+
+    leading: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    note: str = ""
+
+
+class Table(NamedTuple):
+    """A table.
+
+    Attributes:
+        title: a sentence.
+        leading: headings of the lines' leading texts.
+        columns: of the entries.
+        lines: in the order of the rows.
+        notes: sentences below.
+    """
+
+    title: str
+    leading: tuple[str, ...]
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Results(NamedTuple):
+    """What the tables are made of.
+
+    Attributes:
+        validation: measures on the validation subjects, by which β is chosen and rates are matched.
+        reported: what the tables hold, measures on the test subjects.
+        subjects: whose measures ``reported`` are, as the tables say it.
+        problems: why a row, by its name, has cells that are missing.
+        aliases: the row under whose name each row's cells were trained.
+    """
+
+    validation: tuple[Measured, ...]
+    reported: tuple[Measured, ...]
+    subjects: str
+    problems: Mapping[str, str]
+    aliases: Mapping[str, str]
+
+    def validation_of(self, row: Row) -> list[Measured]:
+        """The measures of one row on the validation subjects."""
+        return self._of(row, self.validation)
+
+    def reported_of(self, row: Row) -> list[Measured]:
+        """The measures of one row that are reported."""
+        return self._of(row, self.reported)
+
+    def _of(self, row: Row, measured: Sequence[Measured]) -> list[Measured]:
+        return [m for m in measured if m.cell.row == self.aliases.get(row.name, row.name)]
+
+    def problem(self, row: Row) -> str:
+        """Why cells of a row are missing, or nothing."""
+        return self.problems.get(row.name, "") or self.problems.get(self.aliases.get(row.name, row.name), "")
+
+
+def summarise(values: Sequence[float], reason: str = "not measured") -> Entry:
+    """Mean and, with more than one value, standard deviation (of the sample, n − 1)."""
+    if not values:
+        return Entry(None, reason=reason)
+    return Entry(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+def criterion_of(validation: Iterable[Measured]) -> str | None:
+    """The first criterion that every cell has, so that all rows are chosen by the same; None if there is none."""
+    measured = list(validation)
+    if not measured:
+        return None
+    return next((c for c in CRITERIA if all(c in m.values for m in measured)), None)
+
+
+def best_beta(validation: Iterable[Measured], criterion: str) -> float | None:
+    """The β with the lowest mean of the criterion over its seeds."""
+    by_beta: dict[float, list[float]] = defaultdict(list)
+    for m in validation:
+        by_beta[m.cell.beta].append(m.values[criterion])
+    return min(by_beta, key=lambda beta: fmean(by_beta[beta])) if by_beta else None
+
+
+def protocol_table(title: str, rows: Sequence[Row], results: Results) -> Table:
+    """The paper's protocol: test measures of the β with the best validation sample quality of each row."""
+    criterion = criterion_of(results.validation)
+    lines = []
+    for row in rows:
+        beta = None if criterion is None else best_beta(results.validation_of(row), criterion)
+        if beta is None:
+            lines.append(_empty(row, results, leading=2))
+            continue
+        chosen = [m for m in results.reported_of(row) if m.cell.beta == beta]
+        entries = tuple(_over_seeds(chosen, column) for column in COLUMNS)
+        lines.append(Line((row.label, f"{beta:g}", str(len(chosen))), entries, results.problem(row)))
+    how = f"by the lowest {criterion} on the validation subjects" if criterion else "not chosen: nothing was measured"
+    notes = (f"{results.subjects}; mean ± std over seeds. β of each row {how}.", *_legend())
+    return Table(title, ("row", "β", "seeds"), COLUMNS, tuple(lines), notes)
+
+
+def equal_rate_table(title: str, rows: Sequence[Row], results: Results, rate: float | None) -> Table:
+    """Test measures at one validation KL, interpolated over each row's β within each seed, never extrapolated."""
+    lines = [_equal_rate_line(row, results, rate) for row in rows]
+    where = f"at a validation KL of {rate:.4g} nats" if rate else "at equal rate: no rate, nothing was measured"
+    notes = (
+        f"{results.subjects}, {where}: piecewise linear in log KL over each row's β grid; mean ± std over seeds.",
+        *_legend(),
+    )
+    return Table(title, ("row", "seeds"), COLUMNS, tuple(lines), notes)
+
+
+def rate_range(measured: Iterable[Measured]) -> tuple[float, float] | None:
+    """The rates that a row's β grid brackets with every seed."""
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for m in measured:
+        if RATE in m.values:
+            by_seed[m.cell.seed].append(m.values[RATE])
+    return covered_range(list(by_seed.values()))
+
+
+def _equal_rate_line(row: Row, results: Results, rate: float | None) -> Line:
+    rates = {m.cell: m.values[RATE] for m in results.validation_of(row) if RATE in m.values}
+    by_seed: dict[int, list[Measured]] = defaultdict(list)
+    for m in results.reported_of(row):
+        if rates.get(m.cell, 0.0) > 0:
+            by_seed[m.cell.seed].append(m)
+    if rate is None or not by_seed:
+        return _empty(row, results, leading=1)
+    reached = {s: ms for s, ms in by_seed.items() if not isinstance(_at(rate, rates, ms, lambda m: 0.0), NotReached)}
+    if not reached:
+        grid = [rates[m.cell] for ms in by_seed.values() for m in ms]
+        note = str(NotReached(min(grid), max(grid)))
+        return Line((row.label, "0"), (), "; ".join(filter(None, (note, results.problem(row)))))
+    entries = tuple(_interpolated(rate, rates, list(reached.values()), column) for column in COLUMNS)
+    missed = f"{len(by_seed) - len(reached)} of {len(by_seed)} seeds do not reach it" if reached != by_seed else ""
+    return Line((row.label, str(len(reached))), entries, "; ".join(filter(None, (missed, results.problem(row)))))
+
+
+def _at(
+    rate: float, rates: Mapping[Cell, float], measured: Sequence[Measured], value: Callable[[Measured], float]
+) -> float | NotReached:
+    return value_at_rate([rates[m.cell] for m in measured], [value(m) for m in measured], rate)
+
+
+def _interpolated(
+    rate: float, rates: Mapping[Cell, float], seeds: Sequence[Sequence[Measured]], column: Column
+) -> Entry:
+    lacking = [m.reasons.get(column.key, "not measured") for ms in seeds for m in ms if column.key not in m.values]
+    if lacking:
+        return Entry(None, reason=lacking[0])
+    values = [_at(rate, rates, ms, lambda m: m.values[column.key]) for ms in seeds]
+    return summarise([v for v in values if not isinstance(v, NotReached)])
+
+
+def _over_seeds(measured: Sequence[Measured], column: Column) -> Entry:
+    values = [m.values[column.key] for m in measured if column.key in m.values]
+    reasons = [m.reasons[column.key] for m in measured if column.key in m.reasons]
+    return summarise(values, reasons[0] if reasons else "not measured")
+
+
+def _empty(row: Row, results: Results, leading: int) -> Line:
+    return Line((row.label, *["–"] * leading), (), results.problem(row) or "not trained")
+
+
+def _legend() -> tuple[str, ...]:
+    return (
+        "PSNR and SSIM on [0, 1]; spectrum: distance of the radial log₁₀ power spectrum; −log p: upper bounds in nats "
+        "with all constants, the fitted variance or spectrum from the validation subjects.",
+    )

@@ -1,0 +1,163 @@
+"""Reproduce the paper's tables: train every loss over a grid of β, measure, and write tables and figures.
+
+What is trained or measured already is not done again, and what was cut off is resumed: after an interruption, or to
+add seeds or losses, run the command with the same --output once more. A training that fails leaves its reason in its
+row and a log in OUTPUT/cells. Test subjects are measured once every training of the command has ended.
+
+    python scripts/reproduce.py --table 3 --rate-distortion --budget tiny --output outputs/study \
+        --dataset_dir ~/t1 --image_pattern "*.nii.gz" --slice_axis 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from monai_blurvae.bundle import default_cache_dir
+from monai_blurvae.errors import BlurVAEError
+from monai_blurvae.files import make_folder
+from monai_blurvae.study.options import StudyOptions
+from monai_blurvae.study.plan import BUDGETS, ROWS, TABLES
+from monai_blurvae.study.study import Study
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "--table",
+        nargs="+",
+        choices=sorted(TABLES),
+        default=["3"],
+        help="3: losses; 1: ablations",
+    )
+    add("--rate-distortion", action="store_true", help="also draw rate_distortion and spectra, as PNG and PDF")
+    add("--bundle", default="hcp")
+    add("--budget", choices=BUDGETS, default="tiny")
+    add("--output", type=Path, required=True, help="folder of the study")
+    add("--losses", type=_names, help="rows to train, with commas between; default: all of the tables")
+    add("--seeds", type=_integers, default=(0,), help="with commas between")
+    add("--multipliers", type=_numbers, help="of each row's β, in place of the budget's")
+    add("--patches", type=int, help="training patches of each cell, in place of the budget's")
+    add("--settings", type=json.loads, default={}, help="settings of the bundle for every cell, as JSON")
+    data = parser.add_argument_group("data, as in the bundle")
+    data.add_argument("--dataset_dir", type=Path, default=os.environ.get("HCP_DIR") or None)
+    data.add_argument("--image_pattern")
+    data.add_argument("--datalist", type=Path)
+    data.add_argument("--slice_axis", type=int, choices=(0, 1, 2))
+    data.add_argument("--cache_dir", type=Path, default=default_cache_dir())
+    add("--weights_dir", type=Path, help="folder of pretrained features for LPIPS, MMD and FID")
+    add("--importance_samples", type=int, default=16)
+    add("--rate", type=float, help="validation KL in nats at which rows are compared")
+    add("--validation_only", action="store_true", help="leave the test subjects alone and report on validation")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="trainings side by side, one thread each")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def make_options(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> StudyOptions:
+    """The options, checked; errors end the program with a sentence."""
+    rows = tuple(row.name for table in arguments.table for row in TABLES[table])
+    unknown = [name for name in arguments.losses or () if name not in ROWS]
+    if unknown:
+        parser.error(f"--losses names {unknown[0]!r}, but the rows are {', '.join(ROWS)}.")
+    absent = [name for name in arguments.losses or () if name not in rows]
+    if absent:
+        parser.error(f"--losses names {absent[0]!r}, which is not in table {' or '.join(arguments.table)}.")
+    if arguments.jobs < 1 or (arguments.rate is not None and arguments.rate <= 0):
+        parser.error("--jobs and --rate have to be positive.")
+    if arguments.patches is not None and arguments.patches < 1:
+        parser.error(f"--patches is {arguments.patches}, but has to be positive.")
+    if not isinstance(arguments.settings, dict):
+        parser.error("--settings has to be a JSON object of the bundle's settings.")
+    budget = BUDGETS[arguments.budget]
+    if arguments.patches is not None:
+        budget = budget._replace(patches=arguments.patches)
+    axis: dict[str, Any] = {} if arguments.slice_axis is None else {"slice_axis": arguments.slice_axis}
+    return StudyOptions(
+        root=ROOT,
+        bundle=arguments.bundle,
+        budget=budget,
+        output=arguments.output,
+        tables=tuple(dict.fromkeys(arguments.table)),
+        rate_distortion=arguments.rate_distortion,
+        rows=tuple(arguments.losses or rows),
+        seeds=arguments.seeds,
+        multipliers=arguments.multipliers or budget.multipliers,
+        dataset_dir=_absolute(arguments.dataset_dir) if arguments.datalist is None else None,
+        image_pattern=arguments.image_pattern,
+        datalist=_absolute(arguments.datalist),
+        cache_dir=Path(arguments.cache_dir).expanduser().resolve(),
+        weights_dir=_absolute(arguments.weights_dir),
+        settings={**axis, **arguments.settings},
+        jobs=arguments.jobs,
+        device=arguments.device,
+        importance_samples=arguments.importance_samples,
+        rate=arguments.rate,
+        validation_only=arguments.validation_only,
+        slow_multipliers=None if arguments.multipliers else budget.slow_multipliers,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    parser = make_parser()
+    options = make_options(parser.parse_args(arguments), parser)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        lock = FileLock(make_folder(options.output) / ".lock", blocking=False)
+        with lock:
+            Study(options, say=_say).run()
+    except Timeout:
+        print(f"error: another process is working on {options.output}; wait for it.", file=sys.stderr)
+        return 1
+    except (BlurVAEError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _absolute(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path).expanduser().resolve()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+import sys
+
+import numpy as np
+import pytest
+
+from monai_blurvae.study.figures import _style, draw_rate_distortion, draw_spectra, save
+from monai_blurvae.study.folder import Measured
+from monai_blurvae.study.plan import ROWS, Cell
+
+
+def measured(row, beta, seed=0, spectra=None, **values):
+    return Measured(Cell(row, beta, seed), values, {}, spectra or {})
+
+
+def needs_matplotlib():
+    pytest.importorskip("matplotlib")
+
+
+def test_lines_go_through_the_means_of_each_beta():
+    needs_matplotlib()
+    cells = [measured("l2", 1.0, s, kl=10.0 + 2 * s, psnr=20.0 + s) for s in (0, 1)]
+    cells += [measured("l2", 0.1, s, kl=40.0, psnr=25.0) for s in (0, 1)]
+    figure = draw_rate_distortion({"L2": cells}, "Test subjects", 20.0)
+    axis = figure.axes[0]
+    assert axis.get_xscale() == "log"
+    assert np.array_equal(axis.lines[0].get_xydata(), [[11.0, 20.5], [40.0, 25.0]])
+    assert axis.lines[-1].get_xdata()[0] == 20.0
+    assert len(axis.collections[0].get_offsets()) == 4
+    assert [text.get_text() for text in figure.axes[1].texts] == ["not measured"]
+    assert [text.get_text() for text in figure.axes[5].get_legend().get_texts()] == ["L2"]
+
+
+def test_every_row_has_a_style_of_its_own():
+    styles = [(s["color"], s["marker"], s["linestyle"]) for s in map(_style, range(len(ROWS)))]
+    assert len(set(styles)) == len(ROWS)
+    markers = [s[1:] for s in styles]
+    assert len(set(markers)) == len(ROWS)  # also without colours
+
+
+def test_spectra_are_drawn_with_their_difference():
+    needs_matplotlib()
+    spectra = {"images": [0.0, -1.0], "reconstruction": [0.0, -3.0], "sample": [1.0, -1.5]}
+    figure = draw_spectra({"L2": measured("l2", 0.1, spectra=spectra)}, "Test subjects")
+    reconstruction, sample, _, reconstruction_difference, sample_difference = figure.axes[:5]
+    assert np.array_equal(reconstruction.lines[0].get_ydata(), [0.0, -1.0])
+    assert np.array_equal(reconstruction.lines[1].get_xydata(), [[0.25, 0.0], [0.5, -3.0]])
+    assert np.array_equal(sample.lines[1].get_ydata(), [1.0, -1.5])
+    assert np.array_equal(reconstruction_difference.lines[0].get_ydata(), [0.0, -2.0])
+    assert np.array_equal(sample_difference.lines[0].get_ydata(), [1.0, -0.5])
+
+
+def test_figures_are_png_and_pdf(tmp_path):
+    needs_matplotlib()
+    save(draw_rate_distortion({"L2": [measured("l2", 1.0, kl=1.0, psnr=2.0)]}, "T", None), tmp_path, "x")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"monai-blurvae\[study\]"):
+        draw_rate_distortion({}, "T", None)

@@ -1,0 +1,98 @@
+import json
+
+import pytest
+
+from monai_blurvae.errors import SettingsError
+from monai_blurvae.study.plan import (
+    BUDGETS,
+    ROWS,
+    TABLES,
+    Budget,
+    Cell,
+    Row,
+    differences,
+    make_cells,
+    read_settings,
+    same_rows,
+    schedule,
+    warmup_epochs,
+)
+from monai_blurvae.study.report import TITLES
+from tests.volumes import ROOT
+
+
+def budget(**changes):
+    return Budget((), {}, patches=3200, epochs=7, validations=5, multipliers=(1.0,))._replace(**changes)
+
+
+def test_every_cell_sees_the_budgets_patches():
+    for volumes in (5, 40):
+        epochs = schedule(budget(), volumes, patches_per_volume=8)["max_epochs"]
+        assert epochs * volumes * 8 == 3200
+
+
+def test_a_schedule_has_an_epoch_at_least_and_validates():
+    assert schedule(budget(patches=10), 400, 8) == {"max_epochs": 1, "val_interval": 1}
+    assert schedule(budget(patches=None, epochs=400, validations=20), 3, 8) == {"max_epochs": 400, "val_interval": 20}
+
+
+def test_the_warm_up_keeps_its_share():
+    assert warmup_epochs({"warmup_epochs": 20, "max_epochs": 400}, 100) == 5
+    assert warmup_epochs({"warmup_epochs": 0, "max_epochs": 400}, 100) == 0
+
+
+def test_cells_are_the_grid_seed_by_seed():
+    rows = [Row("a", "A", (), 0.1), Row("b", "B", (), 2.0)]
+    cells = make_cells(rows, (0.5, 1.0), seeds=(0, 3))
+    assert cells[:4] == [Cell("a", 0.05, 0), Cell("a", 0.1, 0), Cell("b", 1.0, 0), Cell("b", 2.0, 0)]
+    assert [cell.seed for cell in cells] == [0] * 4 + [3] * 4
+    assert len({cell.name for cell in cells}) == 8
+    assert cells[0].name == "a-beta0.05-seed0"
+
+
+def test_names_of_rows_are_distinct_and_usable():
+    assert len(ROWS) == sum(len(rows) for rows in TABLES.values())
+    assert all(name.replace("_", "").isalnum() for name in ROWS)
+
+
+def test_budgets_grow():
+    assert len(BUDGETS["tiny"].multipliers) < len(BUDGETS["small"].multipliers) < len(BUDGETS["paper"].multipliers)
+
+
+def test_later_files_win_and_only_what_changes_a_result_counts(tmp_path):
+    base, over = tmp_path / "train.json", tmp_path / "over.yaml"
+    base.write_text(json.dumps({"beta": 1.0, "loss": "wiener", "dataset_dir": "x", "num_workers": 2, "train": {}}))
+    over.write_text("loss: l2\ntrain#objective#extra: 3\n")
+    assert read_settings([base]) == {"beta": 1.0, "loss": "wiener"}
+    assert read_settings([base, over]) == {"beta": 1.0, "loss": "l2", "train#objective#extra": 3}
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "is not there"), ("{", "cannot be read"), ("[1]", "no dict")])
+def test_a_config_that_cannot_be_used_is_named(tmp_path, text, message):
+    path = tmp_path / "over.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SettingsError, match=message) as caught:
+        read_settings([path])
+    assert str(path) in str(caught.value)
+
+
+def test_rows_with_the_same_settings_are_one():
+    settings = {"wiener": {"c": 1}, "l2": {"c": 2}, "c_0025": {"c": 1}}
+    assert same_rows(settings) == {"wiener": "wiener", "l2": "l2", "c_0025": "wiener"}
+
+
+def test_differences_are_named_and_new_settings_are_none():
+    assert differences({"c": 1, "beta": 2}, {"c": 3, "beta": 2, "new": 4}) == ["c was 1, is 3"]
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
+def test_every_row_has_its_configs(row):
+    settings = read_settings([ROOT / file for file in ("bundles/hcp/train.json", *row.overlays)])
+    assert {"loss", "beta", "warmup_epochs", "max_epochs"} <= settings.keys()
+
+
+def test_every_table_has_a_title_and_every_budget_its_configs():
+    assert TITLES.keys() == TABLES.keys()
+    for chosen in BUDGETS.values():
+        assert all((ROOT / file).is_file() for file in chosen.overlays)

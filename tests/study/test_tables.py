@@ -1,0 +1,195 @@
+import csv
+import io
+import re
+from statistics import stdev
+
+import pytest
+
+from monai_blurvae.study.folder import Measured
+from monai_blurvae.study.plan import Cell, Row
+from monai_blurvae.study.tables import (
+    COLUMNS,
+    Column,
+    Entry,
+    Line,
+    Results,
+    Table,
+    best_beta,
+    criterion_of,
+    equal_rate_table,
+    protocol_table,
+    rate_range,
+)
+from monai_blurvae.study.text import cells_csv, escape_latex, to_csv, to_latex, to_markdown
+
+L2, WIENER = Row("l2", "L2", (), 0.1), Row("wiener", "Wiener", (), 0.1)
+
+
+def measured(row, beta, seed=0, reasons=None, **values):
+    return Measured(Cell(row, beta, seed), values, reasons or {}, {})
+
+
+def results(validation, test, problems=None, aliases=None):
+    return Results(tuple(validation), tuple(test), "Test subjects", problems or {}, aliases or {})
+
+
+def entry(table, line, key):
+    return table.lines[line].entries[[c.key for c in table.columns].index(key)]
+
+
+def test_beta_is_chosen_by_the_mean_over_seeds_on_validation_alone():
+    validation = [
+        measured("l2", 0.1, 0, mmd_alexnet=1.0),
+        measured("l2", 0.1, 1, mmd_alexnet=5.0),  # mean 3
+        measured("l2", 1.0, 0, mmd_alexnet=2.0),
+        measured("l2", 1.0, 1, mmd_alexnet=2.5),  # mean 2.25
+    ]
+    test = [
+        measured("l2", 0.1, 0, psnr=30.0, mmd_alexnet=0.0),
+        measured("l2", 1.0, 0, psnr=20.0, mmd_alexnet=9.0),
+        measured("l2", 1.0, 1, psnr=23.0, mmd_alexnet=9.0),
+    ]
+    assert best_beta(validation, "mmd_alexnet") == 1.0
+    table = protocol_table("T", [L2], results(validation, test))
+    assert table.lines[0].leading == ("L2", "1", "2")
+    assert entry(table, 0, "psnr") == Entry(21.5, stdev([20.0, 23.0]))
+    assert "lowest mmd_alexnet on the validation subjects" in table.notes[0]
+
+
+def test_all_rows_are_chosen_by_one_criterion():
+    with_features = [measured("l2", 0.1, mmd_alexnet=1.0, spectrum_sample=2.0)]
+    without = [measured("wiener", 0.1, spectrum_sample=2.0)]
+    assert criterion_of(with_features) == "mmd_alexnet"
+    assert criterion_of(with_features + without) == "spectrum_sample"
+    assert criterion_of([measured("l2", 0.1, psnr=1.0)]) is None
+    assert criterion_of([]) is None
+
+
+def test_one_seed_has_no_deviation_and_a_missing_measure_its_reason():
+    validation = [measured("l2", 0.1, mmd_alexnet=1.0)]
+    test = [measured("l2", 0.1, psnr=20.0, reasons={"lpips": "no weights in w"})]
+    table = protocol_table("T", [L2], results(validation, test))
+    assert entry(table, 0, "psnr") == Entry(20.0, None)
+    assert entry(table, 0, "lpips") == Entry(None, None, "no weights in w")
+    text = to_markdown(table)
+    assert "LPIPS: – for L2: no weights in w" in text
+    assert "20.00 |" in text
+
+
+def test_a_row_without_cells_says_why():
+    crash = {"wiener": "1 cell without a result: the loss is nan"}
+    for table in (
+        protocol_table("T", [L2, WIENER], results([], [], crash)),
+        equal_rate_table("T", [L2, WIENER], results([], [], crash), 20.0),
+    ):
+        assert [line.note for line in table.lines] == ["not trained", crash["wiener"]]
+        for text in (to_markdown(table), to_csv(table), to_latex(table)):
+            assert crash["wiener"] in text
+
+
+def test_rows_that_share_their_cells_share_their_numbers():
+    alias = Row("c_0025", "C", (), 0.1)
+    one = [measured("wiener", 0.1, mmd_alexnet=1.0, psnr=20.0)]
+    aliases = {"c_0025": "wiener", "wiener": "wiener"}
+    table = protocol_table("T", [WIENER, alias], results(one, one, aliases=aliases))
+    assert table.lines[0].entries == table.lines[1].entries
+
+
+def test_equal_rate_goes_by_validation_rates_within_each_seed():
+    # Test rates are far off: they play no part. sqrt(10 · 40) = 20 is halfway.
+    validation = [measured("l2", b, s, kl=kl) for s in (0, 1) for b, kl in ((1.0, 10.0), (0.1, 40.0))]
+    test = [
+        measured("l2", 1.0, 0, kl=1.0, psnr=10.0),
+        measured("l2", 0.1, 0, kl=2.0, psnr=20.0),
+        measured("l2", 1.0, 1, kl=1.0, psnr=14.0),
+        measured("l2", 0.1, 1, kl=2.0, psnr=20.0),
+    ]
+    table = equal_rate_table("T", [L2], results(validation, test), 20.0)
+    assert table.lines[0].leading == ("L2", "2")
+    found = entry(table, 0, "psnr")
+    assert (found.mean, found.std) == (pytest.approx(16.0), pytest.approx(stdev([15.0, 17.0])))
+    assert entry(table, 0, "ssim").mean is None
+
+
+def test_a_rate_that_is_not_reached_is_said_not_extrapolated():
+    validation = [measured("l2", 1.0, kl=10.0), measured("l2", 0.1, kl=40.0)]
+    test = [measured("l2", b, psnr=20.0) for b in (1.0, 0.1)]
+    line = equal_rate_table("T", [L2], results(validation, test), 41.0).lines[0]
+    assert line.entries == ()
+    assert line.note == "not reached (its rates: 10 to 40)"
+
+
+def test_seeds_that_do_not_reach_the_rate_are_counted():
+    validation = [measured("l2", b, s, kl=kl) for s, scale in ((0, 1), (1, 10)) for b, kl in ((1, 10 * scale), (2, 40))]
+    test = [measured("l2", b, s, psnr=20.0) for s in (0, 1) for b in (1, 2)]
+    line = equal_rate_table("T", [L2], results(validation, test), 20.0).lines[0]
+    assert line.leading == ("L2", "1")
+    assert line.note == "1 of 2 seeds do not reach it"
+
+
+def test_the_range_of_a_row():
+    cells = [measured("l2", b, s, kl=kl) for b, s, kl in ((1, 0, 10.0), (2, 0, 50.0), (1, 1, 12.0), (2, 1, 45.0))]
+    assert rate_range(cells) == (12.0, 45.0)
+    assert rate_range([]) is None
+
+
+def simple(*means, better=1, notes=()):
+    column = Column("psnr", "PSNR (dB)", 1, better)
+    lines = tuple(Line((f"row {i}",), (Entry(m, 0.25),)) for i, m in enumerate(means))
+    return Table("A & B", ("row",), (column,), lines, notes)
+
+
+def test_the_best_of_a_column_is_bold():
+    assert "| row 1 | **3.0 ± 0.2** |" in to_markdown(simple(2.0, 3.0))
+    assert "| row 0 | **2.0 ± 0.2** |" in to_markdown(simple(2.0, 3.0, better=-1))
+    assert "**" not in to_markdown(simple(2.0, 3.0, better=0))
+    assert r"row 1 & \textbf{3.0 $\pm$ 0.2} \\" in to_latex(simple(2.0, 3.0))
+
+
+def test_markdown_is_one_table_of_equal_width():
+    text = to_markdown(protocol_table("T", [L2, WIENER], results([], [], {"l2": "a|b"})))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(COLUMNS) + 3 + 2}
+
+
+def test_csv_keeps_all_digits():
+    rows = list(csv.DictReader(io.StringIO(to_csv(simple(1 / 3, 2 / 3)))))
+    assert [float(row["psnr"]) for row in rows] == [1 / 3, 2 / 3]
+    assert float(rows[0]["psnr_std"]) == 0.25
+
+
+def test_latex_escapes_what_would_be_a_command():
+    assert escape_latex(r"50 % & $x_1 #{y}~^\z") == (
+        r"50 \% \& \$x\_1 \#\{y\}\textasciitilde{}\textasciicircum{}\textbackslash{}z"
+    )
+    assert escape_latex("−log p, β ± σ²") == r"$-$log p, $\beta$ $\pm$ $\sigma$$^2$"
+
+
+def test_latex_of_every_text_is_ascii_and_balanced():
+    validation = [measured("l2", 0.1, mmd_alexnet=1.0, kl=3.0)]
+    made = results(validation, validation, {"wiener": "no file w_1 & {50 %}…"})
+    for table in (protocol_table("Σ_1", [L2, WIENER], made), equal_rate_table("Σ", [L2, WIENER], made, 3.0)):
+        text = to_latex(table)
+        assert text.isascii()
+        assert len(re.findall(r"(?<!\\)\{", text)) == len(re.findall(r"(?<!\\)\}", text))
+        rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+        ampersands = len(re.findall(r"(?<!\\)&", rows[0]))
+        assert len(re.findall(r"(?<!\\)&", rows[1])) == ampersands == len(table.leading) + len(COLUMNS) - 1
+
+
+def test_labels_of_all_rows_are_ascii_in_latex():
+    from monai_blurvae.study.plan import ROWS
+
+    assert all(escape_latex(row.label).isascii() for row in ROWS.values())
+
+
+def test_cells_csv_has_every_cell_and_measure():
+    validation = [measured("l2", 0.1, 0, psnr=1.5), measured("l2", 0.1, 1, ssim=0.5)]
+    test = [measured("l2", 0.1, 0, psnr=2.5, reasons={"lpips": "no weights"})]
+    rows = list(csv.DictReader(io.StringIO(cells_csv(results(validation, test)))))
+    assert [(r["row"], r["seed"], r["split"], r["psnr"], r["ssim"], r["lpips"]) for r in rows] == [
+        ("l2", "0", "test", "2.5", "", ""),
+        ("l2", "0", "validation", "1.5", "", ""),
+        ("l2", "1", "validation", "", "0.5", ""),
+    ]
