@@ -53,7 +53,7 @@ TABLE_3 = (
     _loss("wiener", "Wiener (the paper's)", 0.1),
     _loss("robust", "robust", 1.0),
     _loss("sigma_vae", "σ-VAE", 1.0),
-    _loss("spectral_gaussian", "spectral Gaussian", 0.4),
+    _loss("spectral_gaussian", "spectral Gaussian", 0.1),
     Row("default", "default of the bundle", (), 0.7),
 )
 
