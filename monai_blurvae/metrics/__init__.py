@@ -2,14 +2,27 @@
 
 from monai_blurvae.metrics.image_quality import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
 from monai_blurvae.metrics.latent import ActiveUnits
+from monai_blurvae.metrics.likelihood import Bounds, evidence_bounds, fit_likelihoods
+from monai_blurvae.metrics.lpips import LPIPSMetric, lpips_distance
+from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
 from monai_blurvae.metrics.standard import additional_metrics, key_metric
+from monai_blurvae.metrics.suite import Measure, measure_model
 
 __all__ = [
     "ActiveUnits",
+    "Bounds",
     "CappedPSNRMetric",
+    "LPIPSMetric",
+    "Measure",
     "additional_metrics",
+    "evidence_bounds",
+    "fit_likelihoods",
     "image_pair",
     "key_metric",
+    "log_spectrum_distance",
+    "lpips_distance",
     "make_ssim_metric",
+    "measure_model",
+    "relative_sharpness",
     "to_unit_range",
 ]

@@ -3,12 +3,15 @@
 from monai_blurvae.networks.architecture import Architecture, architecture_of
 from monai_blurvae.networks.blurvae import BlurVAE, BlurVAEReconstructor, VAEOutput
 from monai_blurvae.networks.kernel_generator import KernelGenerator
+from monai_blurvae.networks.perceptual import LearnedPerceptualDistance, PerceptualFeatures
 
 __all__ = [
     "Architecture",
     "BlurVAE",
     "BlurVAEReconstructor",
     "KernelGenerator",
+    "LearnedPerceptualDistance",
+    "PerceptualFeatures",
     "VAEOutput",
     "architecture_of",
 ]

@@ -242,8 +242,9 @@ OVERLAYS = sorted(str(p) for p in (ROOT / "configs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=[p.removeprefix(str(ROOT)) for p in OVERLAYS])
-def test_overlays_pass_the_checks_and_build_their_network(overlay):
-    workflow = ConfigWorkflow(config_file=[TRAIN, overlay], logging_file=False, device="cpu")
+def test_overlays_pass_the_checks_and_build_their_network(overlay, random_weights_dir):
+    own = {"device": "cpu", "weights_dir": str(random_weights_dir)}
+    workflow = ConfigWorkflow(config_file=[TRAIN, overlay], logging_file=False, **own)
     workflow.initialize()
     network = workflow.parser.get_parsed_content("network_def")
     settings = ConfigParser.load_config_file(overlay)
@@ -268,7 +269,7 @@ SETTINGS_ERRORS = [
     ({"patch_size": 30}, "--patch_size is 30, but 2 channels halve it 2 times"),
     ({"lr": "fast"}, "--lr is 'fast', but has to be a positive number"),
     ({"max_epochs": 1.5}, "--max_epochs is 1.5, but has to be a whole number of at least 1"),
-    ({"loss": "l3"}, "--loss is 'l3', but has to be one of l2, wiener"),
+    ({"loss": "l3"}, "--loss is 'l3', but has to be one of l2, l1, ssim, ce, ffl, vgg"),
     ({"resume": "maybe"}, "--resume is 'maybe', but has to be true, false or auto"),
     ({"device": "cuda:77"}, "--device is 'cuda:77', which this machine does not offer"),
     ({"channels": "16,32"}, "--channels is '16,32', but has to be a list"),

@@ -8,7 +8,7 @@ from monai.utils.enums import CommonKeys
 
 from monai_blurvae.engines import BlurVAEEvaluator, BlurVAEEvents, BlurVAEKeys, BlurVAETrainer
 from monai_blurvae.errors import NonFiniteLossError
-from monai_blurvae.losses import ELBOLoss, L2Loss, WienerLoss
+from monai_blurvae.losses import Adversary, ELBOLoss, L2Loss, SpectrumLoss, WienerLoss
 from monai_blurvae.networks import BlurVAE
 
 logging.getLogger("ignite").setLevel(logging.CRITICAL)
@@ -88,6 +88,55 @@ def test_warm_up_equals_l2_to_the_digit():
     assert losses[id(wiener)] == losses[id(l2)]
     assert same(snapshot(wiener.network.vae_parameters()), l2.network.vae_parameters())
     assert not same(snapshot(wiener.network.kernel_parameters()), l2.network.kernel_parameters())
+
+
+def test_a_kernel_trained_beside_changes_nothing_else():
+    plain = make_trainer(ELBOLoss(L2Loss()), epochs=2)
+    beside = make_trainer(ELBOLoss(L2Loss()), epochs=2, train_kernel=True)
+    before = snapshot(beside.network.kernel_parameters())
+    for trainer in (plain, beside):
+        trainer.run()
+    assert same(snapshot(plain.network.vae_parameters()), beside.network.vae_parameters())
+    assert same(before, plain.network.kernel_parameters())
+    assert not same(before, beside.network.kernel_parameters())
+    assert BlurVAEKeys.KERNEL in beside.state.output
+    assert BlurVAEKeys.KERNEL not in plain.state.output
+
+
+def test_the_adversary_joins_after_the_warm_up_and_learns_last():
+    torch.manual_seed(1)
+    adversary = Adversary(0.5, channels=4, layers=1)
+    trainer = make_trainer(ELBOLoss(L2Loss(), warmup_epochs=1), batches(1), epochs=2, adversary=adversary)
+    before, seen = snapshot(adversary.discriminator.parameters()), []
+
+    @trainer.on(BlurVAEEvents.VAE_STEP_COMPLETED)
+    def untouched():
+        assert same(before, adversary.discriminator.parameters())
+
+    @trainer.on(BlurVAEEvents.DISCRIMINATOR_STEP_COMPLETED)
+    def learned():
+        seen.append(trainer.state.epoch)
+        assert not same(before, adversary.discriminator.parameters())
+
+    trainer.run()
+    out = trainer.state.output
+    assert seen == [2]
+    parts = out[BlurVAEKeys.RECONSTRUCTION_TERM] + out[BlurVAEKeys.KL] + out[BlurVAEKeys.ADVERSARIAL_TERM]
+    torch.testing.assert_close(out[CommonKeys.LOSS], parts)
+    means = trainer.epoch_means.compute()
+    assert means["adversarial"] == pytest.approx(out[BlurVAEKeys.ADVERSARIAL_TERM].item())
+    assert means["discriminator_loss"] == pytest.approx(out[BlurVAEKeys.DISCRIMINATOR_LOSS].item())
+
+
+def test_the_auxiliary_term_adds_up_with_its_weight():
+    objective = ELBOLoss(L2Loss(), auxiliary=[(0.5, SpectrumLoss())])
+    trainer = make_trainer(objective, batches(1))
+    trainer.run()
+    out = trainer.state.output
+    spectrum = SpectrumLoss()(out[CommonKeys.PRED], out[CommonKeys.IMAGE])
+    torch.testing.assert_close(out[BlurVAEKeys.AUXILIARY], 0.5 * spectrum)
+    parts = out[BlurVAEKeys.RECONSTRUCTION_TERM] + out[BlurVAEKeys.KL] + out[BlurVAEKeys.AUXILIARY]
+    torch.testing.assert_close(out[CommonKeys.LOSS], parts)
 
 
 def test_one_forward_feeds_both_steps():

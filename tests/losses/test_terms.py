@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from monai_blurvae.losses import KernelLoss, L2Loss, WienerLoss, make_reconstruction_term
+from monai_blurvae.losses import (
+    LOSS_NAMES,
+    KernelLoss,
+    L2Loss,
+    ReconstructionTerm,
+    WienerLoss,
+    make_reconstruction_term,
+)
 from tests.dense import circulant, random_kernel, wiener_matrix
 
 SIZE = (5, 6)
@@ -120,3 +127,30 @@ def test_the_weight_is_detached_where_the_determinant_is_omitted(determinant, de
     assert make_reconstruction_term("wiener", determinant=determinant, detach_weight=not detached).detach_weight is (
         not detached
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_flat_weights_are_the_squared_error_times_the_mean_square_of_the_dense_weights(channels):
+    y, x, kernel = data(channels)
+    n = SIZE[0] * SIZE[1]
+    w = [wiener_matrix(circulant(k[0], SIZE), 0.025) for k in kernel]
+    scale = torch.stack([m.square().sum() / n for m in w])  # the trace of WᵀW over N
+    expected = 0.5 * scale * (x - y).square().flatten(1).sum(1)
+    term = WienerLoss(weighting="flat", reduction="none")
+    torch.testing.assert_close(term(y, x, kernel), expected)
+    gaussians = [Normal(m, s.rsqrt()).log_prob(xi).sum() for m, s, xi in zip(y, scale, x, strict=True)]
+    torch.testing.assert_close(term.log_prob(y, x, kernel), torch.stack(gaussians))
+
+
+def test_the_windowed_kernel_loss_is_the_loss_of_the_windowed_images():
+    y, x, kernel = data()
+    window = torch.outer(*(0.5 - 0.5 * torch.cos(2 * torch.pi * torch.arange(n).double() / n) for n in SIZE))
+    window = window / window.square().mean().sqrt()
+    torch.testing.assert_close(KernelLoss(window=True)(y, x, kernel), KernelLoss()(y * window, x * window, kernel))
+
+
+def test_every_name_of_the_registry_builds_its_term(random_weights_dir):
+    for name in LOSS_NAMES:
+        term = make_reconstruction_term(name, image_size=(16, 16), weights_dir=random_weights_dir)
+        assert isinstance(term, ReconstructionTerm)
+        assert term.is_likelihood == hasattr(term, "log_prob")
