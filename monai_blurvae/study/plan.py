@@ -114,8 +114,8 @@ NARROW: Mapping[str, Any] = {"latent_size": 128}
 BUDGETS: dict[str, Budget] = {
     "tiny": Budget(
         overlays=("configs/architectures/narrow.yaml",),
-        settings={**NARROW, "batch_size": 16},
-        patches=9_600,
+        settings={**NARROW, "channels": [8, 16, 32, 64], "batch_size": 32},
+        patches=24_000,
         epochs=0,
         validations=4,
         multipliers=(0.4, 1.0, 2.5),
