@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import NamedTuple
 
 from monai_blurvae.study.folder import Measured
-from monai_blurvae.study.plan import Cell, Row
-from monai_blurvae.study.rates import NotReached, covered_range, value_at_rate
+from monai_blurvae.study.plan import Row
+from monai_blurvae.study.rates import covered_range
 
 RATE = "kl"
 CRITERIA = ("mmd_alexnet", "spectrum_sample")
@@ -24,12 +25,14 @@ class Column(NamedTuple):
         label: with its unit.
         digits: after the point.
         better: 1 where higher is better, −1 where lower is, 0 where neither.
+        signed: whether positive numbers have their sign, as differences do.
     """
 
     key: str
     label: str
     digits: int
     better: int
+    signed: bool = False
 
 
 COLUMNS = (
@@ -103,6 +106,7 @@ class Results(NamedTuple):
         subjects: whose measures ``reported`` are, as the tables say it.
         problems: why a row, by its name, has cells that are missing.
         aliases: the row under whose name each row's cells were trained.
+        likelihoods: whether each row, by its name, trains a likelihood, as far as its settings are known.
     """
 
     validation: tuple[Measured, ...]
@@ -110,6 +114,7 @@ class Results(NamedTuple):
     subjects: str
     problems: Mapping[str, str]
     aliases: Mapping[str, str]
+    likelihoods: Mapping[str, bool] = MappingProxyType({})
 
     def validation_of(self, row: Row) -> list[Measured]:
         """The measures of one row on the validation subjects."""
@@ -125,6 +130,10 @@ class Results(NamedTuple):
     def problem(self, row: Row) -> str:
         """Why cells of a row are missing, or nothing."""
         return self.problems.get(row.name, "") or self.problems.get(self.aliases.get(row.name, row.name), "")
+
+    def likelihood(self, row: Row) -> str:
+        """Whether a row trains a likelihood, as the tables say it."""
+        return {True: "yes", False: "no", None: "–"}[self.likelihoods.get(row.name)]
 
 
 def summarise(values: Sequence[float], reason: str = "not measured") -> Entry:
@@ -157,25 +166,15 @@ def protocol_table(title: str, rows: Sequence[Row], results: Results) -> Table:
     for row in rows:
         beta = None if criterion is None else best_beta(results.validation_of(row), criterion)
         if beta is None:
-            lines.append(_empty(row, results, leading=2))
+            lines.append(empty_line(row, results, "–", "–"))
             continue
         chosen = [m for m in results.reported_of(row) if m.cell.beta == beta]
         entries = tuple(_over_seeds(chosen, column) for column in COLUMNS)
-        lines.append(Line((row.label, f"{beta:g}", str(len(chosen))), entries, results.problem(row)))
+        leading = (row.label, f"{beta:g}", str(len(chosen)), results.likelihood(row))
+        lines.append(Line(leading, entries, results.problem(row)))
     how = f"by the lowest {criterion} on the validation subjects" if criterion else "not chosen: nothing was measured"
-    notes = (f"{results.subjects}; mean ± std over seeds. β of each row {how}.", *_legend())
-    return Table(title, ("row", "β", "seeds"), COLUMNS, tuple(lines), notes)
-
-
-def equal_rate_table(title: str, rows: Sequence[Row], results: Results, rate: float | None) -> Table:
-    """Test measures at one validation KL, interpolated over each row's β within each seed, never extrapolated."""
-    lines = [_equal_rate_line(row, results, rate) for row in rows]
-    where = f"at a validation KL of {rate:.4g} nats" if rate else "at equal rate: no rate, nothing was measured"
-    notes = (
-        f"{results.subjects}, {where}: piecewise linear in log KL over each row's β grid; mean ± std over seeds.",
-        *_legend(),
-    )
-    return Table(title, ("row", "seeds"), COLUMNS, tuple(lines), notes)
+    notes = (f"{results.subjects}; mean ± std over seeds. β of each row {how}.", *legend(rows, results))
+    return Table(title, ("row", "β", "seeds", "likelihood"), COLUMNS, tuple(lines), notes)
 
 
 def rate_range(measured: Iterable[Measured]) -> tuple[float, float] | None:
@@ -187,52 +186,28 @@ def rate_range(measured: Iterable[Measured]) -> tuple[float, float] | None:
     return covered_range(list(by_seed.values()))
 
 
-def _equal_rate_line(row: Row, results: Results, rate: float | None) -> Line:
-    rates = {m.cell: m.values[RATE] for m in results.validation_of(row) if RATE in m.values}
-    by_seed: dict[int, list[Measured]] = defaultdict(list)
-    for m in results.reported_of(row):
-        if rates.get(m.cell, 0.0) > 0:
-            by_seed[m.cell.seed].append(m)
-    if rate is None or not by_seed:
-        return _empty(row, results, leading=1)
-    reached = {s: ms for s, ms in by_seed.items() if not isinstance(_at(rate, rates, ms, lambda m: 0.0), NotReached)}
-    if not reached:
-        grid = [rates[m.cell] for ms in by_seed.values() for m in ms]
-        note = str(NotReached(min(grid), max(grid)))
-        return Line((row.label, "0"), (), "; ".join(filter(None, (note, results.problem(row)))))
-    entries = tuple(_interpolated(rate, rates, list(reached.values()), column) for column in COLUMNS)
-    missed = f"{len(by_seed) - len(reached)} of {len(by_seed)} seeds do not reach it" if reached != by_seed else ""
-    return Line((row.label, str(len(reached))), entries, "; ".join(filter(None, (missed, results.problem(row)))))
-
-
-def _at(
-    rate: float, rates: Mapping[Cell, float], measured: Sequence[Measured], value: Callable[[Measured], float]
-) -> float | NotReached:
-    return value_at_rate([rates[m.cell] for m in measured], [value(m) for m in measured], rate)
-
-
-def _interpolated(
-    rate: float, rates: Mapping[Cell, float], seeds: Sequence[Sequence[Measured]], column: Column
-) -> Entry:
-    lacking = [m.reasons.get(column.key, "not measured") for ms in seeds for m in ms if column.key not in m.values]
-    if lacking:
-        return Entry(None, reason=lacking[0])
-    values = [_at(rate, rates, ms, lambda m: m.values[column.key]) for ms in seeds]
-    return summarise([v for v in values if not isinstance(v, NotReached)])
-
-
 def _over_seeds(measured: Sequence[Measured], column: Column) -> Entry:
     values = [m.values[column.key] for m in measured if column.key in m.values]
     reasons = [m.reasons[column.key] for m in measured if column.key in m.reasons]
     return summarise(values, reasons[0] if reasons else "not measured")
 
 
-def _empty(row: Row, results: Results, leading: int) -> Line:
-    return Line((row.label, *["–"] * leading), (), results.problem(row) or "not trained")
+def empty_line(row: Row, results: Results, *leading: str) -> Line:
+    """The line of a row without numbers, with the reason; ``leading`` stands between label and likelihood."""
+    return Line((row.label, *leading, results.likelihood(row)), (), results.problem(row) or "not trained")
 
 
-def _legend() -> tuple[str, ...]:
-    return (
+def legend(rows: Sequence[Row], results: Results) -> tuple[str, ...]:
+    """The notes that all tables need."""
+    measures = (
         "PSNR and SSIM on [0, 1]; spectrum: distance of the radial log₁₀ power spectrum; −log p: upper bounds in nats "
-        "with all constants, the fitted variance or spectrum from the validation subjects.",
+        "with all constants, the fitted variance or spectrum from the validation subjects."
+    )
+    if all(results.likelihoods.get(row.name, True) for row in rows):
+        return (measures,)
+    return (
+        measures,
+        "Likelihood: no, where the objective without its KL is not −log of a normalised density of the image; −log p "
+        "is then that of a model which was not trained, the Gaussian fitted around the decoder on the validation "
+        "subjects.",
     )

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 
-from monai_blurvae.study.tables import Entry, Results, Table
+from monai_blurvae.study.tables import Column, Entry, Results, Table
 
 
 def cells_csv(results: Results) -> str:
@@ -88,6 +88,7 @@ LATEX = {
     "ε": r"$\epsilon$",
     "σ": r"$\sigma$",
     "Σ": r"$\Sigma$",
+    "Δ": r"$\Delta$",
     "²": "$^2$",
     "₁": "$_1$",
     "₀": "$_0$",
@@ -126,14 +127,15 @@ def _texts(
 ) -> list[str]:
     """The numbers of a line."""
     entries = table.lines[index].entries or (Entry(None),) * len(table.columns)
-    texts = [_text(entry, column.digits) for entry, column in zip(entries, table.columns, strict=True)]
+    texts = [_text(entry, column) for entry, column in zip(entries, table.columns, strict=True)]
     return [marked(escaped(text), index, j) for j, text in enumerate(texts)]
 
 
-def _text(entry: Entry, digits: int) -> str:
+def _text(entry: Entry, column: Column) -> str:
     if entry.mean is None:
         return "–"
-    text = f"{entry.mean:.{digits}f}" + ("" if entry.std is None else f" ± {entry.std:.{digits}f}")
+    mean = f"{entry.mean:{'+' if column.signed else ''}.{column.digits}f}"
+    text = mean + ("" if entry.std is None else f" ± {entry.std:.{column.digits}f}")
     return text.replace("-", "−")
 
 

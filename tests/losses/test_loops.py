@@ -1,0 +1,54 @@
+"""The terms as losses of other people's loops."""
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.networks.nets import AutoEncoder
+
+from monai_blurvae.losses import LOSS_NAMES, make_reconstruction_term
+
+PLAIN = [name for name in LOSS_NAMES if name != "wiener"]
+
+
+def images():
+    return torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_loop_comes_nearer_to_the_image(name, random_weights_dir):
+    term = make_reconstruction_term(name, image_size=(16, 16), weights_dir=random_weights_dir)
+    x = images()
+    y = torch.zeros_like(x, requires_grad=True)
+    optimizer = torch.optim.Adam([y], 0.02)
+    before = term(y, x).item()
+    for _ in range(40):
+        optimizer.zero_grad()
+        term(y, x).backward()
+        optimizer.step()
+    assert term(y, x).item() < before
+    if name != "vgg":  # features of random weights need not lead to the image itself
+        assert (y - x).square().mean() < 0.5 * x.square().mean()
+
+
+@pytest.mark.parametrize("name", ["l1", "ssim", "sigma_vae"])
+def test_monais_trainer_takes_a_term_as_its_loss_function(name):
+    torch.manual_seed(0)
+    network = AutoEncoder(2, 1, 1, channels=(4,), strides=(2,))
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=30,
+        train_data_loader=[{"image": images(), "label": images()}],
+        network=network,
+        optimizer=torch.optim.Adam(network.parameters(), 1e-2),
+        loss_function=make_reconstruction_term(name),
+        decollate=False,
+    )
+    losses = []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def remember(engine):
+        losses.append(float(engine.state.output["loss"]))
+
+    trainer.run()
+    assert losses[-1] < 0.9 * losses[0]
