@@ -44,8 +44,9 @@ class RowConfigs:
         options = self._options
         own = {name for file in row.overlays for name in read_config(options.config(file))}
         budget = {name: value for name, value in options.budget.settings.items() if name not in own}
-        warmup = warmup_epochs(self._from_files(row), self._schedule["max_epochs"])
-        return {**budget, **self._schedule, "warmup_epochs": warmup, **options.settings}
+        epochs = options.budget.epochs_of(row, self._schedule["max_epochs"])
+        own_schedule = {"max_epochs": epochs, "warmup_epochs": warmup_epochs(self._from_files(row), epochs)}
+        return {**budget, **self._schedule, **own_schedule, **options.settings}
 
     def change(self, row: str, before: Mapping[str, Any]) -> str | None:
         """The first difference to settings with which a cell of the row was trained, in words, or None."""

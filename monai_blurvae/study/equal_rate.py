@@ -40,7 +40,7 @@ def equal_rate_table(title: str, rows: Sequence[Row], results: Results, rate: fl
 
 def against_reference_table(title: str, rows: Sequence[Row], results: Results, rate: float | None) -> Table:
     """What :func:`equal_rate_table` shows, relative to the reference row, seed by seed."""
-    reference = _row_at_rate(ROWS[REFERENCE], results, rate)
+    reference = _row_at_rate(ROWS[REFERENCE], results, rate) or RowAtRate({}, "not measured")
     compared = [column for column in COLUMNS if column.better]
     lines = [_line_against(row, results, _row_at_rate(row, results, rate), reference, compared) for row in rows]
     label = ROWS[REFERENCE].label
@@ -91,39 +91,40 @@ def _interpolated(rate: float, rates: Mapping[Cell, float], measured: Sequence[M
 def _line(row: Row, results: Results, found: RowAtRate | None) -> Line:
     if found is None:
         return empty_line(row, results, "–")
-    entries = [_over_seeds([values[c.key] for values in found.values.values()]) for c in COLUMNS] if found.values else ()
+    entries = (
+        [_over_seeds([values[c.key] for values in found.values.values()]) for c in COLUMNS] if found.values else ()
+    )
     return Line(_leading(row, results, len(found.values)), tuple(entries), found.note)
 
 
 def _line_against(
-    row: Row, results: Results, found: RowAtRate | None, reference: RowAtRate | None, columns: Sequence[Column]
+    row: Row, results: Results, found: RowAtRate | None, reference: RowAtRate, columns: Sequence[Column]
 ) -> Line:
     if found is None:
         return empty_line(row, results, "–")
     label = ROWS[REFERENCE].label
-    seeds = sorted(found.values.keys() & (reference.values.keys() if reference else ()))
+    seeds = sorted(found.values.keys() & reference.values.keys())
     missed = ""
-    if found.values and reference is None:
-        missed = f"{label} was not measured"
-    elif found.values and reference is not None and not reference.values:
+    if found.values and not reference.values:
         missed = f"{label}: {reference.note}"
     elif len(seeds) < len(found.values):
         missed = f"{len(found.values) - len(seeds)} of {len(found.values)} seeds without {label}'s"
-    entries = [
-        _over_seeds([_compared(found.values[s][c.key], reference.values[s][c.key], c) for s in seeds])
-        for c in columns
-        if reference is not None and seeds
-    ]
+
+    def entry(column: Column) -> Entry:
+        key = column.key
+        return _over_seeds([_compared(found.values[s][key], reference.values[s][key], key) for s in seeds])
+
+    entries = [entry(column) for column in columns] if seeds else ()
     return Line(_leading(row, results, len(seeds)), tuple(entries), _joined(missed, found.note))
 
 
-def _compared(value: Value, reference: Value, column: Column) -> Value:
+def _compared(value: Value, reference: Value, key: str) -> Value:
     if isinstance(value, str):
         return value
     label = ROWS[REFERENCE].label
     if isinstance(reference, str):
         return f"{label}: {reference}"
-    if column.key not in RATIOS:
+    if key not in RATIOS:
         return value - reference
     return value / reference if reference else f"{label}'s is 0"
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from monai_blurvae.files import replacing
 from monai_blurvae.study.folder import Measured
+from monai_blurvae.study.kernels import KernelHistory
 from monai_blurvae.study.tables import RATE
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ PANELS = {
     "spectrum_reconstruction": "distance of log spectrum,\nreconstructions, lower is better",
     "mmd_alexnet": "MMD of samples, AlexNet features,\nlower is better",
 }
-# Okabe and Ito's colours, which colour-blind people tell apart; markers and dashes tell rows that share one.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+# Okabe and Ito's colours, which colour-blind people tell apart, and a wine red; grey is the grid's and the images'.
+# Markers and dashes tell rows that share one.
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
 DASHES = ("-", "--", ":", "-.")
+MOST_EPOCHS = 4
 
 
 def draw_rate_distortion(curves: Mapping[str, Sequence[Measured]], title: str, rate: float | None) -> Figure:
@@ -48,7 +51,7 @@ def draw_rate_distortion(curves: Mapping[str, Sequence[Measured]], title: str, r
             axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
         elif rate is not None:
             axis.axvline(rate, color="0.6", linewidth=0.8, linestyle=":")
-        axis.set_xscale("log")
+        _scale_rates(axis)
         axis.set_xlabel("KL (nats)")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3, which="both")
@@ -91,6 +94,36 @@ def draw_spectra(chosen: Mapping[str, Measured], title: str) -> Figure:
     return figure
 
 
+def draw_kernels(histories: Mapping[str, KernelHistory], title: str) -> Figure:
+    """Kernels of a few fixed validation images over the epochs (the paper's Figure 2), and below their mean width.
+
+    Args:
+        histories: of each row by its label, at least one.
+        title: of the figure.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
+    """
+    epochs = _spread(sorted({epoch for history in histories.values() for epoch in history.pictures}), MOST_EPOCHS)
+    figure = _figure((13, 4 + 0.8 * len(histories)))
+    grid = figure.add_gridspec(len(histories) + 1, len(epochs), height_ratios=[*[0.8] * len(histories), 3])
+    for i, (label, history) in enumerate(histories.items()):
+        for j, epoch in enumerate(epochs):
+            axis = figure.add_subplot(grid[i, j])
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if epoch in history.pictures:
+                axis.imshow(history.pictures[epoch], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            if i == 0:
+                axis.set_title(f"epoch {epoch}")
+            if j == 0:
+                axis.set_ylabel(label, rotation="horizontal", ha="right", va="center")
+    _draw_widths(figure.add_subplot(grid[-1, :]), histories)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, handlelength=3.5)
+    figure.suptitle(title)
+    return figure
+
+
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write ``name.png`` and ``name.pdf``, each whole or not at all."""
     for kind in ("png", "pdf"):
@@ -99,6 +132,11 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    figure = _figure(size)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _figure(size: tuple[float, float]) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -106,8 +144,7 @@ def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any
             'matplotlib draws the figures and is not installed; pip install "monai-blurvae[study]".'
         ) from error
     # A figure of its own, without pyplot, is drawn by Agg and needs no display.
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, **options)
+    return Figure(figsize=size, layout="constrained")
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -118,6 +155,16 @@ def _style(index: int) -> dict[str, Any]:
         "markersize": 6,
         "linewidth": 1.4,
     }
+
+
+def _scale_rates(axis: Any) -> None:
+    """A logarithmic scale with numbers as one writes them, few enough not to touch."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_curve(axis: Any, measured: Sequence[Measured], key: str, style: Mapping[str, Any]) -> None:
@@ -132,6 +179,25 @@ def _draw_curve(axis: Any, measured: Sequence[Measured], key: str, style: Mappin
     if any(len(points) > 1 for points in by_beta.values()):
         points = [point for group in by_beta.values() for point in group]
         axis.scatter(*zip(*points, strict=True), color=style["color"], marker=style["marker"], s=8, alpha=0.5)
+
+
+def _spread(epochs: Sequence[int], most: int) -> list[int]:
+    """At most so many of them, evenly spread, the first and the last among them."""
+    places = np.linspace(0, len(epochs) - 1, min(most, len(epochs))).round()
+    return [epochs[int(place)] for place in places]
+
+
+def _draw_widths(axis: Any, histories: Mapping[str, KernelHistory]) -> None:
+    for i, (label, history) in enumerate(histories.items()):
+        style = _style(i)
+        axis.plot(*zip(*sorted(history.training.items()), strict=True), **{**style, "marker": ""})
+        points = {**style, "linestyle": ""}
+        axis.plot(*zip(*sorted(history.validation.items()), strict=True), **points)
+        axis.plot([], [], label=label.replace("\n", ", "), **style)
+    axis.set_xlabel("epoch (lines: training patches; markers: validation patches)")
+    axis.set_ylabel("mean kernel width,\nRMS radius (pixels)")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
 
 
 def _legend(axis: Any, labels: Sequence[str]) -> None:

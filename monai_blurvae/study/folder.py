@@ -12,6 +12,9 @@ from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import make_folder, write_json
 from monai_blurvae.study.plan import Cell
 
+TENSORBOARD = "tensorboard"
+"""The folder of the event files in a run folder."""
+
 
 class Measured(NamedTuple):
     """The measures of one cell on one split.
@@ -58,6 +61,10 @@ class StudyFolder:
     def model_file(self, cell: Cell) -> Path:
         """The weights that are measured."""
         return self.cell_dir(cell) / MODEL
+
+    def tensorboard_dir(self, cell: Cell) -> Path:
+        """The event files of a cell's training."""
+        return self.cell_dir(cell) / TENSORBOARD
 
     def log(self, cell: Cell) -> Path:
         """The output of a cell's training."""

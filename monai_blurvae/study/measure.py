@@ -12,18 +12,16 @@ import logging
 import math
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from monai.bundle import ConfigParser
 from torch import Tensor
 
-from monai_blurvae.bundle import boolean, load_weights
-from monai_blurvae.bundle.run_folder import CONFIG
-from monai_blurvae.data import SlicePatchDataset, prepare_volumes, read_datalist
-from monai_blurvae.data.store import StoredVolume
+from monai_blurvae.bundle import FinishedRun, load_weights
+from monai_blurvae.bundle.measures import patches_of
+from monai_blurvae.data import prepare_volumes, read_datalist
 from monai_blurvae.errors import user_error
 from monai_blurvae.files import sha256_of, write_json
 from monai_blurvae.functional.radial import radial_power
@@ -67,14 +65,6 @@ def is_measured(folder: StudyFolder, cell: Cell, split: str, instruments: Instru
         return False
     content = read_json(path)
     return "failed" not in content and content["key"] == _key(folder, cell, instruments)
-
-
-def patches_of(volumes: Sequence[StoredVolume], settings: Mapping[str, Any]) -> Tensor:
-    """The evaluation patches of a split, the same for every cell, ``(B, 1, patch_size, patch_size)`` in [−1, 1]."""
-    dataset = SlicePatchDataset(
-        volumes, settings["patch_size"], settings["eval_patches_per_volume"], settings["min_foreground"]
-    )
-    return torch.stack([dataset[i]["image"] for i in range(len(dataset))])
 
 
 def measure_cells(
@@ -123,9 +113,10 @@ def _key(folder: StudyFolder, cell: Cell, instruments: Instruments) -> dict[str,
 def _measure(
     folder: StudyFolder, cell: Cell, images: Tensor, reference: Tensor, instruments: Instruments
 ) -> dict[str, Any]:
-    parser = ConfigParser(ConfigParser.load_config_file(str(folder.cell_dir(cell) / CONFIG)))
-    network: BlurVAE = parser.get_parsed_content("network_def")
-    network = load_weights(network, folder.model_file(cell), instruments.device).eval()
+    run = FinishedRun(folder.path, folder.cell_dir(cell))
+    network: BlurVAE = run.parser().get_parsed_content("network_def")
+    network = load_weights(network, run.model_file, instruments.device).eval()
+    objective = run.objective()
     measures = measure_model(
         network,
         images,
@@ -133,26 +124,14 @@ def _measure(
         weights_dir=instruments.weights_dir,
         importance_samples=instruments.importance_samples,
         device=instruments.device,
-        uses_kernel=_trains_kernel(parser),
-        c=parser.get_parsed_content("wiener_c"),
-        weighting=_kernel_weighting(parser),
+        uses_kernel=objective.trains_kernel,
+        c=objective.wiener_c,
+        weighting=objective.weighting,
     )
     return {
         "measures": {name: _plain(measure.value, measure.reason) for name, measure in measures.items()},
         "spectra": _spectra(network, images, instruments.device),
     }
-
-
-def _trains_kernel(parser: ConfigParser) -> bool:
-    if boolean(parser.get_parsed_content("train_kernel")):
-        return True
-    return bool(parser.get_parsed_content("train#objective").uses_kernel)
-
-
-def _kernel_weighting(parser: ConfigParser) -> str:
-    """The weighting of the kernel's likelihood; flat weights are no kernel's, and the paper's are taken."""
-    weighting = str(parser.get_parsed_content("weighting"))
-    return "wiener" if weighting == "flat" else weighting
 
 
 def _plain(value: float | None, reason: str | None) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class Budget(NamedTuple):
         validations: during the training.
         multipliers: of a row's β.
         slow_multipliers: likewise of a slow row; None for the same.
+        slow_share: share of the epochs that a slow row is trained for; the tables say so.
     """
 
     overlays: tuple[str, ...]
@@ -108,6 +109,11 @@ class Budget(NamedTuple):
     validations: int
     multipliers: tuple[float, ...]
     slow_multipliers: tuple[float, ...] | None = None
+    slow_share: float = 1.0
+
+    def epochs_of(self, row: Row, max_epochs: int) -> int:
+        """The epochs of a row, of ``max_epochs``."""
+        return max(1, round(max_epochs * self.slow_share)) if row.slow else max_epochs
 
 
 NARROW: Mapping[str, Any] = {"latent_size": 128}
@@ -120,6 +126,7 @@ BUDGETS: dict[str, Budget] = {
         validations=4,
         multipliers=(0.4, 1.0, 2.5),
         slow_multipliers=(1.0,),
+        slow_share=0.33,
     ),
     "small": Budget(
         overlays=("configs/architectures/narrow.yaml",),

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
+from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import write_text
-from monai_blurvae.study.figures import draw_rate_distortion, draw_spectra, save
+from monai_blurvae.study.equal_rate import against_reference_table, equal_rate_table
+from monai_blurvae.study.figures import draw_kernels, draw_rate_distortion, draw_spectra, save
 from monai_blurvae.study.folder import Measured, StudyFolder
-from monai_blurvae.study.plan import REFERENCE, TABLES, Row
+from monai_blurvae.study.kernels import KernelHistory, read_kernels
+from monai_blurvae.study.plan import REFERENCE, ROWS, TABLES, Row
 from monai_blurvae.study.rates import common_rate
 from monai_blurvae.study.tables import (
     Results,
     Table,
     best_beta,
     criterion_of,
-    equal_rate_table,
     protocol_table,
     rate_range,
 )
 from monai_blurvae.study.text import cells_csv, to_csv, to_latex, to_markdown
 
 TITLES = {"3": "Table 3: losses", "1": "Table 1: ablations of the Wiener loss", "remedies": "Remedies"}
+MAIN_TABLE = "3"
+KERNEL_ROWS = (REFERENCE, "wiener", "default")
+"""The rows whose kernels are shown whatever else is."""
+MOST_KERNEL_ROWS = 6
+
+logger = logging.getLogger(__name__)
 
 
 def shown_rows(table: str, wanted: Sequence[str], results: Results) -> list[Row]:
@@ -30,12 +39,13 @@ def shown_rows(table: str, wanted: Sequence[str], results: Results) -> list[Row]
 
 def rate_of(rows: Sequence[Row], results: Results) -> float | None:
     """The validation KL in nats at which rows are compared, within the reference row's rates if it was measured."""
-    ranges = {row.name: rate_range(results.validation_of(row)) for row in rows}
-    return common_rate([bounds for bounds in ranges.values() if bounds is not None], ranges.get(REFERENCE))
+    ranges = [rate_range(results.validation_of(row)) for row in rows]
+    reference = rate_range(results.validation_of(ROWS[REFERENCE]))
+    return common_rate([bounds for bounds in ranges if bounds is not None], reference)
 
 
 def write_tables(folder: StudyFolder, tables: dict[str, list[Row]], results: Results, rate: float | None) -> None:
-    """Write each table by the paper's protocol and at equal rate, and ``cells.csv``.
+    """Write each table by the paper's protocol, at equal rate and there against the reference row, and ``cells.csv``.
 
     Args:
         folder: of the study.
@@ -44,33 +54,75 @@ def write_tables(folder: StudyFolder, tables: dict[str, list[Row]], results: Res
         rate: validation KL in nats for the tables at equal rate.
     """
     for name, rows in tables.items():
-        stem = f"table{name}" if name.isdecimal() else name
+        stem = _stem(name)
         _write(folder, stem, protocol_table(TITLES[name], rows, results))
         _write(folder, f"{stem}_equal_rate", equal_rate_table(f"{TITLES[name]}, at equal rate", rows, results, rate))
+        against = f"{TITLES[name]}, at equal rate against {ROWS[REFERENCE].label}"
+        _write(folder, f"{stem}_against_{REFERENCE}", against_reference_table(against, rows, results, rate))
     write_text(folder.path / "cells.csv", cells_csv(results))
 
 
-def draw_figures(folder: StudyFolder, rows: Sequence[Row], results: Results, rate: float | None) -> None:
-    """Draw ``rate_distortion`` and, of each row's β by the paper's protocol, ``spectra``.
+def draw_figures(
+    folder: StudyFolder, tables: Mapping[str, Sequence[Row]], results: Results, rate: float | None
+) -> None:
+    """Draw ``rate_distortion`` and ``spectra`` of each table, with the reference row, and ``kernels`` of a few rows.
+
+    Spectra and kernels are those of one cell of each row, of its β by the paper's protocol. The figures of Table 3
+    have these names, those of other tables the table's name after it.
 
     Raises:
         ImportError: without matplotlib, naming the extra.
     """
-    drawn = {results.aliases.get(row.name, row.name): row for row in reversed(rows)}  # the first of those that are one
-    curves = {row.label: results.reported_of(row) for row in rows if row in drawn.values()}
-    curves = {label: measured for label, measured in curves.items() if measured}
-    save(draw_rate_distortion(curves, results.subjects, rate), folder.path, "rate_distortion")
     criterion = criterion_of(results.validation)
-    if criterion is None:
-        return
-    chosen: dict[str, Measured] = {}
-    for row in rows:
-        beta = best_beta(results.validation_of(row), criterion)
-        of_beta = [m for m in curves.get(row.label, []) if m.cell.beta == beta]
+    reference = ROWS[REFERENCE]
+    for name, rows in tables.items():
+        shown = _distinct([reference, *(row for row in rows if row != reference)], results)
+        curves = {row.label: results.reported_of(row) for row in shown}
+        chosen = _chosen(shown, results, criterion)
+        suffix = "" if name == MAIN_TABLE else f"_{_stem(name)}"
+        save(draw_rate_distortion(curves, results.subjects, rate), folder.path, f"rate_distortion{suffix}")
+        if chosen:
+            spectra = {row.label: measured for row, measured in chosen.items()}
+            save(draw_spectra(spectra, f"{results.subjects}, β by {criterion}"), folder.path, f"spectra{suffix}")
+    every = _distinct([row for rows in tables.values() for row in rows], results)
+    histories = _kernel_histories(folder, _chosen(every, results, criterion))
+    if histories:
+        title = "Kernels of the same validation images, each relative to its maximum"
+        save(draw_kernels(histories, f"{title}; β by {criterion}"), folder.path, "kernels")
+
+
+def _distinct(rows: Sequence[Row], results: Results) -> list[Row]:
+    """The rows that were measured, the first of those that share their trainings."""
+    first = {results.aliases.get(row.name, row.name): row for row in reversed(rows)}
+    return [row for row in rows if row in first.values() and results.reported_of(row)]
+
+
+def _chosen(rows: Sequence[Row], results: Results, criterion: str | None) -> dict[Row, Measured]:
+    """Of each row's β by the paper's protocol the measures of the first seed."""
+    chosen: dict[Row, Measured] = {}
+    for row in rows if criterion else ():
+        beta = best_beta(results.validation_of(row), str(criterion))
+        of_beta = [m for m in results.reported_of(row) if m.cell.beta == beta]
         if of_beta:
-            chosen[row.label] = min(of_beta, key=lambda m: m.cell.seed)
-    if chosen:
-        save(draw_spectra(chosen, f"{results.subjects}, β by {criterion}"), folder.path, "spectra")
+            chosen[row] = min(of_beta, key=lambda m: m.cell.seed)
+    return chosen
+
+
+def _kernel_histories(folder: StudyFolder, chosen: Mapping[Row, Measured]) -> dict[str, KernelHistory]:
+    """The kernels of at most ``MOST_KERNEL_ROWS`` rows that have some, by their labels, in the order of ``chosen``."""
+    found: dict[Row, KernelHistory] = {}
+    for row in sorted(chosen, key=lambda row: row.name not in KERNEL_ROWS):
+        if len(found) == MOST_KERNEL_ROWS:
+            break
+        try:
+            found[row] = read_kernels(folder.tensorboard_dir(chosen[row].cell))
+        except RunFolderError as error:
+            logger.warning("%s is left out of the figure of kernels: %s", row.label, error)
+    return {f"{row.label}\nβ = {chosen[row].cell.beta:g}": found[row] for row in chosen if row in found}
+
+
+def _stem(table: str) -> str:
+    return f"table{table}" if table.isdecimal() else table
 
 
 def _write(folder: StudyFolder, stem: str, table: Table) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from monai_blurvae.files import remove_leftovers
 from monai_blurvae.study.configs import RowConfigs
 from monai_blurvae.study.folder import Measured, StudyFolder, read_json
+from monai_blurvae.study.likelihood import is_likelihood
 from monai_blurvae.study.measure import Instruments, is_measured
 from monai_blurvae.study.options import StudyOptions
 from monai_blurvae.study.plan import ROWS, Cell, make_cells, read_config
@@ -114,7 +115,7 @@ class Study:
             self.say("Nothing was left to train or to measure; tables and figures are written anew.")
         self.say(f"Results are in {self.folder.path}.")
         if self.options.rate_distortion:
-            draw_figures(self.folder, rows, results, rate)
+            draw_figures(self.folder, tables, results, rate)
 
     def command(self, cell: Cell) -> list[str]:
         """The user's own command that trains a cell."""
@@ -192,7 +193,8 @@ class Study:
         subjects = "Validation subjects, NOT test subjects" if self.options.validation_only else "Test subjects"
         if read_json(self.folder.study)["synthetic"]:
             subjects += ", SYNTHETIC images"
-        return Results(validation, reported, subjects, self._problems_of_rows(), self.configs.aliases)
+        likelihoods = {name: is_likelihood(settings) for name, settings in self.configs.settings.items()}
+        return Results(validation, reported, subjects, self._problems_of_rows(), self.configs.aliases, likelihoods)
 
     def _measured(self, split: str) -> tuple[Measured, ...]:
         return tuple(m for m in self.folder.measured(split) if self._is_current(m.cell))
@@ -211,7 +213,17 @@ class Study:
             for row, first in self.configs.aliases.items()
             if row != first
         }
-        return {**sentences, **self.configs.problems, **shared}
+        return {**self._shortened(sentences), **self.configs.problems, **shared}
+
+    def _shortened(self, sentences: Mapping[str, str]) -> dict[str, str]:
+        """The sentences with one more for each slow row that the budget trains for less than the others."""
+        budget = self.options.budget
+        share = {
+            row.name: f"trained for {budget.slow_share:.0%} of the others' epochs" for row in ROWS.values() if row.slow
+        }
+        if budget.slow_share == 1:
+            return dict(sentences)
+        return {row: "; ".join(filter(None, (share.get(row), sentences.get(row)))) for row in {**share, **sentences}}
 
 
 def _arguments(given: Mapping[str, Any]) -> list[str]:

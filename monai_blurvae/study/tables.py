@@ -207,7 +207,6 @@ def legend(rows: Sequence[Row], results: Results) -> tuple[str, ...]:
         return (measures,)
     return (
         measures,
-        "Likelihood: no, where the objective without its KL is not −log of a normalised density of the image; −log p "
-        "is then that of a model which was not trained, the Gaussian fitted around the decoder on the validation "
-        "subjects.",
+        "Likelihood no: the objective without its KL is not −log of a normalised density of the image, and −log p is "
+        "that of the Gaussian fitted around the decoder on the validation subjects, not its objective.",
     )

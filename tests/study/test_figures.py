@@ -1,10 +1,12 @@
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from monai_blurvae.study.figures import _style, draw_rate_distortion, draw_spectra, save
+from monai_blurvae.study.figures import _spread, _style, draw_kernels, draw_rate_distortion, draw_spectra, save
 from monai_blurvae.study.folder import Measured
+from monai_blurvae.study.kernels import KernelHistory
 from monai_blurvae.study.plan import ROWS, Cell
 
 
@@ -47,6 +49,44 @@ def test_spectra_are_drawn_with_their_difference():
     assert np.array_equal(sample.lines[1].get_ydata(), [1.0, -1.5])
     assert np.array_equal(reconstruction_difference.lines[0].get_ydata(), [0.0, -2.0])
     assert np.array_equal(sample_difference.lines[0].get_ydata(), [1.0, -0.5])
+
+
+def test_kernels_are_drawn_over_the_epochs_and_their_widths_below():
+    needs_matplotlib()
+    pictures = {epoch: np.full((4, 8), epoch, np.uint8) for epoch in range(1, 11)}
+    first = KernelHistory(pictures, {e: 5.0 - e / 10 for e in range(1, 11)}, {1: 4.0, 10: 3.0})
+    second = first._replace(pictures={10: pictures[10]}, validation={10: 2.0})
+    figure = draw_kernels({"L2\nβ = 0.1": first, "W": second}, "Kernels")
+    *grid, widths = figure.axes
+    assert [axis.get_title() for axis in grid[:4]] == ["epoch 1", "epoch 4", "epoch 7", "epoch 10"]
+    assert [[int(image.get_array().max()) for image in axis.images] for axis in grid] == [
+        *([e] for e in (1, 4, 7, 10)),
+        *([], [], [], [10]),
+    ]
+    assert [grid[0].get_ylabel(), grid[4].get_ylabel()] == ["L2\nβ = 0.1", "W"]
+    assert np.allclose(widths.lines[0].get_ydata(), 5 - np.arange(1, 11) / 10)
+    assert np.array_equal(widths.lines[1].get_xydata(), [[1, 4.0], [10, 3.0]])
+    assert np.array_equal(widths.lines[4].get_xydata(), [[10, 2.0]])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["L2, β = 0.1", "W"]
+
+
+def test_few_epochs_are_all_shown_and_many_from_first_to_last():
+    assert _spread([7, 14], 4) == [7, 14]
+    assert _spread(list(range(20)), 4) == [0, 6, 13, 19]
+    assert _spread([5], 4) == [5]
+
+
+def test_rates_are_numbers_that_do_not_touch():
+    needs_matplotlib()
+    figure = draw_rate_distortion({"L2": [measured("l2", b, kl=kl, psnr=1.0) for b, kl in ((1, 55), (2, 420))]}, "T", 9)
+    axis = figure.axes[0]
+    figure.draw_without_rendering()
+    low, high = axis.get_xlim()
+    labels = {t.get_position()[0]: t.get_text() for t in axis.get_xticklabels()}
+    assert {text for place, text in labels.items() if low <= place <= high} >= {"100", "200"}
+    boxes = [t.get_window_extent() for t in axis.get_xticklabels() if low <= t.get_position()[0] <= high]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert not any(t.get_text() for t in axis.get_xticklabels(minor=True))
 
 
 def test_figures_are_png_and_pdf(tmp_path):

@@ -135,7 +135,7 @@ def test_everything_is_done_once(start):
     assert done == []
     assert "4 cells: 4 finished before, 0 to train, 2 at a time." in said
     assert any("Nothing was left" in line for line in said)
-    assert len(files) == 7
+    assert len(files) == 10
     assert {path: path.read_bytes() for path in files} == files
 
 
@@ -147,7 +147,7 @@ def test_a_crash_stays_in_its_row_and_is_tried_again(start, root):
         study, "Wiener (the paper's)"
     )
     assert (study.folder.path / "cells/wiener-beta0.1-seed0.log").is_file()
-    assert "| L2 | 0.1 | 1 | 100.0 | 19.90 |" in row_of(study, "L2")
+    assert "| L2 | 0.1 | 1 | yes | 100.0 | 19.90 |" in row_of(study, "L2")
     assert sum("FAILED: the loss is nan" in line for line in said) == 2
 
     (root / "crash").unlink()
@@ -180,7 +180,7 @@ def test_later_commands_add_seeds_and_rows_to_the_tables(start):
     study, _, done = start(rows=("wiener",), seeds=(0, 1))
     assert len([line for line in done if line.startswith("train")]) == 4
     assert "| L2 | 0.1 | 1 |" in row_of(study, "L2")
-    assert "| 0.1 | 2 | 100.0 ± 0.0 | **20.40 ± 0.71** |" in row_of(study, "Wiener (the paper's)")
+    assert "| 0.1 | 2 | no | 100.0 ± 0.0 | **20.40 ± 0.71** |" in row_of(study, "Wiener (the paper's)")
     assert "| 2 |" in row_of(study, "Wiener (the paper's)", "table3_equal_rate.md")
 
 

@@ -3,8 +3,7 @@ import io
 import re
 from statistics import stdev
 
-import pytest
-
+from monai_blurvae.study.equal_rate import equal_rate_table
 from monai_blurvae.study.folder import Measured
 from monai_blurvae.study.plan import Cell, Row
 from monai_blurvae.study.tables import (
@@ -16,7 +15,6 @@ from monai_blurvae.study.tables import (
     Table,
     best_beta,
     criterion_of,
-    equal_rate_table,
     protocol_table,
     rate_range,
 )
@@ -51,7 +49,7 @@ def test_beta_is_chosen_by_the_mean_over_seeds_on_validation_alone():
     ]
     assert best_beta(validation, "mmd_alexnet") == 1.0
     table = protocol_table("T", [L2], results(validation, test))
-    assert table.lines[0].leading == ("L2", "1", "2")
+    assert table.lines[0].leading == ("L2", "1", "2", "–")
     assert entry(table, 0, "psnr") == Entry(21.5, stdev([20.0, 23.0]))
     assert "lowest mmd_alexnet on the validation subjects" in table.notes[0]
 
@@ -95,42 +93,23 @@ def test_rows_that_share_their_cells_share_their_numbers():
     assert table.lines[0].entries == table.lines[1].entries
 
 
-def test_equal_rate_goes_by_validation_rates_within_each_seed():
-    # Test rates are far off: they play no part. sqrt(10 · 40) = 20 is halfway.
-    validation = [measured("l2", b, s, kl=kl) for s in (0, 1) for b, kl in ((1.0, 10.0), (0.1, 40.0))]
-    test = [
-        measured("l2", 1.0, 0, kl=1.0, psnr=10.0),
-        measured("l2", 0.1, 0, kl=2.0, psnr=20.0),
-        measured("l2", 1.0, 1, kl=1.0, psnr=14.0),
-        measured("l2", 0.1, 1, kl=2.0, psnr=20.0),
-    ]
-    table = equal_rate_table("T", [L2], results(validation, test), 20.0)
-    assert table.lines[0].leading == ("L2", "2")
-    found = entry(table, 0, "psnr")
-    assert (found.mean, found.std) == (pytest.approx(16.0), pytest.approx(stdev([15.0, 17.0])))
-    assert entry(table, 0, "ssim").mean is None
-
-
-def test_a_rate_that_is_not_reached_is_said_not_extrapolated():
-    validation = [measured("l2", 1.0, kl=10.0), measured("l2", 0.1, kl=40.0)]
-    test = [measured("l2", b, psnr=20.0) for b in (1.0, 0.1)]
-    line = equal_rate_table("T", [L2], results(validation, test), 41.0).lines[0]
-    assert line.entries == ()
-    assert line.note == "not reached (its rates: 10 to 40)"
-
-
-def test_seeds_that_do_not_reach_the_rate_are_counted():
-    validation = [measured("l2", b, s, kl=kl) for s, scale in ((0, 1), (1, 10)) for b, kl in ((1, 10 * scale), (2, 40))]
-    test = [measured("l2", b, s, psnr=20.0) for s in (0, 1) for b in (1, 2)]
-    line = equal_rate_table("T", [L2], results(validation, test), 20.0).lines[0]
-    assert line.leading == ("L2", "1")
-    assert line.note == "1 of 2 seeds do not reach it"
-
-
 def test_the_range_of_a_row():
     cells = [measured("l2", b, s, kl=kl) for b, s, kl in ((1, 0, 10.0), (2, 0, 50.0), (1, 1, 12.0), (2, 1, 45.0))]
     assert rate_range(cells) == (12.0, 45.0)
     assert rate_range([]) is None
+
+
+def test_what_is_no_likelihood_is_said():
+    validation = [measured(row, 0.1, mmd_alexnet=1.0, kl=3.0, nll_variance=5.0) for row in ("l2", "wiener")]
+    made = results(validation, validation)._replace(likelihoods={"l2": True, "wiener": False})
+    for build in (protocol_table, lambda *given: equal_rate_table(*given, 3.0)):
+        table = build("T", [L2, WIENER], made)
+        assert table.leading[-1] == "likelihood"
+        assert [line.leading[-1] for line in table.lines] == ["yes", "no"]
+        assert "Likelihood no" in table.notes[-1]
+        assert not any("Likelihood no" in note for note in build("T", [L2], made).notes)
+    untrained = protocol_table("T", [WIENER], results([], [])._replace(likelihoods={"wiener": False}))
+    assert untrained.lines[0].leading == ("Wiener", "–", "–", "no")
 
 
 def simple(*means, better=1, notes=()):
@@ -146,11 +125,20 @@ def test_the_best_of_a_column_is_bold():
     assert r"row 1 & \textbf{3.0 $\pm$ 0.2} \\" in to_latex(simple(2.0, 3.0))
 
 
+def test_differences_have_their_sign():
+    column = Column("d", "Δ", 1, 0, signed=True)
+    table = Table("T", ("row",), (column,), (Line(("a",), (Entry(1.0, 0.5),)), Line(("b",), (Entry(-1.0),))))
+    assert "| a | +1.0 ± 0.5 |" in to_markdown(table)
+    assert "| b | −1.0 |" in to_markdown(table)
+    assert r"a & +1.0 $\pm$ 0.5 \\" in to_latex(table)
+    assert to_latex(table).isascii()
+
+
 def test_markdown_is_one_table_of_equal_width():
     text = to_markdown(protocol_table("T", [L2, WIENER], results([], [], {"l2": "a|b"})))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 4
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(COLUMNS) + 3 + 2}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(COLUMNS) + 4 + 2}
 
 
 def test_csv_keeps_all_digits():
