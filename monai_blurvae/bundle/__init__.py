@@ -1,6 +1,13 @@
 """What the bundles' configs call: settings, run folders, the last wiring. Nothing else imports from here."""
 
-from monai_blurvae.bundle.run_folder import FinishedRun, RunFolder, RunRecordHandler, new_numbered_folder
+from monai_blurvae.bundle.measures import MeasuresHandler
+from monai_blurvae.bundle.run_folder import (
+    FinishedRun,
+    RunFolder,
+    RunRecordHandler,
+    TrainedObjective,
+    new_numbered_folder,
+)
 from monai_blurvae.bundle.settings import SECTIONS, SETTINGS, begin, boolean, check_settings, default_cache_dir
 from monai_blurvae.bundle.wiring import (
     check_headers,
@@ -15,8 +22,10 @@ __all__ = [
     "SECTIONS",
     "SETTINGS",
     "FinishedRun",
+    "MeasuresHandler",
     "RunFolder",
     "RunRecordHandler",
+    "TrainedObjective",
     "begin",
     "boolean",
     "check_headers",

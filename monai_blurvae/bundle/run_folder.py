@@ -8,26 +8,32 @@ import logging
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 
 from monai_blurvae.bundle.settings import FREE_ON_RESUME, SETTINGS, boolean, current_parser
-from monai_blurvae.data import Datalist, Volumes
+from monai_blurvae.data import Datalist, StoredVolume, Volumes, prepare_volumes
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.data.volumes import log_skipped
-from monai_blurvae.errors import RunFolderError
+from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder, remove_leftovers, write_json, write_text
+from monai_blurvae.losses import ELBOLoss, WienerLoss
+from monai_blurvae.transforms import PrepareVolume
 
 logger = logging.getLogger(__name__)
 
 CONFIG, DATALIST, SUMMARY = "config.json", "datalist.json", "summary.json"
 MODEL, CHECKPOINT = "model.pt", "checkpoint.pt"
 RUN_FILES = (CONFIG, DATALIST, SUMMARY, MODEL, CHECKPOINT)
+FEATURE_LOSSES = ("vgg", "watson")
+"""Losses that are not built to be asked: no likelihoods, no kernel, and weights that may be on another machine."""
+
 PACKAGES = ("monai-blurvae", "torch", "monai", "pytorch-ignite", "numpy", "nibabel")
 
 
@@ -204,6 +210,24 @@ class RunRecordHandler:
         engine.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: self.run_folder.release())
 
 
+class TrainedObjective(NamedTuple):
+    """What the measures of a model depend on beside its weights: the objective that it was trained with.
+
+    Attributes:
+        loss: its name.
+        trains_kernel: whether the kernel generator was trained, by the loss or beside it.
+        wiener_c: the Wiener constant C.
+        weighting: of the kernel's likelihood, see :func:`~monai_blurvae.functional.wiener_weight`.
+        departures: why the objective is no bound on log p(x), a clause each; none if it is one.
+    """
+
+    loss: str
+    trains_kernel: bool
+    wiener_c: float
+    weighting: str
+    departures: tuple[str, ...]
+
+
 class FinishedRun:
     """A training that an evaluation takes its model, data and settings from.
 
@@ -220,11 +244,15 @@ class FinishedRun:
         for name in (CONFIG, MODEL):
             if not (self.path / name).is_file():
                 raise RunFolderError(f"{self.path} holds no {name}; give the folder of a training as --run_dir.")
-        try:
-            self._config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunFolderError(f"{self.path / CONFIG} is no JSON ({error}); take another run.") from error
+        self._config = self._read(CONFIG)
+        self._evaluation_dir: Path | None = None
         logger.info(f"Evaluating the run in {self.path}.")
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.path / name} cannot be read as JSON ({error}); take another run.") from error
 
     @staticmethod
     def _newest(runs_dir: Path) -> Path:
@@ -249,17 +277,95 @@ class FinishedRun:
         return str(self.path / DATALIST) if dataset_dir is None else None
 
     def evaluation_dir(self, output_dir: str | Path | None) -> Path:
-        """A new numbered folder ``evaluation/NNNN`` in the run, or ``output_dir``.
+        """A new numbered folder ``evaluation/NNNN`` in the run, or ``output_dir``; the same one when asked again.
 
         Raises:
             RunFolderError: if ``output_dir`` holds results.
         """
+        if self._evaluation_dir is None:
+            self._evaluation_dir = self._new_evaluation_dir(output_dir)
+        return self._evaluation_dir
+
+    def _new_evaluation_dir(self, output_dir: str | Path | None) -> Path:
         if output_dir is None:
             return new_numbered_folder(self.path / "evaluation")
         folder = Path(output_dir).expanduser()
         if (folder / "metrics.csv").exists():
             raise RunFolderError(f"output_dir {folder} holds metrics.csv already; choose another folder.")
         return make_folder(folder)
+
+    def parser(self) -> ConfigParser:
+        """A parser of the run's config, which is code: what it parses is built as the training built it."""
+        return ConfigParser(self._read(CONFIG))
+
+    def objective(self) -> TrainedObjective:
+        """What the model was trained with. A setting that the run does not have yet was off."""
+        objective = self._built_objective()
+        weighting = self.setting("weighting")
+        return TrainedObjective(
+            loss=self.setting("loss"),
+            trains_kernel=boolean(self._config.get("train_kernel", False))
+            or (objective is not None and objective.uses_kernel),
+            wiener_c=self.setting("wiener_c"),
+            # flat weights are no kernel's, and the paper's are taken
+            weighting="wiener" if weighting == "flat" else weighting,
+            departures=tuple(self._departures(objective)),
+        )
+
+    def _built_objective(self) -> ELBOLoss | None:
+        if self.setting("loss") in FEATURE_LOSSES:
+            return None
+        objective: ELBOLoss = self.parser().get_parsed_content("train#objective")
+        return objective
+
+    def _departures(self, objective: ELBOLoss | None) -> Iterator[str]:
+        if objective is None or not getattr(objective.term, "is_likelihood", False):
+            yield f"its loss, {self.setting('loss')}, is no likelihood"
+        elif isinstance(objective.term, WienerLoss) and objective.determinant in ("omit", "epsilon"):
+            yield f"its determinant, {objective.determinant!r}, is not that of its covariance"
+        if self._config.get("spectrum_weight", 0) or (objective is not None and len(objective.auxiliary_terms)):
+            yield "an auxiliary term was added to its loss"
+        if self._config.get("adversarial_weight", 0):
+            yield "an adversarial term was added to its loss"
+        if self.setting("beta") != 1:
+            yield f"its KL had the weight β = {self.setting('beta'):g}"
+
+    def validation_volumes(self, cache_dir: str | Path) -> list[StoredVolume]:
+        """The volumes by which the run chose its model, prepared as it prepared them.
+
+        Args:
+            cache_dir: of the volume store.
+
+        Raises:
+            DataError: if a file is not there any more, is another one, or cannot be used.
+            RunFolderError: if the run has no data list.
+        """
+        path = self.path / DATALIST
+        content = self._read(DATALIST)
+        datalist = Datalist(Path(content["dataset_dir"]), [], content["validation"], [])
+        items = datalist.items("validation")
+        mend = f'put it back, or write where the volumes are now as "dataset_dir" into {path}'
+        for item in items:
+            if not Path(item["image"]).is_file():
+                raise DataError(
+                    f"the likelihoods are fitted on the run's validation volumes, but {item['image']} is not there any "
+                    f"more; {mend}, or leave out --measures."
+                )
+        stored = prepare_volumes(
+            datalist,
+            cache_dir,
+            PrepareVolume(self.setting("slice_axis"), self.setting("volume_size")),
+            self.setting("patch_size"),
+            self.setting("min_foreground"),
+            required=("validation",),
+        ).validation
+        for volume, item in zip(stored, items, strict=True):
+            if item.get("sha256", volume.checksum) != volume.checksum:
+                raise DataError(
+                    f"the likelihoods are fitted on the run's validation volumes, but {volume.source} has changed "
+                    f"since the training; {mend}, or leave out --measures."
+                )
+        return stored
 
 
 def numbered_folders(parent: Path) -> list[Path]:

@@ -132,6 +132,9 @@ SETTINGS: dict[str, Check] = {
     "device": TEXT,
     "val_interval": _at_least(1),
     "checkpoint_minutes": _or_null(POSITIVE),
+    "measures": BOOLEAN,
+    "importance_samples": _at_least(1),
+    "eight_bit": BOOLEAN,
 }
 """Every key that a user may turn, in any bundle, and what it accepts."""
 
