@@ -23,6 +23,7 @@ from monai_blurvae.engines.precision import PRECISIONS
 from monai_blurvae.errors import SettingsError, user_error
 from monai_blurvae.losses import LOSS_NAMES
 from monai_blurvae.losses.elbo import DETERMINANTS
+from monai_blurvae.losses.registry import check_combination
 from monai_blurvae.losses.robust import REPRESENTATIONS
 from monai_blurvae.losses.wiener import WEIGHTINGS
 from monai_blurvae.networks.blurvae import ARCHITECTURES
@@ -258,8 +259,18 @@ def _check_together(settings: Mapping[str, Any]) -> None:
     kernel_size = settings.get("kernel_size")
     if patch_size is not None and kernel_size is not None and kernel_size > patch_size:
         raise SettingsError(f"--kernel_size is {kernel_size}, but has to be at most the patch_size {patch_size}.")
+    if "loss" in settings:
+        _check_loss(settings)
     if "device" in settings:
         _check_device(settings["device"])
+
+
+def _check_loss(settings: Mapping[str, Any]) -> None:
+    determinant, whitening = settings.get("determinant", "omit"), boolean(settings.get("whitening", False))
+    try:
+        check_combination(settings["loss"], determinant, whitening)
+    except ValueError as error:
+        raise SettingsError(f"--{error}") from error
 
 
 def _check_device(name: str) -> None:

@@ -19,7 +19,11 @@ from monai_blurvae.transforms import read_header
 logger = logging.getLogger(__name__)
 
 VOXEL_SIZE_TOLERANCE = 0.05
-OBJECTIVE_LR_FACTOR = 100.0
+LIKELIHOOD_LR = 0.01
+"""Learning rate of the likelihood's own parameters, whatever the network's: they are logarithms and logits of the order
+of 1, which Adam then moves by about 0.01 an iteration. With ten times it, the robust loss's shape and scale waver by
+several percent from batch to batch; with a tenth they are still on their way after thousands of iterations."""
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -45,7 +49,7 @@ def parameter_groups(network: BlurVAE, objective: nn.Module, lr: float) -> list[
     """The parameters of the VAE step: encoder and decoder, and those that the likelihood itself has.
 
     The latter are few and of the order of 1, like the shape and the scale of the robust loss: with the step of a
-    network's weights they would take tens of thousands of iterations to settle, so they get a hundred times it.
+    network's weights they would take tens of thousands of iterations to settle, so they have :data:`LIKELIHOOD_LR`.
 
     Args:
         network: whose encoder and decoder are trained.
@@ -54,7 +58,7 @@ def parameter_groups(network: BlurVAE, objective: nn.Module, lr: float) -> list[
     """
     groups: list[dict[str, Any]] = [{"params": list(network.vae_parameters()), "lr": lr}]
     own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    return [*groups, {"params": own, "lr": OBJECTIVE_LR_FACTOR * lr}] if own else groups
+    return [*groups, {"params": own, "lr": LIKELIHOOD_LR}] if own else groups
 
 
 def load_weights(network: Network, path: str | Path, device: str = "cpu") -> Network:

@@ -46,7 +46,7 @@ class BlurVAETrainer(SupervisedTrainer):
         network: the network.
         optimizer: over ``network.vae_parameters()``.
         kernel_optimizer: over ``network.kernel_parameters()``.
-        loss_function: the objective of the VAE step, with its warm-up.
+        loss_function: the objective of the VAE step, with its warm-up; moved to the device, as the next one.
         kernel_loss_function: the objective of the kernel step, :class:`~monai_blurvae.losses.KernelLoss` by default.
         epoch_length: iterations in an epoch; ``len(train_data_loader)`` by default.
         non_blocking: for the copy of the batch to the device.
@@ -102,7 +102,8 @@ class BlurVAETrainer(SupervisedTrainer):
         if gradient_clip is not None and not gradient_clip > 0:
             raise ValueError(f"gradient_clip must be positive or null, but is {gradient_clip!r}.")
         self.kernel_optimizer = kernel_optimizer
-        self.kernel_loss_function = KernelLoss() if kernel_loss_function is None else kernel_loss_function
+        kernel_loss = KernelLoss() if kernel_loss_function is None else kernel_loss_function
+        self.kernel_loss_function = kernel_loss.to(device)
         self.seed = seed
         self.precision = precision
         self.gradient_clip = gradient_clip
@@ -114,7 +115,7 @@ class BlurVAETrainer(SupervisedTrainer):
             train_data_loader=train_data_loader,
             network=network,
             optimizer=optimizer,
-            loss_function=loss_function,
+            loss_function=loss_function.to(device),  # in place: an optimiser over its parameters stays valid
             epoch_length=epoch_length,
             non_blocking=non_blocking,
             prepare_batch=prepare_batch,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from monai_blurvae.functional.spectral import spectral_sum
@@ -48,44 +47,36 @@ def wiener_weight(otf: Tensor, c: float, weighting: str = "wiener") -> Tensor:
     raise ValueError(f"weighting must be 'wiener' or 'bounded_inverse', but is {weighting!r}.")
 
 
-def half_log_det(
-    otf: Tensor,
-    image_size: Sequence[int],
-    mode: str,
-    epsilon: float = 0.5,
-    c: float = 0.025,
-    weighting: str = "wiener",
-    channels: int = 1,
-) -> Tensor:
-    """½ log|Σ| of one image, summed over all frequencies and times the channels that share the kernel.
+def half_log_det(weight: Tensor, image_size: Sequence[int], channels: int = 1) -> Tensor:
+    """½ log|Σ| = −n_c Σ_j log|W_j| of one image, Σ⁻¹ = WᵀW: the exact determinant.
+
+    Args:
+        weight: |W| > 0, half spectrum ``(B, 1, *half)``.
+        image_size: spatial size of the images.
+        channels: number of channels n_c that share the kernel.
+
+    Returns:
+        ``(B,)``, in nats.
+    """
+    return -channels * spectral_sum(weight.log(), image_size)
+
+
+def epsilon_half_log_det(otf: Tensor, image_size: Sequence[int], epsilon: float, channels: int = 1) -> Tensor:
+    """n_c Σ_j log|F_j + ε|, half the log-determinant of the paper's Σ ≈ K(ε)K(ε)ᵀ.
+
+    It is not the determinant of the Σ in the quadratic form. |F_j + ε| has the floor of |F| too, since K + εI is
+    singular where F_j = −ε.
 
     Args:
         otf: complex half spectrum F of the kernel, ``(B, 1, *half)``.
         image_size: spatial size of the images.
-        mode: ``"omit"``: zero. ``"epsilon"``: Σ_j log|F_j + ε|, the determinant of the paper's Σ ≈ K(ε)K(ε)ᵀ, which is
-            not the determinant of the Σ in the quadratic form; |F_j + ε| has the floor of |F| too, since
-            K + εI is singular where F_j = −ε. ``"exact"``: −Σ_j log|W_j|. ``"fixed"``: as exact, without gradient,
-            for a kernel that does not change.
-        epsilon: ε of the mode ``"epsilon"``.
-        c: the Wiener constant C > 0.
-        weighting: as in :func:`wiener_weight`.
-        channels: number of channels n_c.
+        epsilon: ε.
+        channels: number of channels n_c that share the kernel.
 
     Returns:
         ``(B,)``, in nats.
-
-    Raises:
-        ValueError: for an unknown mode or weighting, or C ≤ 0.
     """
-    if mode == "omit":
-        return torch.zeros(otf.shape[0], dtype=otf.real.dtype, device=otf.device)
-    if mode == "epsilon":
-        return channels * spectral_sum(floored_magnitude(otf + epsilon).log(), image_size)
-    if mode == "exact":
-        return -channels * spectral_sum(wiener_weight(otf, c, weighting).log(), image_size)
-    if mode == "fixed":
-        return half_log_det(otf.detach(), image_size, "exact", epsilon, c, weighting, channels)
-    raise ValueError(f"determinant mode must be one of omit, epsilon, exact, fixed, but is {mode!r}.")
+    return channels * spectral_sum(floored_magnitude(otf + epsilon).log(), image_size)
 
 
 def gaussian_log_normalizer(dimensions: int) -> float:

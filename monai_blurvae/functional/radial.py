@@ -1,30 +1,76 @@
-"""Radial power spectra of 2-D images."""
+"""Radial power spectra."""
 
 from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from monai_blurvae.functional.precision import at_least_float32
 from monai_blurvae.functional.spectral import ortho_spectrum
 from monai_blurvae.functional.window import hann_window
 
 
-def _annuli(image_size: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Radius and multiplicity of each frequency of the flattened half spectrum; ``(H · (W // 2 + 1),)`` each.
+class Annuli(NamedTuple):
+    """The frequencies of a half spectrum by their distance from zero.
 
-    The radius is the spatial frequency in cycles per min(H, W) pixels, rounded to an integer, so that an annulus is
-    isotropic in the image when H ≠ W too.
+    Attributes:
+        radius: integer radius of each frequency, like the half spectrum, int64.
+        multiplicity: how many frequencies of the full spectrum it stands for, 1 or 2, like ``radius``.
+        members: frequencies of the full spectrum in the annuli of radius 0, 1, …; ``(bins,)``.
     """
-    height, width = image_size
-    # float64, so that every device and precision rounds to the same annuli
-    rows = torch.fft.fftfreq(height, dtype=torch.float64, device=like.device)
-    columns = torch.fft.rfftfreq(width, dtype=torch.float64, device=like.device)
-    radius = (rows[:, None].square() + columns[None, :].square()).sqrt() * min(image_size)
-    multiplicity = torch.full_like(radius, 2.0)  # a column of the half spectrum stands for its mirror image too
-    multiplicity[:, 0] = 1.0
-    if width % 2 == 0:
-        multiplicity[:, -1] = 1.0
-    return radius.round().long().flatten(), multiplicity.flatten().to(like.dtype)
+
+    radius: Tensor
+    multiplicity: Tensor
+    members: Tensor
+
+
+@lru_cache(maxsize=16)
+def annuli(image_size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Annuli:
+    """Radius and multiplicity of every frequency of a half spectrum.
+
+    The radius is the spatial frequency in cycles per min(image_size) pixels, rounded to an integer, so that an annulus
+    is isotropic in the image when its sides differ too.
+
+    Args:
+        image_size: spatial size of the images.
+        dtype: of the multiplicities and numbers of members.
+        device: of all three.
+
+    Returns:
+        :class:`Annuli`, kept for later calls: leave their values alone.
+    """
+    # An inference tensor, once cached, could take part in no later training.
+    with torch.inference_mode(False):
+        # float64 on the CPU, so that every device and precision rounds to the same annuli, and none is waited for
+        *rest, last = image_size
+        axes = [torch.fft.fftfreq(n, dtype=torch.float64, device="cpu") for n in rest]
+        axes.append(torch.fft.rfftfreq(last, dtype=torch.float64, device="cpu"))
+        squares = torch.stack([axis.square() for axis in torch.meshgrid(*axes, indexing="ij")])
+        radius = (squares.sum(0).sqrt() * min(image_size)).round().long()
+        multiplicity = torch.full(radius.shape, 2.0, dtype=torch.float64, device="cpu")
+        multiplicity[..., 0] = 1.0  # any other column of the half spectrum stands for its mirror image too
+        if last % 2 == 0:
+            multiplicity[..., -1] = 1.0
+        members = radius.flatten().bincount(multiplicity.flatten())
+        return Annuli(radius.to(device), multiplicity.to(device, dtype), members.to(device, dtype))
+
+
+def annulus_mean(power: Tensor, image_size: tuple[int, ...]) -> Tensor:
+    """Mean over the frequencies of each annulus, see :func:`annuli`.
+
+    Args:
+        power: half spectrum of a quantity that is the same at j and −j, ``(B, C, *half)``.
+        image_size: spatial size of the images.
+
+    Returns:
+        ``(B, C, bins)`` for the radii 0, 1, … to the corner of the spectrum.
+    """
+    radius, multiplicity, members = annuli(tuple(image_size), power.dtype, power.device)
+    total = power.new_zeros(*power.shape[:2], len(members))
+    return total.index_add(2, radius.flatten(), (power * multiplicity).flatten(2)) / members
 
 
 def radial_power(images: Tensor, window: bool = True) -> Tensor:
@@ -50,17 +96,10 @@ def radial_power(images: Tensor, window: bool = True) -> Tensor:
         raise ValueError(
             f"images must have shape (B, C, H, W) with H and W at least 2, but have shape {tuple(images.shape)}."
         )
-    if images.dtype in (torch.bfloat16, torch.float16):
-        images = images.float()
-    image_size = (images.shape[2], images.shape[3])
+    images = at_least_float32(images)
+    image_size = tuple(images.shape[2:])
     if window:
         images = images * hann_window(image_size, images)
     spectrum = ortho_spectrum(images)
-    power = (spectrum.real.square() + spectrum.imag.square()).flatten(2)
-
-    radius, multiplicity = _annuli(image_size, images)
-    bins = int(radius.max()) + 1
-    total = power.new_zeros(*power.shape[:2], bins).index_add(2, radius, power * multiplicity)
-    count = power.new_zeros(bins).index_add(0, radius, multiplicity)
-    radii = min(image_size) // 2
-    return total[..., 1 : radii + 1] / count[1 : radii + 1]
+    power = spectrum.real.square() + spectrum.imag.square()
+    return annulus_mean(power, image_size)[..., 1 : min(image_size) // 2 + 1]

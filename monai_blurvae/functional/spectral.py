@@ -12,10 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    """FFTs need float32 or float64; autocast may hand over bfloat16 or float16."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+from monai_blurvae.functional.precision import at_least_float32
 
 
 def _spatial_axes(x: Tensor) -> tuple[int, ...]:
@@ -46,7 +43,7 @@ def kernel_otf(kernel: Tensor, image_size: Sequence[int]) -> Tensor:
     if any(k > n for k, n in zip(kernel_size, image_size, strict=True)):
         raise ValueError(f"kernel size {kernel_size} is larger than the image size {image_size}.")
 
-    kernel = _at_least_float32(kernel)
+    kernel = at_least_float32(kernel)
     padding: list[int] = []
     for k, n in zip(reversed(kernel_size), reversed(image_size), strict=True):
         padding += [0, n - k]
@@ -66,7 +63,7 @@ def blur(x: Tensor, kernel: Tensor) -> Tensor:
     Returns:
         ``(B, C, *image_size)``.
     """
-    x = _at_least_float32(x)
+    x = at_least_float32(x)
     axes = _spatial_axes(x)
     image_size = x.shape[2:]
     spectrum = torch.fft.rfftn(x, dim=axes) * kernel_otf(kernel, image_size)
@@ -75,7 +72,7 @@ def blur(x: Tensor, kernel: Tensor) -> Tensor:
 
 def ortho_spectrum(x: Tensor) -> Tensor:
     """Half spectrum of images ``(B, C, *image_size)`` with ``norm="ortho"``, so that Parseval holds without factors."""
-    x = _at_least_float32(x)
+    x = at_least_float32(x)
     return torch.fft.rfftn(x, dim=_spatial_axes(x), norm="ortho")
 
 

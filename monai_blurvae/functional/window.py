@@ -1,4 +1,4 @@
-"""Window against the jump at the edges of a patch, across which the DFT continues it."""
+"""Windows: against the jump at the edges of a patch, across which the DFT continues it, and that of the SSIM."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+SSIM_WINDOW_SIZE = 11
+"""Pixels of the structural similarity's window along each axis (Wang et al. 2004)."""
+
+SSIM_WINDOW_SIGMA = 1.5
+"""σ in pixels of the Gaussian that it is."""
 
 
 def hann_window(image_size: Sequence[int], like: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ class Adversary:
     """MONAI's patch discriminator with its least-squares objective and its own optimiser.
 
     Least squares GAN (Mao et al., ICCV 2017) on overlapping patches (Isola et al., CVPR 2017). The objective with it is
-    no bound on the evidence.
+    no bound on the evidence. Its norm is that of each image (instance norm) and not of the batch, so that the verdict
+    on an image does not depend on the others.
 
     Args:
         weight: of the adversarial term in the objective of the VAE, > 0.
@@ -43,7 +44,7 @@ class Adversary:
             raise ValueError(f"the weight of the adversarial term must be positive, but is {weight!r}.")
         self.weight = weight
         self.discriminator = PatchDiscriminator(
-            spatial_dims=spatial_dims, channels=channels, in_channels=in_channels, num_layers_d=layers
+            spatial_dims=spatial_dims, channels=channels, in_channels=in_channels, num_layers_d=layers, norm="INSTANCE"
         ).to(device)
         self.criterion = PatchAdversarialLoss(criterion="least_squares", reduction="mean", no_activation_leastsq=True)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr, betas=(0.5, 0.999))

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from monai_blurvae.functional import at_least_float32, without_autocast
+
 REDUCTIONS = ("none", "mean", "sum")
 
 
@@ -14,6 +16,10 @@ class ReconstructionTerm(nn.Module, ABC):
 
     A term sums over the pixels and channels of an image, never averages over them, so that its balance with the KL
     does not depend on the size of the image.
+
+    A term with running estimates, called in training mode, takes the batch into them first, as a batch norm does. Given
+    the estimates, that is in evaluation mode or by :meth:`per_image`, the value of an image never depends on the others
+    of its batch; call ``eval()`` before a validation.
 
     Args:
         reduction: ``"none"`` for ``(B,)``, ``"mean"`` for the mean over the batch only, ``"sum"`` for the sum.
@@ -35,18 +41,20 @@ class ReconstructionTerm(nn.Module, ABC):
         self.reduction = reduction
 
     def update(self, input: Tensor, target: Tensor, kernel: Tensor | None = None) -> None:
-        """Take a training batch into the running estimates of a term that has some; called before the term itself.
+        """Take a training batch into the running estimates of a term that has some.
 
-        A term changes by nothing else than this and its parameters, so that the value of an image never depends on
-        the others of its batch.
+        A term changes by nothing else than this and its parameters. Whoever calls the term itself in training mode
+        need not call it; whoever calls :meth:`per_image` does, before it.
         """
 
     @abstractmethod
     def per_image(self, input: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
-        """The term of each image, ``(B,)``."""
+        """The term of each image, ``(B,)``, outside autocast and of tensors of at least float32."""
 
     def forward(self, input: Tensor, target: Tensor, kernel: Tensor | None = None) -> Tensor:
-        """Compare reconstructions with images.
+        """Compare reconstructions with images, in training mode after :meth:`update`.
+
+        Autocast is off inside, and half precision is lifted to float32: sums over thousands of pixels need it.
 
         Args:
             input: reconstructions x̂, ``(B, C, *image_size)``.
@@ -63,7 +71,12 @@ class ReconstructionTerm(nn.Module, ABC):
             raise ValueError(f"input has shape {tuple(input.shape)}, but target has {tuple(target.shape)}.")
         if self.uses_kernel and kernel is None:
             raise ValueError(f"{type(self).__name__} needs the blur kernel of each image.")
-        values = self.per_image(input, target, kernel)
+        with without_autocast(target.device):
+            input, target = at_least_float32(input), at_least_float32(target)
+            kernel = None if kernel is None else at_least_float32(kernel)
+            if self.training:
+                self.update(input.detach(), target, kernel)
+            values = self.per_image(input, target, kernel)
         if self.reduction == "mean":
             return values.mean()
         return values.sum() if self.reduction == "sum" else values

@@ -35,8 +35,7 @@ class BernoulliLoss(ReconstructionTerm):
     def per_image(self, input: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
         """Σ H(t, p), ``(B,)``, in nats; ``target`` must lie in [−1, 1]."""
         bound = 1 - 2 * self.epsilon
-        # in the dtype of the images before the clamp: in bfloat16 the bound itself would round to 1
-        mean = input.to(target.dtype).clamp(-bound, bound)
+        mean = input.clamp(-bound, bound)
         # log p = log(1 + x̂) − log 2 and log(1 − p) = log(1 − x̂) − log 2; log1p keeps the digits near gray, x̂ = 0
         cross_entropy = math.log(2) - 0.5 * ((1 + target) * mean.log1p() + (1 - target) * (-mean).log1p())
         return cross_entropy.flatten(1).sum(1)

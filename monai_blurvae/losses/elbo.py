@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from monai_blurvae.functional import gaussian_kernel, kl_standard_normal
+from monai_blurvae.functional import at_least_float32, gaussian_kernel, kl_standard_normal, without_autocast
 from monai_blurvae.losses.base import ReconstructionTerm
 from monai_blurvae.losses.l2 import L2Loss
 from monai_blurvae.losses.wiener import WienerLoss
@@ -40,9 +40,10 @@ class ELBOLoss(nn.Module):
 
     Args:
         term: a reconstruction term, whose reduction is ignored.
-        determinant: ``"omit"``, ``"epsilon"``, ``"exact"`` or ``"fixed"``, see
-            :func:`~monai_blurvae.functional.half_log_det`. ``"fixed"`` also replaces the predicted kernel by a
-            Gaussian. Terms without a kernel have no determinant to choose.
+        determinant: ½ log|Σ| of :class:`WienerLoss`: ``"omit"``, zero; ``"exact"``, see
+            :func:`~monai_blurvae.functional.half_log_det`; ``"epsilon"``, see
+            :func:`~monai_blurvae.functional.epsilon_half_log_det`; ``"fixed"``, exact for a Gaussian kernel that
+            replaces the predicted one. No other term has one to choose, so it has to be ``"omit"`` for them.
         epsilon: ε of the mode ``"epsilon"``.
         beta: weight β of the KL.
         warmup_epochs: number of first epochs with Σ = I, where the objective is that of :class:`L2Loss`.
@@ -51,7 +52,8 @@ class ELBOLoss(nn.Module):
         auxiliary: terms without a kernel that are added, each with its weight, also in the warm-up: with one of them
             the objective is no bound on the evidence, whatever the first term is.
 
-    In training mode a term with running estimates takes each batch before it is evaluated on it.
+    In training mode a term with running estimates takes each batch before it is evaluated on it. Autocast is off
+    inside, and half precision is lifted to float32, as in :class:`ReconstructionTerm`.
 
     Raises:
         ValueError: for an unknown determinant, a negative β, or a determinant that is not the term's.
@@ -74,6 +76,11 @@ class ELBOLoss(nn.Module):
         super().__init__()
         if determinant not in DETERMINANTS:
             raise ValueError(f"determinant must be one of {DETERMINANTS}, but is {determinant!r}.")
+        if determinant != "omit" and not isinstance(term, WienerLoss):
+            raise ValueError(
+                f"determinant is {determinant!r}, but {type(term).__name__} has none to choose; set it to 'omit', or "
+                "take WienerLoss (loss: wiener)."
+            )
         if beta < 0:
             raise ValueError(f"beta must not be negative, but is {beta}.")
         if any(extra.uses_kernel for _, extra in auxiliary):
@@ -115,6 +122,12 @@ class ELBOLoss(nn.Module):
         Returns:
             :class:`ELBOTerms`.
         """
+        with without_autocast(target.device):
+            kernel = None if kernel is None else at_least_float32(kernel)
+            output = VAEOutput(*(at_least_float32(value) for value in output))
+            return self._terms(output, at_least_float32(target), kernel, epoch)
+
+    def _terms(self, output: VAEOutput, target: Tensor, kernel: Tensor | None, epoch: int | None) -> ELBOTerms:
         kl = kl_standard_normal(output.mu, output.log_var).mean()
         reconstruction, log_det = self._likelihood(output.reconstruction, target, kernel, epoch)
         auxiliary = torch.zeros_like(kl)
@@ -128,7 +141,7 @@ class ELBOLoss(nn.Module):
         self, reconstruction: Tensor, target: Tensor, kernel: Tensor | None, epoch: int | None
     ) -> tuple[Tensor, Tensor]:
         """The reconstruction term and ½ log|Σ|, means over the batch."""
-        if self.determinant == "fixed" and self.term.uses_kernel:
+        if self.determinant == "fixed":
             kernel = self.fixed_kernel.to(target.device).expand(target.shape[0], *self.fixed_kernel.shape[1:])
         if self.training:
             self.term.update(reconstruction.detach(), target, kernel)
@@ -138,6 +151,9 @@ class ELBOLoss(nn.Module):
         if self.term.uses_kernel and kernel is None:
             raise ValueError(f"{type(self.term).__name__} needs the blur kernel of each image.")
         value = self.term.per_image(reconstruction, target, kernel).mean()
-        if self.determinant == "omit" or kernel is None or not isinstance(self.term, WienerLoss):
+        if self.determinant == "omit":
             return value, zero
-        return value, self.term.half_log_det(target, kernel, self.determinant, self.epsilon).mean()
+        assert isinstance(self.term, WienerLoss)
+        assert kernel is not None
+        epsilon = self.epsilon if self.determinant == "epsilon" else None
+        return value, self.term.half_log_det(target, kernel, epsilon).mean()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_blurvae.functional import gaussian_log_normalizer, ortho_spectrum, spectral_sum
+from monai_blurvae.functional import gaussian_log_normalizer, residual_power, spectral_sum
 from monai_blurvae.losses.base import ReconstructionTerm
 from monai_blurvae.losses.wiener import WienerLoss
 
@@ -23,7 +23,8 @@ class FittedGaussianLoss(ReconstructionTerm):
     j the variance V_j that a subclass fits. The term is ½ Σ_j |W_j R_j|² / V_j + ½ Σ_j log V_j − Σ_j log|W_j|, with the
     sums also over the channels: −log p(x|z) but for its constant (D/2) log 2π. V is a constant of the gradient. It is a
     mean over the batches, with weights that decay exponentially and are normalised from the first batch on; before
-    that batch it is 1.
+    that batch it is 1. In training mode each call takes its batch into V first, see
+    :class:`~monai_blurvae.losses.base.ReconstructionTerm`.
 
     Args:
         shape: of the running estimate.
@@ -51,15 +52,23 @@ class FittedGaussianLoss(ReconstructionTerm):
         self.register_buffer("power", torch.zeros(tuple(shape)))
         self.register_buffer("total_weight", torch.zeros(()))
 
+    @property
+    def detach_weight(self) -> bool:
+        """Whether W is a constant of the gradient, as ``whitening`` says; true without it.
+
+        The term has the determinant of W in it, so that small weights are no way to a lower loss.
+        """
+        return self.whitening is None or self.whitening.detach_weight
+
     @abstractmethod
     def _mean_power(self, power: Tensor, image_size: Sequence[int]) -> Tensor:
         """The batch's maximum-likelihood variance from |W R|² ``(B, C, *half)``, of the shape of the estimate."""
 
     def variance(self) -> Tensor:
         """V, broadcastable to the half spectrum of an image, in squared units of the images in [−1, 1]."""
-        if not self.total_weight:
-            return torch.ones_like(self.power)
-        return (self.power / self.total_weight).clamp_min(SMALLEST_VARIANCE)
+        # not by an if, for which the device would have to be waited for
+        mean = torch.where(self.total_weight > 0, self.power / self.total_weight, torch.ones_like(self.power))
+        return mean.clamp_min(SMALLEST_VARIANCE)
 
     @torch.no_grad()
     def update(self, input: Tensor, target: Tensor, kernel: Tensor | None = None) -> None:
@@ -89,8 +98,6 @@ class FittedGaussianLoss(ReconstructionTerm):
         assert kernel is not None
         return self.whitening.weight(target, kernel)
 
-    @staticmethod
-    def _power(input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        spectrum = ortho_spectrum(target - input)
-        power = spectrum.real.square() + spectrum.imag.square()
+    def _power(self, input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        power = residual_power(target - input)
         return power if weight is None else power * weight.square()

@@ -30,6 +30,32 @@ PLAIN_TERMS: dict[str, type[ReconstructionTerm]] = {
 
 LOSS_NAMES = (*PLAIN_TERMS, "vgg", "watson", "robust", "sigma_vae", "spectral_gaussian", "wiener")
 
+WHITENED_LOSSES = ("sigma_vae", "spectral_gaussian")
+"""The losses that can be of the residual that W has whitened."""
+
+
+def check_combination(loss: str, determinant: str = "omit", whitening: bool = False) -> None:
+    """Check that a determinant and a whitening are the loss's to have.
+
+    Args:
+        loss: one of ``LOSS_NAMES``.
+        determinant: as in :class:`~monai_blurvae.losses.ELBOLoss`.
+        whitening: as in :func:`make_reconstruction_term`.
+
+    Raises:
+        ValueError: beginning with the name of the argument that is not.
+    """
+    if determinant != "omit" and loss != "wiener":
+        raise ValueError(
+            f"determinant is {determinant!r}, but loss {loss!r} has none to choose; set determinant to 'omit', or loss "
+            "to 'wiener'."
+        )
+    if whitening and loss not in WHITENED_LOSSES:
+        raise ValueError(
+            f"whitening is {whitening!r}, but loss {loss!r} fits no covariance to residuals; set whitening to false, "
+            f"or loss to {' or '.join(map(repr, WHITENED_LOSSES))}."
+        )
+
 
 def make_reconstruction_term(
     loss: str,
@@ -51,8 +77,8 @@ def make_reconstruction_term(
         loss: one of ``LOSS_NAMES``.
         wiener_c: the Wiener constant C.
         weighting: ``"wiener"``, ``"bounded_inverse"`` or ``"flat"``, see :class:`~monai_blurvae.losses.WienerLoss`.
-        detach_weight: whether W is a constant of the gradient; None for what the determinant asks for, True when it is
-            omitted or fixed and False otherwise.
+        detach_weight: whether W is a constant of the gradient, also of the W that whitens; None for what the
+            determinant asks for, True when it is omitted or fixed and False otherwise.
         determinant: as in :class:`~monai_blurvae.losses.ELBOLoss`.
         image_size: spatial size of the images.
         channels: of the images.
@@ -63,9 +89,13 @@ def make_reconstruction_term(
         watson_weights: file of learned sensitivities for ``"watson"``.
 
     Raises:
-        ValueError: for an unknown loss, or an argument that the term refuses.
+        ValueError: for an unknown loss, an argument that the term refuses, or a determinant or whitening that is not
+            the loss's.
         WeightsError: if the features of ``"vgg"`` are not there.
     """
+    if loss not in LOSS_NAMES:
+        raise ValueError(f"loss must be one of {LOSS_NAMES}, but is {loss!r}.")
+    check_combination(loss, determinant, whitening)
     if loss in PLAIN_TERMS:
         return PLAIN_TERMS[loss]()
     if loss == "vgg":
@@ -74,16 +104,15 @@ def make_reconstruction_term(
         return WatsonLoss(watson_weights)
     if loss == "robust":
         return RobustLoss(robust_representation, image_size, channels)
+    if detach_weight is None:
+        detach_weight = determinant in ("omit", "fixed")
+    wiener = WienerLoss(c=wiener_c, weighting=weighting, detach_weight=detach_weight)
     if loss == "wiener":
-        if detach_weight is None:
-            detach_weight = determinant in ("omit", "fixed")
-        return WienerLoss(c=wiener_c, weighting=weighting, detach_weight=detach_weight)
-    whitener = WienerLoss(c=wiener_c, weighting=weighting, detach_weight=detach_weight is not False)
+        return wiener
+    whitener = wiener if whitening else None
     if loss == "sigma_vae":
-        return SigmaVAELoss(whitener if whitening else None)
-    if loss == "spectral_gaussian":
-        return SpectralGaussianLoss(image_size, tempering, whitener if whitening else None)
-    raise ValueError(f"loss must be one of {LOSS_NAMES}, but is {loss!r}.")
+        return SigmaVAELoss(whitener)
+    return SpectralGaussianLoss(image_size, tempering, whitener)
 
 
 def make_auxiliary_terms(spectrum_weight: float = 0.0) -> list[tuple[float, ReconstructionTerm]]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from monai_blurvae.functional import dct_matrix, without_autocast
 from monai_blurvae.losses.base import ReconstructionTerm
 
 ALPHA_MIN = 0.001
@@ -88,20 +89,10 @@ def log_partition(alpha: Tensor) -> Tensor:
     t = position - left
     i = left.long()
     rest = 1 - t
-    return rest.square() * ((1 + 2 * t) * values[i] + t * slopes[i]) + t.square() * (
-        (1 + 2 * rest) * values[i + 1] - rest * slopes[i + 1]
+    # not values[i]: an index without dimensions is read by the host, which would have to wait for the device
+    return rest.square() * ((1 + 2 * t) * values.take(i) + t * slopes.take(i)) + t.square() * (
+        (1 + 2 * rest) * values.take(i + 1) - rest * slopes.take(i + 1)
     )
-
-
-@lru_cache(maxsize=16)
-def _dct_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Orthonormal DCT-II of length ``size``, ``(frequency, position)``."""
-    with torch.inference_mode(False):
-        frequency = torch.arange(size, dtype=torch.float64)[:, None]
-        position = torch.arange(size, dtype=torch.float64)[None, :] + 0.5
-        matrix = torch.cos(math.pi / size * frequency * position) * math.sqrt(2 / size)
-        matrix[0] /= math.sqrt(2)
-        return matrix.to(device, dtype)
 
 
 class RobustLoss(ReconstructionTerm):
@@ -187,7 +178,7 @@ class RobustLoss(ReconstructionTerm):
                 f"the images have channels and size {tuple(residual.shape[1:])}, but channels and image_size of "
                 f"{type(self).__name__} say {tuple(self.raw_alpha.shape)}."
             )
-        rows, columns = (_dct_matrix(n, residual.dtype, residual.device) for n in residual.shape[2:])
+        rows, columns = (dct_matrix(n, residual.dtype, residual.device) for n in residual.shape[2:])
         return rows @ residual @ columns.T
 
     def per_image(self, input: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
@@ -204,4 +195,5 @@ class RobustLoss(ReconstructionTerm):
 
     def log_prob(self, input: Tensor, target: Tensor, kernel: Tensor | None = None) -> Tensor:
         """Log-density of x given x̂ with all constants, ``(B,)``, in nats."""
-        return -self.per_image(input, target, kernel)
+        with without_autocast(target.device):
+            return -self.per_image(input, target, kernel)

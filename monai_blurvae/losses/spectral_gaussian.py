@@ -29,7 +29,7 @@ class SpectralGaussianLoss(FittedGaussianLoss):
         reduction: as in :class:`~monai_blurvae.losses.base.ReconstructionTerm`.
 
     Raises:
-        ValueError: for a tempering or decay out of range.
+        ValueError: for a tempering or decay out of range; when called, for images of another size.
     """
 
     def __init__(
@@ -46,6 +46,14 @@ class SpectralGaussianLoss(FittedGaussianLoss):
         super().__init__((*rest, last // 2 + 1), whitening, decay, reduction)
         self.image_size = tuple(image_size)
         self.tempering = tempering
+
+    def _power(self, input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        if tuple(target.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"the images have size {tuple(target.shape[2:])}, but image_size of {type(self).__name__} says "
+                f"{self.image_size}; make the term for the size of the images."
+            )
+        return super()._power(input, target, weight)
 
     def _mean_power(self, power: Tensor, image_size: Sequence[int]) -> Tensor:
         return power.mean((0, 1))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor
 
+from monai_blurvae.functional import SSIM_WINDOW_SIGMA, SSIM_WINDOW_SIZE
 from monai_blurvae.losses.base import ReconstructionTerm
-
-WINDOW_SIZE = 11
-WINDOW_SIGMA = 1.5
 
 
 class StructuralSimilarityLoss(ReconstructionTerm):
@@ -28,17 +26,17 @@ class StructuralSimilarityLoss(ReconstructionTerm):
             ValueError: if the images are neither 2-D nor 3-D or smaller than the window.
         """
         spatial_dims = target.ndim - 2
-        if spatial_dims not in (2, 3) or min(target.shape[2:]) < WINDOW_SIZE:
+        if spatial_dims not in (2, 3) or min(target.shape[2:]) < SSIM_WINDOW_SIZE:
             raise ValueError(
-                f"SSIM needs 2-D or 3-D images of at least {WINDOW_SIZE} pixels along each axis, "
+                f"SSIM needs 2-D or 3-D images of at least {SSIM_WINDOW_SIZE} pixels along each axis, "
                 f"but target has shape {tuple(target.shape)}."
             )
         ssim, _ = compute_ssim_and_cs(
             (input + 1) / 2,
             (target + 1) / 2,
             spatial_dims=spatial_dims,
-            kernel_size=[WINDOW_SIZE] * spatial_dims,
-            kernel_sigma=[WINDOW_SIGMA] * spatial_dims,
+            kernel_size=[SSIM_WINDOW_SIZE] * spatial_dims,
+            kernel_sigma=[SSIM_WINDOW_SIGMA] * spatial_dims,
             data_range=1.0,
         )
         return target[0].numel() * (1 - ssim.flatten(1).mean(1))

@@ -34,6 +34,6 @@ class VGGFeatureLoss(ReconstructionTerm):
 
     def per_image(self, input: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
         """Height · width · LPIPS(x̂, x), ``(B,)``."""
-        # Engines move networks and images to a device, not losses.
+        # MONAI's own engines move networks and images to a device, not losses.
         distance: Tensor = self.distance.to(target.device)(input, target)
         return target.shape[2:].numel() * distance

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monai_blurvae.errors import WeightsError
+from monai_blurvae.functional import dct_matrix
 from monai_blurvae.losses.base import ReconstructionTerm
 from monai_blurvae.networks.perceptual import read_tensors
 
@@ -57,14 +57,6 @@ class WatsonParameters(NamedTuple):
     channel_weights: Tensor
 
 
-def dct_matrix(size: int) -> Tensor:
-    """Orthonormal DCT-II as a matrix ``(size, size)``, frequencies in rows; D @ block @ Dᵀ is the transform in 2D."""
-    frequency, position = torch.arange(size).double()[:, None], torch.arange(size).double()[None]
-    matrix = math.sqrt(2.0 / size) * torch.cos(math.pi * (position + 0.5) * frequency / size)
-    matrix[0] /= math.sqrt(2.0)
-    return matrix
-
-
 def block_dct(images: Tensor) -> Tensor:
     """Orthonormal DCT-II of the 8×8 blocks of images.
 
@@ -77,7 +69,7 @@ def block_dct(images: Tensor) -> Tensor:
     height, width = images.shape[2:]
     images = F.pad(images, (0, -width % BLOCK_SIZE, 0, -height % BLOCK_SIZE), mode="replicate")
     blocks = images.unfold(2, BLOCK_SIZE, BLOCK_SIZE).unfold(3, BLOCK_SIZE, BLOCK_SIZE).flatten(2, 3)
-    matrix = dct_matrix(BLOCK_SIZE).to(images)
+    matrix = dct_matrix(BLOCK_SIZE, images.dtype, images.device)
     return matrix @ blocks @ matrix.T
 
 
@@ -179,7 +171,6 @@ class WatsonLoss(ReconstructionTerm):
 
     def _intensities(self, images: Tensor) -> Tensor:
         """From [−1, 1] to [0, intensity_max]; colour as Y, Cb, Cr, the chroma moved into the same range."""
-        images = images.float() if images.dtype in (torch.bfloat16, torch.float16) else images
         intensities = (images + 1) * (self.intensity_max / 2)
         if images.shape[1] == 1:
             return intensities

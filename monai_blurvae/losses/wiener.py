@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from monai_blurvae.functional import (
+    epsilon_half_log_det,
     gaussian_log_normalizer,
     half_log_det,
     kernel_otf,
@@ -67,14 +68,19 @@ class WienerLoss(ReconstructionTerm):
         assert kernel is not None
         return 0.5 * weighted_spectral_sum(target - input, self.weight(target, kernel))
 
-    def half_log_det(self, target: Tensor, kernel: Tensor, mode: str, epsilon: float = 0.5) -> Tensor:
-        """½ log|Σ| of each image, ``(B,)``, in nats, in a mode of :func:`~monai_blurvae.functional.half_log_det`."""
+    def half_log_det(self, target: Tensor, kernel: Tensor, epsilon: float | None = None) -> Tensor:
+        """½ log|Σ| of each image, ``(B,)``, in nats.
+
+        Args:
+            target: images, whose size and channels alone count.
+            kernel: blur kernels, ``(B, 1, *kernel_size)``; they have a gradient whatever ``detach_weight`` says.
+            epsilon: ε of :func:`~monai_blurvae.functional.epsilon_half_log_det`; None for the exact determinant.
+        """
         image_size, channels = target.shape[2:], target.shape[1]
         otf = kernel_otf(kernel, image_size)
-        if mode in ("exact", "fixed"):
-            otf = otf.detach() if mode == "fixed" else otf
-            return -channels * spectral_sum(self._weight_of(otf, image_size).log(), image_size)
-        return half_log_det(otf, image_size, mode, epsilon=epsilon, channels=channels)
+        if epsilon is not None:
+            return epsilon_half_log_det(otf, image_size, epsilon, channels)
+        return half_log_det(self._weight_of(otf, image_size), image_size, channels)
 
     def log_prob(self, input: Tensor, target: Tensor, kernel: Tensor) -> Tensor:
         """Log N(x; x̂, (WᵀW)⁻¹) with the exact determinant and all constants, ``(B,)``, in nats.
@@ -83,5 +89,5 @@ class WienerLoss(ReconstructionTerm):
         """
         weight = self._weight_of(kernel_otf(kernel, target.shape[2:]), target.shape[2:])
         quadratic = 0.5 * weighted_spectral_sum(target - input, weight)
-        log_det = self.half_log_det(target, kernel, "exact")
+        log_det = self.half_log_det(target, kernel)
         return -quadratic - log_det - gaussian_log_normalizer(target[0].numel())

@@ -9,6 +9,8 @@ from monai.metrics import PSNRMetric, SSIMMetric
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
+from monai_blurvae.functional import SSIM_WINDOW_SIGMA, SSIM_WINDOW_SIZE
+
 PSNR_CAP = 100.0
 """PSNR in dB of an image that is reproduced exactly; the formula gives infinity, which no mean survives."""
 
@@ -30,7 +32,13 @@ class CappedPSNRMetric(PSNRMetric):
 
 def make_ssim_metric(spatial_dims: int = 2) -> SSIMMetric:
     """MONAI's SSIM with an 11×11 Gaussian window of σ = 1.5 and data range 1."""
-    return SSIMMetric(spatial_dims=spatial_dims, data_range=1.0, kernel_type="gaussian", win_size=11, kernel_sigma=1.5)
+    return SSIMMetric(
+        spatial_dims=spatial_dims,
+        data_range=1.0,
+        kernel_type="gaussian",
+        win_size=SSIM_WINDOW_SIZE,
+        kernel_sigma=SSIM_WINDOW_SIGMA,
+    )
 
 
 def to_unit_range(images: Tensor) -> Tensor:

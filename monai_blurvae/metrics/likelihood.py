@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from monai_blurvae.functional import (
+    annuli,
+    annulus_mean,
     gaussian_log_normalizer,
     half_log_det,
     kernel_otf,
@@ -88,22 +90,20 @@ class KernelLikelihood:
     c: float = 0.025
     weighting: str = "wiener"
 
-    def _otf(self, residual: Tensor, z: Tensor) -> Tensor:
-        return kernel_otf(self.model.kernel(z).to(residual.dtype), residual.shape[2:])
+    def _weight(self, residual: Tensor, z: Tensor) -> Tensor:
+        otf = kernel_otf(self.model.kernel(z).to(residual.dtype), residual.shape[2:])
+        return wiener_weight(otf, self.c, self.weighting)
 
     def weighted_square(self, residual: Tensor, z: Tensor) -> Tensor:
         """‖W (x − x̂)‖², ``(B,)``."""
-        return weighted_spectral_sum(residual, wiener_weight(self._otf(residual, z), self.c, self.weighting))
+        return weighted_spectral_sum(residual, self._weight(residual, z))
 
     def log_prob(self, residual: Tensor, z: Tensor) -> Tensor:
         """Log N(x; x̂, s² (WᵀW)⁻¹), ``(B,)``, in nats."""
-        otf = self._otf(residual, z)
+        weight = self._weight(residual, z)
         image_size, dimensions = residual.shape[2:], residual[0].numel()
-        weight = wiener_weight(otf, self.c, self.weighting)
         quadratic = 0.5 * weighted_spectral_sum(residual, weight) / self.variance
-        log_det = half_log_det(
-            otf, image_size, "exact", c=self.c, weighting=self.weighting, channels=residual.shape[1]
-        ) + 0.5 * dimensions * math.log(self.variance)
+        log_det = half_log_det(weight, image_size, residual.shape[1]) + 0.5 * dimensions * math.log(self.variance)
         return -quadratic - log_det - gaussian_log_normalizer(dimensions)
 
 
@@ -265,7 +265,7 @@ def fit_likelihoods(
     if uses_kernel:
         variance = max(weighted / total / dimensions, VARIANCE_FLOOR)
         fitted["kernel"] = KernelLikelihood(model, variance, c, weighting)
-    smooth = (len(images) * power + pseudo_images * _annulus_mean(power, image_size)) / (len(images) + pseudo_images)
+    smooth = (len(images) * power + pseudo_images * _smoothed(power, image_size)) / (len(images) + pseudo_images)
     fitted["spectrum"] = SpectrumLikelihood(smooth.clamp_min(VARIANCE_FLOOR))
     return fitted
 
@@ -362,14 +362,7 @@ def _noise(count: int, size: int, first: int, seed: int, purpose: str, like: Ten
     return torch.from_numpy(np.stack(rows)).to(like.device, like.dtype)
 
 
-def _annulus_mean(power: Tensor, image_size: torch.Size) -> Tensor:
+def _smoothed(power: Tensor, image_size: torch.Size) -> Tensor:
     """Each entry of a half spectrum ``(1, C, *half)`` replaced by the mean over its annulus of integer radius."""
-    frequencies = [torch.fft.fftfreq(n, dtype=torch.float64) for n in image_size[:-1]]
-    frequencies.append(torch.fft.rfftfreq(image_size[-1], dtype=torch.float64))
-    grid = torch.meshgrid(*frequencies, indexing="ij")
-    radius = (torch.stack(grid).square().sum(0).sqrt() * min(image_size)).round().long()
-    annuli = torch.nn.functional.one_hot(radius).permute(-1, *range(radius.ndim))[:, None].to(power)
-    # One image for each annulus, so that the columns of the half spectrum count as often as they stand for.
-    sums = torch.stack([spectral_sum(annuli * power[:, c : c + 1], image_size) for c in range(power.shape[1])])
-    means = sums / spectral_sum(annuli, image_size)
-    return means[:, radius][None]
+    radius = annuli(tuple(image_size), power.dtype, power.device).radius
+    return annulus_mean(power, tuple(image_size))[..., radius]

@@ -11,9 +11,12 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-from monai_blurvae.bundle import SECTIONS, SETTINGS
+from monai_blurvae.bundle import SECTIONS, SETTINGS, parameter_groups
+from monai_blurvae.bundle.wiring import LIKELIHOOD_LR
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.handlers.checkpoint import load_safely
+from monai_blurvae.losses import ELBOLoss, L2Loss, RobustLoss
+from monai_blurvae.networks import BlurVAE
 from tests.volumes import EVALUATE, HCP, ROOT, TINY, TRAIN, brain, cause, make_dataset, run, save
 
 INFERENCE = str(ROOT / "bundles/hcp/inference.json")
@@ -253,6 +256,16 @@ def test_overlays_pass_the_checks_and_build_their_network(overlay, random_weight
     workflow.parser.get_parsed_content("train#objective")
 
 
+def test_the_likelihoods_own_parameters_have_a_learning_rate_of_their_own():
+    network = BlurVAE(image_size=16, channels=(4, 8), latent_size=3, kernel_size=5)
+    for lr in (1e-4, 1e-3):
+        vae, own = parameter_groups(network, ELBOLoss(RobustLoss()), lr)
+        assert vae["lr"] == lr
+        assert own["lr"] == LIKELIHOOD_LR
+        assert len(own["params"]) == 2
+        assert len(parameter_groups(network, ELBOLoss(L2Loss()), lr)) == 1
+
+
 def bad_yaml(tmp_path, text):
     path = tmp_path / "overlay.yaml"
     path.write_text(text)
@@ -276,6 +289,11 @@ SETTINGS_ERRORS = [
     ({"min_foreground": 2}, "--min_foreground is 2, but has to be a number from 0 to 1"),
     ({"volume_size": [1, 2]}, "--volume_size is [1, 2], but has to be a positive whole number, or three of them"),
     ({"slice_axis": 3}, "--slice_axis is 3, but has to be one of 0, 1, 2"),
+    ({"loss": "l2", "determinant": "exact"}, "--determinant is 'exact', but loss 'l2' has none to choose; set"),
+    ({"loss": "sigma_vae", "determinant": "fixed"}, "--determinant is 'fixed', but loss 'sigma_vae' has none"),
+    ({"loss": "ssim", "determinant": "epsilon"}, "--determinant is 'epsilon', but loss 'ssim' has none to choose"),
+    ({"whitening": "true"}, "--whitening is True, but loss 'wiener' fits no covariance to residuals; set whitening to"),
+    ({"loss": "robust", "whitening": True}, "--whitening is True, but loss 'robust' fits no covariance"),
 ]
 
 

@@ -8,7 +8,16 @@ from monai.utils.enums import CommonKeys
 
 from monai_blurvae.engines import BlurVAEEvaluator, BlurVAEEvents, BlurVAEKeys, BlurVAETrainer
 from monai_blurvae.errors import NonFiniteLossError
-from monai_blurvae.losses import Adversary, ELBOLoss, L2Loss, SpectrumLoss, WienerLoss
+from monai_blurvae.losses import (
+    Adversary,
+    ELBOLoss,
+    L2Loss,
+    RobustLoss,
+    SigmaVAELoss,
+    SpectralGaussianLoss,
+    SpectrumLoss,
+    WienerLoss,
+)
 from monai_blurvae.networks import BlurVAE
 
 logging.getLogger("ignite").setLevel(logging.CRITICAL)
@@ -22,11 +31,11 @@ def batches(n=3, seed=0):
     ]
 
 
-def make_trainer(objective, data=None, epochs=1, **arguments):
+def make_trainer(objective, data=None, epochs=1, device="cpu", **arguments):
     torch.manual_seed(0)
     network = BlurVAE(image_size=16, channels=(4, 8), latent_size=3, kernel_size=5, kernel_hidden_size=9)
     return BlurVAETrainer(
-        device="cpu",
+        device=device,
         max_epochs=epochs,
         train_data_loader=batches() if data is None else data,
         network=network,
@@ -74,6 +83,29 @@ def test_each_step_changes_its_own_parameters_only(objective):
 
     trainer.run()
     assert seen == ["kernel", "vae"]
+
+
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [lambda w: w, SigmaVAELoss, lambda w: SpectralGaussianLoss((16, 16), 0.5, w)],
+    ids=["w", "sigma", "spectral"],
+)
+def test_the_gradient_reaches_the_encoder_through_the_weight(make, detach):
+    trainer = make_trainer(ELBOLoss(make(WienerLoss(detach_weight=detach)), beta=0.0), batches(1))
+    network = trainer.network
+    network.decoder.forward = lambda z: torch.zeros(len(z), 1, 16, 16) + 0 * z.sum()  # no other way to the encoder
+    trainer.run()
+    reached = any(bool(p.grad.abs().sum() > 0) for p in network.encoder.parameters())
+    assert reached is not detach
+
+
+def test_the_objectives_are_moved_to_the_device():
+    objective = ELBOLoss(RobustLoss("dct", (16, 16)), auxiliary=[(1.0, SigmaVAELoss())])
+    trainer = make_trainer(objective, device="meta")
+    tensors = [*objective.parameters(), *objective.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert trainer.loss_function is objective
 
 
 def test_warm_up_equals_l2_to_the_digit():

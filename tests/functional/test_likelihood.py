@@ -6,6 +6,7 @@ import torch
 
 from monai_blurvae.functional import (
     OTF_FLOOR,
+    epsilon_half_log_det,
     gaussian_kernel,
     gaussian_log_normalizer,
     half_log_det,
@@ -28,7 +29,7 @@ def test_exact_is_the_determinant_of_the_dense_precision(size, kernel_size, chan
     kernel = random_kernel(kernel_size)
     w = torch.block_diag(*[wiener_matrix(circulant(kernel, size), 0.025, weighting)] * channels)
     expected = -0.5 * torch.linalg.slogdet(w.T @ w).logabsdet
-    value = half_log_det(otf_of(kernel, size), size, "exact", c=0.025, weighting=weighting, channels=channels)
+    value = half_log_det(wiener_weight(otf_of(kernel, size), 0.025, weighting), size, channels)
     torch.testing.assert_close(value, expected[None])
 
 
@@ -39,7 +40,7 @@ def test_epsilon_is_the_determinant_of_the_shifted_blur(size, kernel_size, epsil
     kernel = random_kernel(kernel_size)
     blur = circulant(kernel, size)
     shifted = torch.block_diag(*[blur + epsilon * torch.eye(len(blur), dtype=blur.dtype)] * channels)
-    value = half_log_det(otf_of(kernel, size), size, "epsilon", epsilon=epsilon, channels=channels)
+    value = epsilon_half_log_det(otf_of(kernel, size), size, epsilon, channels)
     torch.testing.assert_close(value, torch.linalg.slogdet(shifted).logabsdet[None])
 
 
@@ -50,23 +51,15 @@ def test_a_vanishing_transfer_function_is_floored_in_weight_and_determinant_alik
     full = np.abs(np.fft.fft2(np.pad(np.full((3, 3), 1 / 9), (0, 6))))
     floored = np.maximum(full, OTF_FLOOR)
     log_weight = np.log(floored / (floored**2 + 0.025))
-    assert half_log_det(otf, (9, 9), "exact").item() == pytest.approx(-log_weight.sum())
-    assert wiener_weight(otf, 0.025).min().item() == pytest.approx(np.exp(log_weight).min())
+    weight = wiener_weight(otf, 0.025)
+    assert half_log_det(weight, (9, 9)).item() == pytest.approx(-log_weight.sum())
+    assert weight.min().item() == pytest.approx(np.exp(log_weight).min())
 
 
 def test_published_size_of_the_determinant():
     # 6,779 nats for an 11 × 11 Gaussian of variance 2 on 64 × 64, computed elsewhere with the same floor
     otf = kernel_otf(gaussian_kernel(11, 2.0).double(), (64, 64))
-    assert half_log_det(otf, (64, 64), "exact", c=0.025).item() == pytest.approx(6779, abs=1)
-
-
-def test_omit_is_zero_and_fixed_is_exact_without_gradient():
-    kernel = random_kernel((3, 3))[None, None].requires_grad_()
-    otf = kernel_otf(kernel, (6, 6))
-    assert torch.equal(half_log_det(otf, (6, 6), "omit"), torch.zeros(1, dtype=torch.float64))
-    fixed = half_log_det(otf, (6, 6), "fixed")
-    assert torch.equal(fixed, half_log_det(otf, (6, 6), "exact").detach())
-    assert not fixed.requires_grad
+    assert half_log_det(wiener_weight(otf, 0.025), (64, 64)).item() == pytest.approx(6779, abs=1)
 
 
 def test_the_wiener_weight_peaks_at_the_root_of_c():
@@ -82,12 +75,9 @@ def test_c_has_to_be_positive(c):
         wiener_weight(torch.ones(1, dtype=torch.complex64), c)
 
 
-def test_unknown_modes_are_refused():
-    otf = torch.ones(1, 1, 4, 3, dtype=torch.complex64)
-    with pytest.raises(ValueError, match="determinant mode"):
-        half_log_det(otf, (4, 4), "large")
+def test_an_unknown_weighting_is_refused():
     with pytest.raises(ValueError, match="weighting"):
-        wiener_weight(otf, 0.1, "none")
+        wiener_weight(torch.ones(1, 1, 4, 3, dtype=torch.complex64), 0.1, "none")
 
 
 def test_normalizer_is_the_constant_of_a_standard_gaussian():
@@ -95,12 +85,15 @@ def test_normalizer_is_the_constant_of_a_standard_gaussian():
     assert gaussian_log_normalizer(12) == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["exact", "epsilon"])
-@pytest.mark.parametrize("weighting", ["wiener", "bounded_inverse"])
-def test_gradients(mode, weighting):
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda otf: half_log_det(wiener_weight(otf, 0.025), (5, 6), 3),
+        lambda otf: half_log_det(wiener_weight(otf, 0.025, "bounded_inverse"), (5, 6), 3),
+        lambda otf: epsilon_half_log_det(otf, (5, 6), 0.5, 3),
+    ],
+    ids=["exact", "exact, bounded inverse", "epsilon"],
+)
+def test_gradients(value):
     kernel = random_kernel((3, 3))[None, None].requires_grad_()
-
-    def value(k):
-        return half_log_det(kernel_otf(k, (5, 6)), (5, 6), mode, weighting=weighting, channels=3)
-
-    assert torch.autograd.gradcheck(value, (kernel,))
+    assert torch.autograd.gradcheck(lambda k: value(kernel_otf(k, (5, 6))), (kernel,))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_blurvae.functional.radial import radial_power
+from monai_blurvae.functional.radial import annuli, annulus_mean, radial_power
 
 SIZES = [(8, 8), (9, 9), (8, 11), (7, 6)]
 
@@ -42,6 +42,29 @@ def test_annuli_of_the_full_spectrum(size, window):
     x = images(size)
     expected = np.array([[power_by_hand(channel, window) for channel in image] for image in x.numpy()])
     torch.testing.assert_close(radial_power(x, window), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("size", [*SIZES, (4, 5, 6), (5, 4, 3)])
+def test_annulus_means_are_those_of_the_full_spectrum(size):
+    power = torch.fft.fftn(images(size), dim=tuple(range(2, 2 + len(size)))).abs().square()
+    grid = np.meshgrid(*(np.fft.fftfreq(n) for n in size), indexing="ij")
+    radius = np.rint(min(size) * np.sqrt(sum(axis**2 for axis in grid)))
+    half = power[..., : size[-1] // 2 + 1]
+    means = np.stack([power.numpy()[..., radius == r].mean(-1) for r in range(int(radius.max()) + 1)], -1)
+    torch.testing.assert_close(annulus_mean(half, size), torch.from_numpy(means))
+    found = annuli(size, torch.float64, torch.device("cpu"))
+    np.testing.assert_array_equal(found.radius, radius[..., : size[-1] // 2 + 1])
+    np.testing.assert_array_equal(found.members, np.bincount(radius.astype(int).flatten()))
+
+
+def test_training_goes_on_after_inference():
+    annuli.cache_clear()
+    x = images((8, 8))
+    with torch.inference_mode():
+        radial_power(x)
+    y = x.clone().requires_grad_()
+    radial_power(y).sum().backward()
+    assert y.grad is not None
 
 
 @pytest.mark.parametrize("radius", [1, 3, 4])

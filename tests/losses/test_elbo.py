@@ -1,8 +1,15 @@
 import pytest
 import torch
 
-from monai_blurvae.functional import gaussian_kernel, half_log_det, kernel_otf, kl_standard_normal
-from monai_blurvae.losses import ELBOLoss, L2Loss, WienerLoss
+from monai_blurvae.functional import (
+    epsilon_half_log_det,
+    gaussian_kernel,
+    half_log_det,
+    kernel_otf,
+    kl_standard_normal,
+    wiener_weight,
+)
+from monai_blurvae.losses import ELBOLoss, L2Loss, SigmaVAELoss, WienerLoss
 from monai_blurvae.networks import VAEOutput
 from tests.dense import random_kernel
 
@@ -20,7 +27,13 @@ def test_the_objective_is_the_sum_of_its_parts(determinant):
     output, x, kernel = example()
     terms = ELBOLoss(WienerLoss(c=0.1), determinant, epsilon=0.3, beta=2.5)(output, x, kernel)
     kl = kl_standard_normal(output.mu, output.log_var).mean()
-    log_det = half_log_det(kernel_otf(kernel, (8, 8)), (8, 8), determinant, epsilon=0.3, c=0.1).mean()
+    otf = kernel_otf(kernel, (8, 8))
+    log_dets = {
+        "omit": torch.zeros(3),
+        "epsilon": epsilon_half_log_det(otf, (8, 8), 0.3),
+        "exact": half_log_det(wiener_weight(otf, 0.1), (8, 8)),
+    }
+    log_det = log_dets[determinant].mean()
     torch.testing.assert_close(terms.kl, kl)
     torch.testing.assert_close(terms.half_log_det, log_det)
     torch.testing.assert_close(terms.reconstruction, WienerLoss(c=0.1)(output.reconstruction, x, kernel))
@@ -52,7 +65,8 @@ def test_fixed_ignores_the_predicted_kernel():
     terms = objective(output, x, kernel)
     assert not objective.uses_kernel
     torch.testing.assert_close(terms.reconstruction, WienerLoss()(output.reconstruction, x, gaussian))
-    torch.testing.assert_close(terms.half_log_det, half_log_det(kernel_otf(gaussian, (8, 8)), (8, 8), "exact").mean())
+    weight = wiener_weight(kernel_otf(gaussian, (8, 8)), 0.025)
+    torch.testing.assert_close(terms.half_log_det, half_log_det(weight, (8, 8)).mean())
     assert torch.equal(terms.loss, objective(output, x, None).loss)
 
 
@@ -62,6 +76,24 @@ def test_which_objectives_train_or_differentiate_the_kernel():
     assert not ELBOLoss(WienerLoss()).weight_needs_gradient
     assert ELBOLoss(WienerLoss(detach_weight=False)).weight_needs_gradient
     assert ELBOLoss(WienerLoss(), "exact").weight_needs_gradient
+    assert not ELBOLoss(SigmaVAELoss()).weight_needs_gradient
+    assert not ELBOLoss(SigmaVAELoss(WienerLoss())).weight_needs_gradient
+    assert ELBOLoss(SigmaVAELoss(WienerLoss(detach_weight=False))).weight_needs_gradient
+
+
+@pytest.mark.parametrize("determinant", ["exact", "epsilon", "fixed"])
+@pytest.mark.parametrize("term", [L2Loss(), SigmaVAELoss(), SigmaVAELoss(WienerLoss())])
+def test_a_determinant_that_is_not_the_terms_is_refused(term, determinant):
+    message = f"determinant is '{determinant}', but {type(term).__name__} has none to choose; set it to 'omit'"
+    with pytest.raises(ValueError, match=message):
+        ELBOLoss(term, determinant)
+
+
+def test_a_batch_is_taken_into_the_estimates_once():
+    output, x, _ = example()
+    objective = ELBOLoss(SigmaVAELoss(decay=0.75))
+    objective(output, x)
+    assert objective.term.total_weight == 0.25
 
 
 def test_bad_arguments():

@@ -107,6 +107,48 @@ def test_gradients_and_independence_of_the_batch(term):
     assert bool((again < term.per_image(y, x, kernel)).all())
 
 
+@pytest.mark.parametrize("weighting", ["wiener", "bounded_inverse", "flat"])
+@pytest.mark.parametrize("make", [lambda w: SigmaVAELoss(w), lambda w: SpectralGaussianLoss(SIZE, 0.5, w)])
+def test_the_gradient_through_the_whitening_weight(make, weighting):
+    y, x, kernel = pair()
+    kernel.requires_grad_()
+    kept = fitted(make(WienerLoss(c=0.1, weighting=weighting, detach_weight=False)))
+    assert not kept.detach_weight
+    assert torch.autograd.gradcheck(lambda k: kept.per_image(y, x, k), kernel)
+    (gradient,) = torch.autograd.grad(kept.per_image(y, x, kernel).sum(), kernel)
+    assert bool(gradient.abs().sum() > 0)
+    detached = fitted(make(WienerLoss(c=0.1, weighting=weighting)))
+    assert detached.detach_weight
+    assert not detached.per_image(y, x, kernel).requires_grad
+
+
+@pytest.mark.parametrize("make", [SigmaVAELoss, lambda: SpectralGaussianLoss(SIZE, 0.5)])
+def test_a_call_in_training_takes_the_batch_first_and_one_in_evaluation_does_not(make):
+    y, x, _ = pair()
+    called, updated = make().double(), make().double()
+    value = called(y.requires_grad_(), x)
+    updated.update(y.detach(), x)
+    torch.testing.assert_close(called.variance(), updated.variance())
+    torch.testing.assert_close(value, updated.per_image(y, x, None).mean())
+    assert not called.power.requires_grad
+    before = called.variance().clone()
+    called.eval().reduction = "none"
+    torch.testing.assert_close(called(y[1:2], x[1:2]), called(y, x)[1:2])
+    assert torch.equal(called.variance(), before)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (5, 6), (12, 10)])  # of these, (6, 4) has a half spectrum of the same shape
+def test_images_of_another_size_are_refused(size):
+    term = SpectralGaussianLoss(SIZE)
+    images = torch.zeros(2, 1, *size)
+    for mode in (True, False):
+        with pytest.raises(
+            ValueError, match=r"the images have size \(.*\), but image_size of Spectral.* says \(6, 5\)"
+        ):
+            term.train(mode)(images, images)
+    assert term.total_weight == 0
+
+
 def test_the_objective_updates_in_training_alone():
     y, x, _ = pair()
     zeros = torch.zeros(3, 4, dtype=torch.float64)

@@ -86,7 +86,9 @@ def test_without_blur_wiener_is_l2_over_one_plus_c_squared():
 
 
 @pytest.mark.parametrize(
-    "term", [L2Loss(), WienerLoss(detach_weight=False), WienerLoss(weighting="bounded_inverse", detach_weight=False)]
+    "term",
+    [L2Loss(), *(WienerLoss(weighting=w, detach_weight=False) for w in ("wiener", "bounded_inverse", "flat"))],
+    ids=["l2", "wiener", "bounded inverse", "flat"],
 )
 def test_gradients(term):
     y, x, kernel = data(channels=3)
@@ -117,6 +119,18 @@ def test_bad_arguments():
         WienerLoss()(y, x)
     with pytest.raises(ValueError, match="loss must be one of"):
         make_reconstruction_term("l3")
+
+
+@pytest.mark.parametrize("name", [name for name in LOSS_NAMES if name != "wiener"])
+def test_a_determinant_that_is_not_the_losss_is_refused(name):
+    with pytest.raises(ValueError, match=f"determinant is 'exact', but loss '{name}' has none to choose; set"):
+        make_reconstruction_term(name, determinant="exact")
+
+
+@pytest.mark.parametrize("name", [name for name in LOSS_NAMES if name not in ("sigma_vae", "spectral_gaussian")])
+def test_a_whitening_that_is_not_the_losss_is_refused(name):
+    with pytest.raises(ValueError, match=f"whitening is True, but loss '{name}' fits no covariance"):
+        make_reconstruction_term(name, whitening=True)
 
 
 @pytest.mark.parametrize(
