@@ -62,9 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--cache_dir", type=Path, default=default_cache_dir())
     add("--weights_dir", type=Path, help="folder of pretrained features for LPIPS, MMD and FID")
     add("--importance_samples", type=int, default=16)
-    add("--rate", type=float, help="validation KL in nats at which rows are compared")
+    add("--rate", type=float, help="validation KL in nats at which rows are compared, in later commands too")
     add("--validation_only", action="store_true", help="leave the test subjects alone and report on validation")
-    add("--jobs", type=int, default=os.cpu_count() or 1, help="trainings side by side, one thread each")
+    add("--jobs", type=int, help="trainings side by side, one thread each; default: 1 on a GPU, else one for each core")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
 
@@ -78,12 +78,16 @@ def make_options(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
     absent = [name for name in arguments.losses or () if name not in rows]
     if absent:
         parser.error(f"--losses names {absent[0]!r}, which is not in table {' or '.join(arguments.table)}.")
-    if arguments.jobs < 1 or (arguments.rate is not None and arguments.rate <= 0):
+    if (arguments.jobs is not None and arguments.jobs < 1) or (arguments.rate is not None and arguments.rate <= 0):
         parser.error("--jobs and --rate have to be positive.")
     if arguments.patches is not None and arguments.patches < 1:
         parser.error(f"--patches is {arguments.patches}, but has to be positive.")
     if not isinstance(arguments.settings, dict):
         parser.error("--settings has to be a JSON object of the bundle's settings.")
+    own = [name for name in ("beta", "seed") if name in arguments.settings]
+    if own:
+        option = {"beta": "--multipliers", "seed": "--seeds"}[own[0]]
+        parser.error(f"--settings sets {own[0]!r}, which differs from cell to cell; use {option}.")
     budget = BUDGETS[arguments.budget]
     if arguments.patches is not None:
         budget = budget._replace(patches=arguments.patches)
@@ -104,7 +108,7 @@ def make_options(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
         cache_dir=Path(arguments.cache_dir).expanduser().resolve(),
         weights_dir=_absolute(arguments.weights_dir),
         settings={**axis, **arguments.settings},
-        jobs=arguments.jobs,
+        jobs=arguments.jobs or _default_jobs(arguments.device),
         device=arguments.device,
         importance_samples=arguments.importance_samples,
         rate=arguments.rate,
@@ -141,6 +145,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _default_jobs(device: str) -> int:
+    """A GPU is shared at a loss; on a CPU each training has one core."""
+    return 1 if device.startswith("cuda") else os.cpu_count() or 1
 
 
 def _absolute(path: Path | str | None) -> Path | None:

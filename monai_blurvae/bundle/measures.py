@@ -16,13 +16,17 @@ from monai_blurvae.bundle.run_folder import FinishedRun, TrainedObjective
 from monai_blurvae.data import SlicePatchDataset, StoredVolume, Volumes
 from monai_blurvae.files import make_folder, write_json, write_text
 from monai_blurvae.metrics.distances import INCEPTION_FEATURES
-from monai_blurvae.metrics.suite import LIKELIHOOD_KEYS, Measure, measure_model
+from monai_blurvae.metrics.suite import LIKELIHOOD_KEYS, NO_KERNEL, Measure, measure_model
 from monai_blurvae.networks import BlurVAE
 
 logger = logging.getLogger(__name__)
 
 STORE_ERROR = 2.0**-4
 """How far, in grey levels, the store's float16 on [0, 1] may be off an 8-bit value: 255 · 2⁻¹² and a little."""
+
+
+FIXED_KERNEL = "the loss has a fixed kernel, and the generator's plays no part in it"
+"""The reason for a missing value of the kernel where a generator may have been trained all the same."""
 
 
 class Description(NamedTuple):
@@ -147,6 +151,32 @@ def to_grey_levels(images: Tensor) -> Tensor:
     return (levels.round() / 127.5 - 1).to(images)
 
 
+def measure_trained(
+    network: BlurVAE, images: Tensor, reference: Tensor, objective: TrainedObjective, **options: Any
+) -> dict[str, Measure]:
+    """:func:`~monai_blurvae.metrics.measure_model` of a model, by the objective that it was trained with.
+
+    Args:
+        network: the model.
+        images: in [−1, 1], ``(N, C, H, W)``.
+        reference: in [−1, 1], ``(M, C, H, W)``, on which the likelihoods are fitted.
+        objective: of the model.
+        options: further arguments.
+    """
+    measures = measure_model(
+        network,
+        images,
+        reference,
+        uses_kernel=objective.trains_kernel and not objective.fixed_kernel,
+        c=objective.wiener_c,
+        weighting=objective.weighting,
+        **options,
+    )
+    if not objective.fixed_kernel:
+        return measures
+    return {key: Measure(None, FIXED_KERNEL) if m.reason == NO_KERNEL else m for key, m in measures.items()}
+
+
 class MeasuresHandler:
     """Write ``measures.json`` and ``measures.md``: every measure of a comparison of losses, or why it is missing.
 
@@ -220,17 +250,15 @@ class MeasuresHandler:
             images, reference = to_grey_levels(images), to_grey_levels(reference)
         logger.info(f"Measuring {len(images)} patches with {self.importance_samples} latents each.")
         objective = self.run.objective()
-        measures = measure_model(
+        measures = measure_trained(
             self.network,
             images,
             reference,
-            uses_kernel=objective.trains_kernel,
+            objective,
             weights_dir=self.weights_dir,
             importance_samples=self.importance_samples,
             seed=self.seed,
             eight_bit=self.eight_bit,
-            c=objective.wiener_c,
-            weighting=objective.weighting,
             device=self.device,
         )
         content = self._content(measures, objective, len(images), len(reference))

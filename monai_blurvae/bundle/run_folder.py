@@ -219,6 +219,7 @@ class TrainedObjective(NamedTuple):
         wiener_c: the Wiener constant C.
         weighting: of the kernel's likelihood, see :func:`~monai_blurvae.functional.wiener_weight`.
         departures: why the objective is no bound on log p(x), a clause each; none if it is one.
+        fixed_kernel: whether the loss had a fixed kernel, so that the generator's is not that of its likelihood.
     """
 
     loss: str
@@ -226,6 +227,7 @@ class TrainedObjective(NamedTuple):
     wiener_c: float
     weighting: str
     departures: tuple[str, ...]
+    fixed_kernel: bool
 
 
 class FinishedRun:
@@ -310,6 +312,9 @@ class FinishedRun:
             # flat weights are no kernel's, and the paper's are taken
             weighting="wiener" if weighting == "flat" else weighting,
             departures=tuple(self._departures(objective)),
+            fixed_kernel=objective is not None
+            and isinstance(objective.term, WienerLoss)
+            and objective.determinant == "fixed",
         )
 
     def _built_objective(self) -> ELBOLoss | None:

@@ -201,7 +201,9 @@ def _attempt(keys: tuple[str, ...], group: Callable[[], Values]) -> dict[str, Me
     try:
         values = group()
     except Exception as error:
-        logger.debug("no %s", ", ".join(keys), exc_info=True)
+        # The first are what is missing or does not fit, in a sentence; WeightsError is a ValueError.
+        level = logging.DEBUG if isinstance(error, (ImportError, ValueError)) else logging.WARNING
+        logger.log(level, "no %s", ", ".join(keys), exc_info=True)
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         return dict.fromkeys(keys, Measure(None, reason))
     return {key: _measure(values[key]) for key in keys}

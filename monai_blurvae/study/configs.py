@@ -10,6 +10,9 @@ from monai_blurvae.errors import SettingsError
 from monai_blurvae.study.options import StudyOptions
 from monai_blurvae.study.plan import ROWS, Row, differences, read_config, read_settings, same_rows, warmup_epochs
 
+READ_BY = {"tempering": "spectral_gaussian", "robust_representation": "robust", "watson_weights": "watson"}
+"""The settings that one loss alone reads, and which: with another one they change no result."""
+
 
 class RowConfigs:
     """The settings of all rows, those that are not trained too.
@@ -20,6 +23,7 @@ class RowConfigs:
 
     Attributes:
         settings: of each row, all on which its result depends but β and seed.
+        betas: middle of each row's β grid.
         problems: of the rows that have none, in a sentence.
         aliases: the row under whose name each row is trained: the first with the same settings.
     """
@@ -29,6 +33,7 @@ class RowConfigs:
         self._schedule = schedule
         found = {row.name: self._settings_or_problem(row) for row in ROWS.values()}
         self.settings = {name: value for name, value in found.items() if isinstance(value, dict)}
+        self.betas = {name: self._beta(ROWS[name]) for name in self.settings}
         self.problems = {name: value for name, value in found.items() if isinstance(value, str)}
         self.aliases = same_rows(self.settings)
 
@@ -55,10 +60,19 @@ class RowConfigs:
     def _settings_or_problem(self, row: Row) -> dict[str, Any] | str:
         try:
             settings = self._from_files(row) | self.overrides(row)
+            self._beta(row)
         except SettingsError as error:
             return str(error).replace(f"{self._options.root}/", "")
         plain: dict[str, Any] = json.loads(json.dumps(settings))
-        return {name: value for name, value in plain.items() if name not in ("beta", "seed")}
+        idle = {name for name, loss in READ_BY.items() if plain["loss"] != loss}
+        return {name: value for name, value in plain.items() if name not in {"beta", "seed"} | idle}
+
+    def _beta(self, row: Row) -> float:
+        beta = self._from_files(row).get("beta")
+        if not isinstance(beta, (int, float)) or isinstance(beta, bool) or not beta > 0:
+            files = ", ".join(self.files(row))
+            raise SettingsError(f"beta is {beta!r} by {files}, but has to be a positive number, the row's own β.")
+        return float(beta)
 
     def _from_files(self, row: Row) -> dict[str, Any]:
         return read_settings([self._options.config(file) for file in self.files(row)])

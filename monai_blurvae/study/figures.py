@@ -22,7 +22,7 @@ PANELS = {
     "ssim": "SSIM, higher is better",
     "lpips": "LPIPS, lower is better",
     "spectrum_reconstruction": "distance of log spectrum,\nreconstructions, lower is better",
-    "mmd_alexnet": "MMD of samples, AlexNet features,\nlower is better",
+    "mmd_alexnet": "MMD² of samples, AlexNet features,\nlower is better",
 }
 # Okabe and Ito's colours, which colour-blind people tell apart, and a wine red; grey is the grid's and the images'.
 # Markers and dashes tell rows that share one.

@@ -32,12 +32,24 @@ class Measured(NamedTuple):
     spectra: Mapping[str, list[float]]
 
 
+class KeptRate(NamedTuple):
+    """The rate at which the rows of all tables are compared.
+
+    Attributes:
+        nats: validation KL.
+        given: whether the user asked for it.
+    """
+
+    nats: float
+    given: bool
+
+
 class StudyFolder:
     """The folder of a study.
 
-    ``study.json`` says what all cells share, ``datalist.json`` the split; ``cells/NAME/`` is a cell's run folder,
-    ``cells/NAME.json`` its settings and why it failed, ``cells/NAME.log`` its output; ``measures/NAME.SPLIT.json`` its
-    measures. Tables and figures stand beside them.
+    ``study.json`` says what all cells share, ``datalist.json`` the split, ``rate.json`` where rows are compared;
+    ``cells/NAME/`` is a cell's run folder, ``cells/NAME.json`` its settings and why it failed, ``cells/NAME.log`` its
+    output; ``measures/NAME.SPLIT.json`` its measures. Tables and figures stand beside them.
 
     Args:
         path: the folder, which is created.
@@ -53,6 +65,16 @@ class StudyFolder:
         self.datalist = self.path / "datalist.json"
         self.training_datalist = self.path / "datalist_without_test.json"
         self.study = self.path / "study.json"
+        self._rate = self.path / "rate.json"
+
+    @property
+    def rate(self) -> KeptRate | None:
+        """The rate that was kept, or None."""
+        return KeptRate(**read_json(self._rate)) if self._rate.is_file() else None
+
+    def keep_rate(self, rate: KeptRate) -> None:
+        """Keep a rate for later commands."""
+        write_json(self._rate, rate._asdict())
 
     def cell_dir(self, cell: Cell) -> Path:
         """The run folder of a cell."""

@@ -3,6 +3,9 @@
 The fitted parts of the likelihoods (a variance, a spectrum) are always fitted on all validation patches. On the
 validation split they are therefore fitted on what they are measured on, and slightly too good; they select nothing. On
 the test split they are not.
+
+Samples are few, and their MMD moves with them: it is the mean over several sets, with its standard deviation as
+``mmd_alexnet_sd``. ``per_patch`` keeps PSNR, SSIM and LPIPS of each patch, volume by volume.
 """
 
 from __future__ import annotations
@@ -14,19 +17,23 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from monai_blurvae.bundle import FinishedRun, load_weights
-from monai_blurvae.bundle.measures import patches_of
+from monai_blurvae.bundle.measures import measure_trained, patches_of
 from monai_blurvae.data import prepare_volumes, read_datalist
 from monai_blurvae.errors import user_error
 from monai_blurvae.files import sha256_of, write_json
 from monai_blurvae.functional.radial import radial_power
+from monai_blurvae.metrics.distances import alexnet_features, polynomial_mmd
+from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metric, to_unit_range
+from monai_blurvae.metrics.lpips import lpips_distance
 from monai_blurvae.metrics.spectra import POWER_FLOOR
-from monai_blurvae.metrics.suite import measure_model
+from monai_blurvae.metrics.suite import Measure
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.networks.perceptual import default_weights_dir
 from monai_blurvae.seeding import torch_rng
@@ -35,6 +42,12 @@ from monai_blurvae.study.plan import Cell
 from monai_blurvae.transforms import PrepareVolume
 
 BATCH_SIZE = 64
+SAMPLE_SETS = 8
+"""How many sets of samples, each of as many as there are images, the MMD is the mean of."""
+
+VERSION = 1
+"""Of what is measured; what an earlier one measured is measured again."""
+
 DATA_SETTINGS = ("slice_axis", "volume_size", "patch_size", "min_foreground", "eval_patches_per_volume")
 
 
@@ -52,10 +65,10 @@ class Instruments(NamedTuple):
     device: str
 
     def key(self) -> dict[str, Any]:
-        """Changes whenever measuring again may give something else: new weights fill cells that had none."""
+        """Changes whenever measuring again gives something else: new weights fill cells that had none."""
         files = sorted((self.weights_dir or default_weights_dir()).glob("*.pt*"))
         weights = [[file.name, file.stat().st_size] for file in files]
-        return {"importance_samples": self.importance_samples, "weights": weights}
+        return {"importance_samples": self.importance_samples, "weights": weights, "version": VERSION}
 
 
 def is_measured(folder: StudyFolder, cell: Cell, split: str, instruments: Instruments) -> bool:
@@ -116,36 +129,67 @@ def _measure(
     run = FinishedRun(folder.path, folder.cell_dir(cell))
     network: BlurVAE = run.parser().get_parsed_content("network_def")
     network = load_weights(network, run.model_file, instruments.device).eval()
-    objective = run.objective()
-    measures = measure_model(
+    weights_dir, device = instruments.weights_dir, instruments.device
+    measures = measure_trained(
         network,
         images,
         reference,
-        weights_dir=instruments.weights_dir,
+        run.objective(),
+        weights_dir=weights_dir,
         importance_samples=instruments.importance_samples,
-        device=instruments.device,
-        uses_kernel=objective.trains_kernel,
-        c=objective.wiener_c,
-        weighting=objective.weighting,
+        device=device,
     )
+    if measures["mmd_alexnet"].value is not None:
+        measures |= _sampled_mmd(network, images, weights_dir, device)
+    reconstructions = _reconstructions(network, images, device)
+    with_lpips = measures["lpips"].value is not None
     return {
-        "measures": {name: _plain(measure.value, measure.reason) for name, measure in measures.items()},
-        "spectra": _spectra(network, images, instruments.device),
+        "measures": {name: _plain(measure, weights_dir or default_weights_dir()) for name, measure in measures.items()},
+        "spectra": _spectra(network, images, reconstructions),
+        "per_patch": _per_patch(images, reconstructions, weights_dir, with_lpips),
     }
 
 
-def _plain(value: float | None, reason: str | None) -> dict[str, Any]:
-    if value is not None and not math.isfinite(value):
-        return {"value": None, "reason": f"is {value}"}
-    return {"value": None if value is None else float(value), "reason": reason or ""}
+def _plain(measure: Measure, weights_dir: Path) -> dict[str, Any]:
+    """For JSON; tables are passed on, and name no folder of this computer."""
+    if measure.value is not None and not math.isfinite(measure.value):
+        return {"value": None, "reason": f"is {measure.value}"}
+    value = None if measure.value is None else float(measure.value)
+    return {"value": value, "reason": measure.reason.replace(str(weights_dir), "weights_dir")}
 
 
 @torch.no_grad()
-def _spectra(network: BlurVAE, images: Tensor, device: str) -> dict[str, list[float]]:
-    batches = [network(batch.to(device)).reconstruction.cpu() for batch in images.split(BATCH_SIZE)]
+def _reconstructions(network: BlurVAE, images: Tensor, device: str) -> Tensor:
+    return torch.cat([network(batch.to(device)).reconstruction.cpu() for batch in images.split(BATCH_SIZE)])
+
+
+@torch.no_grad()
+def _spectra(network: BlurVAE, images: Tensor, reconstructions: Tensor) -> dict[str, list[float]]:
     samples = network.sample(len(images), torch_rng(0, "spectra")).cpu()
-    shown = {"images": images, "reconstruction": torch.cat(batches), "sample": samples}
+    shown = {"images": images, "reconstruction": reconstructions, "sample": samples}
     return {name: mean_spectrum(value) for name, value in shown.items()}
+
+
+@torch.no_grad()
+def _sampled_mmd(network: BlurVAE, images: Tensor, weights_dir: Path | None, device: str) -> dict[str, Measure]:
+    """MMD² of samples and its standard deviation, over :data:`SAMPLE_SETS` sets of them."""
+    real = alexnet_features(images.to(device), weights_dir)
+    sets = (network.sample(len(images), torch_rng(i, "MMD")) for i in range(SAMPLE_SETS))
+    values = [polynomial_mmd(alexnet_features(samples, weights_dir), real).value for samples in sets]
+    return {"mmd_alexnet": Measure(fmean(values)), "mmd_alexnet_sd": Measure(stdev(values))}
+
+
+@torch.no_grad()
+def _per_patch(
+    images: Tensor, reconstructions: Tensor, weights_dir: Path | None, with_lpips: bool
+) -> dict[str, list[float]]:
+    """PSNR, SSIM and, where it is measured, LPIPS of each patch."""
+    pair = to_unit_range(reconstructions), to_unit_range(images)
+    values = {"psnr": CappedPSNRMetric()(*pair), "ssim": make_ssim_metric(images.ndim - 2)(*pair)}
+    if with_lpips:
+        batches = zip(pair[0].split(BATCH_SIZE), pair[1].split(BATCH_SIZE), strict=True)
+        values["lpips"] = torch.cat([lpips_distance(x, y, net="alex", weights_dir=weights_dir) for x, y in batches])
+    return {name: [round(v, 6) for v in value.flatten().tolist()] for name, value in values.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ class StudyOptions:
         rate_distortion: whether figures are drawn.
         rows: names of the rows to train; the tables also show rows that were trained before.
         seeds: of the trainings.
-        multipliers: of each row's β.
+        multipliers: of each row's β, the ``beta`` of its config files.
         slow_multipliers: likewise of the slow rows; None for the same.
         dataset_dir: of the volumes; None for the synthetic sample, unless ``datalist`` is given.
         image_pattern: glob relative to it, or None for the bundle's.
@@ -33,7 +33,7 @@ class StudyOptions:
         jobs: cells that train side by side.
         device: for training and measuring.
         importance_samples: of the importance-weighted bound.
-        rate: validation KL in nats at which rows are compared, or None to choose it.
+        rate: validation KL in nats at which rows are compared; None for the one that is kept, or to choose it.
         validation_only: leave the test subjects alone, and report the validation subjects.
     """
 

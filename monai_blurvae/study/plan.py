@@ -19,67 +19,66 @@ class Row(NamedTuple):
     Attributes:
         name: used in file names and on the command line.
         label: in tables and figures.
-        overlays: config files over the bundle's, relative to the repository.
-        beta: middle of its β grid; losses differ in scale, so that each has its own.
+        overlays: config files over the bundle's, relative to the repository. They set ``beta``, the middle of its β
+            grid: losses differ in scale, so that each has its own.
         slow: whether a training takes many times as long as the others'.
     """
 
     name: str
     label: str
     overlays: tuple[str, ...]
-    beta: float
     slow: bool = False
 
 
-def _loss(name: str, label: str, beta: float, slow: bool = False) -> Row:
-    return Row(name, label, (f"configs/losses/{name}.yaml",), beta, slow)
+def _loss(name: str, label: str, slow: bool = False) -> Row:
+    return Row(name, label, (f"configs/losses/{name}.yaml",), slow)
 
 
-def _ablation(name: str, label: str, beta: float) -> Row:
-    return Row(name, label, (f"configs/ablations/{name}.yaml",), beta)
+def _ablation(name: str, label: str) -> Row:
+    return Row(name, label, (f"configs/ablations/{name}.yaml",))
 
 
 REFERENCE = "l2"
 """The row that the others are compared with: the common rate lies within its rates."""
 
 TABLE_3 = (
-    _loss("l2", "L2", 0.1),
-    _loss("l1", "L1", 0.25),
-    _loss("ssim", "SSIM", 1.0),
-    _loss("ce", "CE", 0.15),
-    _loss("ffl", "FFL", 0.03),
-    _loss("vgg", "VGG", 3.0, slow=True),
-    _loss("watson", "Watson", 0.03),
-    _loss("wiener", "Wiener (the paper's)", 0.1),
-    _loss("robust", "robust", 1.0),
-    _loss("sigma_vae", "σ-VAE", 1.0),
-    _loss("spectral_gaussian", "spectral Gaussian", 0.1),
-    Row("default", "default of the bundle", (), 0.7),
+    _loss("l2", "L2"),
+    _loss("l1", "L1"),
+    _loss("ssim", "SSIM"),
+    _loss("ce", "CE"),
+    _loss("ffl", "FFL"),
+    _loss("vgg", "VGG", slow=True),
+    _loss("watson", "Watson"),
+    _loss("wiener", "Wiener (the paper's)"),
+    _loss("robust", "robust"),
+    _loss("sigma_vae", "σ-VAE"),
+    _loss("spectral_gaussian", "spectral Gaussian"),
+    Row("default", "default of the bundle", ()),
 )
 
 TABLE_1 = (
-    _ablation("fixed_2", "Σ fixed, variance 2", 0.1),
-    _ablation("fixed_4", "Σ fixed, variance 4", 0.1),
-    _ablation("epsilon_small", "ε small", 0.1),
-    _ablation("epsilon_large", "ε large", 0.1),
-    _ablation("c_0005", "C = 0.005", 0.1),
-    _ablation("c_0025", "C = 0.025", 0.1),
-    _ablation("c_01", "C = 0.1", 0.1),
-    _ablation("exact", "exact determinant", 0.1),
-    _ablation("weight_gradient", "gradient through W", 0.1),
-    _ablation("bounded_inverse", "bounded inverse", 0.1),
-    _ablation("free_kernel", "free kernel", 0.1),
-    _ablation("l2_scaled", "L2 · mean |W|²", 0.1),
+    _ablation("fixed_2", "Σ fixed, variance 2"),
+    _ablation("fixed_4", "Σ fixed, variance 4"),
+    _ablation("epsilon_small", "ε small"),
+    _ablation("epsilon_large", "ε large"),
+    _ablation("c_0005", "C = 0.005"),
+    _ablation("c_0025", "C = 0.025"),
+    _ablation("c_01", "C = 0.1"),
+    _ablation("exact", "exact determinant"),
+    _ablation("weight_gradient", "gradient through W"),
+    _ablation("bounded_inverse", "bounded inverse"),
+    _ablation("free_kernel", "free kernel"),
+    _ablation("l2_scaled", "L2 · mean |W|²"),
 )
 
 REMEDIES = (
-    _ablation("kernel_window", "windowed kernel step", 0.1),
-    _ablation("wiener_variance", "Wiener, fitted variance", 1.0),
-    _ablation("wiener_spectrum", "Wiener, fitted spectrum", 0.7),
-    _ablation("tempered_spectrum", "tempered spectrum", 0.7),
-    _ablation("l2_plus_spectrum_loss", "L2 + spectrum loss", 0.1),
-    _ablation("wiener_plus_spectrum_loss", "Wiener + spectrum loss", 0.1),
-    _ablation("adversarial", "L2 + adversary", 0.1),
+    _ablation("kernel_window", "windowed kernel step"),
+    _ablation("wiener_variance", "Wiener, fitted variance"),
+    _ablation("wiener_spectrum", "Wiener, fitted spectrum"),
+    _ablation("tempered_spectrum", "tempered spectrum"),
+    _ablation("l2_plus_spectrum_loss", "L2 + spectrum loss"),
+    _ablation("wiener_plus_spectrum_loss", "Wiener + spectrum loss"),
+    _ablation("adversarial", "L2 + adversary"),
 )
 
 TABLES: dict[str, tuple[Row, ...]] = {"3": TABLE_3, "1": TABLE_1, "remedies": REMEDIES}
@@ -184,19 +183,26 @@ def warmup_epochs(settings: Mapping[str, Any], max_epochs: int) -> int:
 
 def make_cells(
     rows: Iterable[Row],
+    betas: Mapping[str, float],
     multipliers: Sequence[float],
     seeds: Sequence[int],
     slow_multipliers: Sequence[float] | None = None,
 ) -> list[Cell]:
     """Every β and seed of every row; one seed of all rows comes before the next seed, so that tables fill evenly.
 
-    Slow rows, which may have ``slow_multipliers`` of their own, come first, so that the last process is not left alone
-    with one of them.
+    Slow rows come first, so that the last process is not left alone with one of them.
+
+    Args:
+        rows: to train.
+        betas: middle of the β grid by name of row.
+        multipliers: of these.
+        seeds: of the trainings.
+        slow_multipliers: of a slow row's β; None for the same.
     """
     rows = sorted(rows, key=lambda row: not row.slow)
     slow = multipliers if slow_multipliers is None else slow_multipliers
     return [
-        Cell(row.name, float(f"{row.beta * m:.3g}"), s)
+        Cell(row.name, float(f"{betas[row.name] * m:.3g}"), s)
         for s in seeds
         for row in rows
         for m in (slow if row.slow else multipliers)

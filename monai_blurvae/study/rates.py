@@ -18,6 +18,8 @@ class NotReached(NamedTuple):
     highest: float
 
     def __str__(self) -> str:
+        if self.lowest == self.highest:
+            return f"not reached (its only rate: {self.lowest:.4g})"
         return f"not reached (its rates: {self.lowest:.4g} to {self.highest:.4g})"
 
 
@@ -57,12 +59,16 @@ def common_rate(ranges: Sequence[Range], reference: Range | None = None) -> floa
     """The rate at which to compare: the middle, in the logarithm, of where most ranges overlap.
 
     Args:
-        ranges: lowest and highest rate of each row, in nats, positive.
-        reference: range that the rate has to lie in, that of the row with which the others are compared.
+        ranges: lowest and highest rate of each row, in nats, positive. A row with a single rate has nothing to
+            interpolate, and does not count.
+        reference: range that the rate has to lie in, that of the row with which the others are compared; likewise.
 
     Returns:
         The rate in nats; where equally many ranges overlap in several places, of the widest. None without a range.
     """
+    ranges = [(low, high) for low, high in ranges if low < high]
+    if reference is not None and not reference[0] < reference[1]:
+        reference = None
     ends = sorted({end for bounds in ranges for end in bounds} | set(reference or ()))
     if reference is not None:
         ends = [end for end in ends if reference[0] <= end <= reference[1]]

@@ -9,11 +9,12 @@ from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import write_text
 from monai_blurvae.study.equal_rate import against_reference_table, equal_rate_table
 from monai_blurvae.study.figures import draw_kernels, draw_rate_distortion, draw_spectra, save
-from monai_blurvae.study.folder import Measured, StudyFolder
+from monai_blurvae.study.folder import KeptRate, Measured, StudyFolder
 from monai_blurvae.study.kernels import KernelHistory, read_kernels
 from monai_blurvae.study.plan import REFERENCE, ROWS, TABLES, Row
-from monai_blurvae.study.rates import common_rate
+from monai_blurvae.study.rates import Range, common_rate
 from monai_blurvae.study.tables import (
+    LIKELIHOODS,
     Results,
     Table,
     best_beta,
@@ -38,14 +39,45 @@ def shown_rows(table: str, wanted: Sequence[str], results: Results) -> list[Row]
 
 
 def rate_of(rows: Sequence[Row], results: Results) -> float | None:
-    """The validation KL in nats at which rows are compared, within the reference row's rates if it was measured."""
-    ranges = [rate_range(results.validation_of(row)) for row in rows]
+    """The validation KL in nats at which to compare, within the reference row's rates if it was measured.
+
+    It is chosen for the rows of the main table, whichever are shown; for those that are shown where none of the main
+    table was measured with two β.
+    """
     reference = rate_range(results.validation_of(ROWS[REFERENCE]))
+    return _common_rate(TABLES[MAIN_TABLE], results, reference) or _common_rate(rows, results, reference)
+
+
+def _common_rate(rows: Sequence[Row], results: Results, reference: Range | None) -> float | None:
+    ranges = [rate_range(results.validation_of(row)) for row in rows]
     return common_rate([bounds for bounds in ranges if bounds is not None], reference)
+
+
+def settle_rate(
+    folder: StudyFolder, tables: Mapping[str, Sequence[Row]], results: Results, given: float | None
+) -> float | None:
+    """The validation KL in nats at which rows are compared, kept in the folder for the tables of later commands.
+
+    Args:
+        folder: of the study.
+        tables: rows of each table that is written.
+        results: what was measured.
+        given: by the user; stays until another one is given. Otherwise a command that writes the main table chooses
+            anew, and others go by what is kept.
+    """
+    kept = folder.rate
+    if given is None and kept is not None and (kept.given or MAIN_TABLE not in tables):
+        return kept.nats
+    rate = given or rate_of([row for rows in tables.values() for row in rows], results)
+    if rate is not None:
+        folder.keep_rate(KeptRate(rate, given is not None))
+    return rate
 
 
 def write_tables(folder: StudyFolder, tables: dict[str, list[Row]], results: Results, rate: float | None) -> None:
     """Write each table by the paper's protocol, at equal rate and there against the reference row, and ``cells.csv``.
+
+    Likelihoods and Fréchet distances have tables of their own, by the protocol and at equal rate.
 
     Args:
         folder: of the study.
@@ -57,6 +89,10 @@ def write_tables(folder: StudyFolder, tables: dict[str, list[Row]], results: Res
         stem = _stem(name)
         _write(folder, stem, protocol_table(TITLES[name], rows, results))
         _write(folder, f"{stem}_equal_rate", equal_rate_table(f"{TITLES[name]}, at equal rate", rows, results, rate))
+        title = f"{TITLES[name]}, likelihoods and Fréchet distances"
+        _write(folder, f"{stem}_likelihood", protocol_table(title, rows, results, LIKELIHOODS))
+        at_rate = equal_rate_table(f"{title}, at equal rate", rows, results, rate, LIKELIHOODS)
+        _write(folder, f"{stem}_likelihood_equal_rate", at_rate)
         against = f"{TITLES[name]}, at equal rate against {ROWS[REFERENCE].label}"
         _write(folder, f"{stem}_against_{REFERENCE}", against_reference_table(against, rows, results, rate))
     write_text(folder.path / "cells.csv", cells_csv(results))
@@ -87,8 +123,14 @@ def draw_figures(
     every = _distinct([row for rows in tables.values() for row in rows], results)
     histories = _kernel_histories(folder, _chosen(every, results, criterion))
     if histories:
-        title = "Kernels of the same validation images, each relative to its maximum"
-        save(draw_kernels(histories, f"{title}; β by {criterion}"), folder.path, "kernels")
+        # Pictures are of scheduled validations, and the last of these need not be the end.
+        drawn = max((epoch for history in histories.values() for epoch in history.pictures), default=0)
+        trained = max((epoch for history in histories.values() for epoch in history.training), default=0)
+        title = (
+            "Kernels of the same validation images, each relative to its maximum; "
+            f"β by {criterion}; last pictures of epoch {drawn} of {trained}"
+        )
+        save(draw_kernels(histories, title), folder.path, "kernels")
 
 
 def _distinct(rows: Sequence[Row], results: Results) -> list[Row]:
@@ -115,6 +157,8 @@ def _kernel_histories(folder: StudyFolder, chosen: Mapping[Row, Measured]) -> di
         if len(found) == MOST_KERNEL_ROWS:
             break
         try:
+            if "kernel_width" in chosen[row].reasons:
+                raise RunFolderError(chosen[row].reasons["kernel_width"])
             found[row] = read_kernels(folder.tensorboard_dir(chosen[row].cell))
         except RunFolderError as error:
             logger.warning("%s is left out of the figure of kernels: %s", row.label, error)

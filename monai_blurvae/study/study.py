@@ -16,7 +16,7 @@ from monai_blurvae.study.measure import Instruments, is_measured
 from monai_blurvae.study.options import StudyOptions
 from monai_blurvae.study.plan import ROWS, Cell, make_cells, read_config
 from monai_blurvae.study.prepare import prepare
-from monai_blurvae.study.report import draw_figures, rate_of, shown_rows, write_tables
+from monai_blurvae.study.report import draw_figures, settle_rate, shown_rows, write_tables
 from monai_blurvae.study.tables import Results
 from monai_blurvae.study.tasks import Task, run_tasks
 
@@ -58,10 +58,9 @@ class Study:
     def plan(self) -> list[Cell]:
         """The cells of this command; rows with the same settings share theirs."""
         aliases = self.configs.aliases
-        rows = [ROWS[name]._replace(name=aliases[name]) for name in self.options.rows if name in aliases]
-        return list(
-            dict.fromkeys(make_cells(rows, self.options.multipliers, self.options.seeds, self.options.slow_multipliers))
-        )
+        options = self.options
+        rows = dict.fromkeys(ROWS[aliases[name]] for name in options.rows if name in aliases)
+        return make_cells(rows, self.configs.betas, options.multipliers, options.seeds, options.slow_multipliers)
 
     def train(self, cells: Sequence[Cell]) -> None:
         """Train the cells that are not finished, side by side."""
@@ -106,7 +105,12 @@ class Study:
         results = self._results()
         tables = {name: shown_rows(name, self.options.rows, results) for name in self.options.tables}
         rows = [row for table in tables.values() for row in table]
-        rate = self.options.rate or rate_of(rows, results)
+        before = self.folder.rate
+        rate = settle_rate(self.folder, tables, results, self.options.rate)
+        if rate is not None:
+            new = before is not None and before.nats != rate
+            again = f"; tables of other commands are still at {before.nats:.4g}" if before and new else ""
+            self.say(f"Rows are compared at a validation KL of {rate:.4g} nats{again}.")
         write_tables(self.folder, tables, results, rate)
         for row in rows:
             if results.problem(row):
@@ -216,10 +220,13 @@ class Study:
         return {**self._shortened(sentences), **self.configs.problems, **shared}
 
     def _shortened(self, sentences: Mapping[str, str]) -> dict[str, str]:
-        """The sentences with one more for each slow row that the budget trains for less than the others."""
+        """The sentences with one more for each slow row that was trained, for less than the others by the budget."""
         budget = self.options.budget
+        trained = {cell.row for cell in self.folder.finished()}
         share = {
-            row.name: f"trained for {budget.slow_share:.0%} of the others' epochs" for row in ROWS.values() if row.slow
+            row.name: f"trained for {budget.slow_share:.0%} of the others' epochs"
+            for row in ROWS.values()
+            if row.slow and row.name in trained
         }
         if budget.slow_share == 1:
             return dict(sentences)

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from types import MappingProxyType
 from typing import NamedTuple
 
+from monai_blurvae.bundle.measures import DESCRIPTIONS, FLOAT_DENSITY
 from monai_blurvae.study.folder import Measured
 from monai_blurvae.study.plan import Row
 from monai_blurvae.study.rates import covered_range
@@ -26,6 +27,7 @@ class Column(NamedTuple):
         digits: after the point.
         better: 1 where higher is better, −1 where lower is, 0 where neither.
         signed: whether positive numbers have their sign, as differences do.
+        significant: whether ``digits`` are significant ones, for a measure that spans magnitudes.
     """
 
     key: str
@@ -33,6 +35,26 @@ class Column(NamedTuple):
     digits: int
     better: int
     signed: bool = False
+    significant: bool = False
+
+
+class Shown(NamedTuple):
+    """Measures that a table shows.
+
+    Attributes:
+        columns: of the measures.
+        notes: sentences that they need.
+    """
+
+    columns: tuple[Column, ...]
+    notes: tuple[str, ...]
+
+
+def _described(key: str) -> Column:
+    """The column of a measure as the bundle describes it."""
+    measure = DESCRIPTIONS[key]
+    unit = f" ({measure.unit})" if measure.unit else ""
+    return Column(key, measure.name + unit, measure.digits, measure.better)
 
 
 COLUMNS = (
@@ -43,12 +65,42 @@ COLUMNS = (
     Column("spectrum_reconstruction", "spectrum, recon.", 3, -1),
     Column("spectrum_sample", "spectrum, samples", 3, -1),
     Column("sharpness_reconstruction", "sharpness, recon.", 3, 0),
-    Column("mmd_alexnet", "MMD AlexNet, samples", 4, -1),
+    Column("mmd_alexnet", "MMD² AlexNet, samples", 3, -1, significant=True),
     Column("nll_variance", "−log p, variance", 0, -1),
     Column("nll_spectrum", "−log p, spectrum", 0, -1),
     Column("active_units", "active units", 0, 0),
     Column("kernel_width", "kernel width (pixels)", 2, 0),
 )
+LIKELIHOOD_COLUMNS = (
+    *map(_described, (RATE, "nll_variance", "nll_kernel", "nll_spectrum")),
+    *map(_described, ("iw_nll_variance", "iw_nll_kernel", "iw_nll_spectrum")),
+    *map(_described, ("bpd_variance", "bpd_spectrum")),
+    *(
+        _described(key)._replace(digits=4, significant=True)
+        for key in ("frechet_alexnet", "fid_64", "fid_192", "fid_768", "fid_2048")
+    ),
+)
+QUALITY = Shown(
+    COLUMNS,
+    (
+        "PSNR and SSIM on [0, 1]; spectrum: distance of the radial log₁₀ power spectrum; MMD² of samples: its standard "
+        "deviation over sets of samples is mmd_alexnet_sd in cells.csv; kernel width: of the predicted kernel, trained "
+        "by the loss or beside it.",
+    ),
+)
+LIKELIHOODS = Shown(
+    LIKELIHOOD_COLUMNS,
+    (
+        "IW: importance-weighted bound, the others minus the ELBO; kernel: the Gaussian of the predicted kernel, "
+        "trained by the loss or beside it.",
+        f"Bits per dimension are of a {FLOAT_DENSITY}.",
+        "Fréchet distances and FID are squared, and compare between equal numbers of patches only.",
+    ),
+)
+
+
+Value = float | str
+"""A number, or why there is none."""
 
 
 class Entry(NamedTuple):
@@ -72,11 +124,13 @@ class Line(NamedTuple):
         leading: texts before the numbers; the first is the row's label.
         entries: one for each column; empty for a row that has none.
         note: why, in a few words.
+        competes: whether its numbers compare with the other lines', so that they may be the best.
     """
 
     leading: tuple[str, ...]
     entries: tuple[Entry, ...]
     note: str = ""
+    competes: bool = True
 
 
 class Table(NamedTuple):
@@ -136,11 +190,17 @@ class Results(NamedTuple):
         return {True: "yes", False: "no", None: "–"}[self.likelihoods.get(row.name)]
 
 
-def summarise(values: Sequence[float], reason: str = "not measured") -> Entry:
-    """Mean and, with more than one value, standard deviation (of the sample, n − 1)."""
-    if not values:
-        return Entry(None, reason=reason)
-    return Entry(fmean(values), stdev(values) if len(values) > 1 else None)
+def value_of(measured: Measured, key: str) -> Value:
+    """A measure, or why there is none."""
+    return measured.values[key] if key in measured.values else measured.reasons.get(key, "not measured")
+
+
+def over_seeds(values: Sequence[Value]) -> Entry:
+    """Mean and, over more than one seed, standard deviation (of the sample, n − 1); a seed's reason if one has none."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    if not numbers or len(numbers) < len(values):
+        return Entry(None, reason=next((value for value in values if isinstance(value, str)), "not measured"))
+    return Entry(fmean(numbers), stdev(numbers) if len(numbers) > 1 else None)
 
 
 def criterion_of(validation: Iterable[Measured]) -> str | None:
@@ -159,7 +219,7 @@ def best_beta(validation: Iterable[Measured], criterion: str) -> float | None:
     return min(by_beta, key=lambda beta: fmean(by_beta[beta])) if by_beta else None
 
 
-def protocol_table(title: str, rows: Sequence[Row], results: Results) -> Table:
+def protocol_table(title: str, rows: Sequence[Row], results: Results, shown: Shown = QUALITY) -> Table:
     """The paper's protocol: test measures of the β with the best validation sample quality of each row."""
     criterion = criterion_of(results.validation)
     lines = []
@@ -169,12 +229,12 @@ def protocol_table(title: str, rows: Sequence[Row], results: Results) -> Table:
             lines.append(empty_line(row, results, "–", "–"))
             continue
         chosen = [m for m in results.reported_of(row) if m.cell.beta == beta]
-        entries = tuple(_over_seeds(chosen, column) for column in COLUMNS)
+        entries = tuple(over_seeds([value_of(m, column.key) for m in chosen]) for column in shown.columns)
         leading = (row.label, f"{beta:g}", str(len(chosen)), results.likelihood(row))
         lines.append(Line(leading, entries, results.problem(row)))
     how = f"by the lowest {criterion} on the validation subjects" if criterion else "not chosen: nothing was measured"
-    notes = (f"{results.subjects}; mean ± std over seeds. β of each row {how}.", *legend(rows, results))
-    return Table(title, ("row", "β", "seeds", "likelihood"), COLUMNS, tuple(lines), notes)
+    notes = (f"{results.subjects}; mean ± std over seeds. β of each row {how}.", *legend(rows, results, shown))
+    return Table(title, ("row", "β", "seeds", "likelihood"), shown.columns, tuple(lines), notes)
 
 
 def rate_range(measured: Iterable[Measured]) -> tuple[float, float] | None:
@@ -186,27 +246,18 @@ def rate_range(measured: Iterable[Measured]) -> tuple[float, float] | None:
     return covered_range(list(by_seed.values()))
 
 
-def _over_seeds(measured: Sequence[Measured], column: Column) -> Entry:
-    values = [m.values[column.key] for m in measured if column.key in m.values]
-    reasons = [m.reasons[column.key] for m in measured if column.key in m.reasons]
-    return summarise(values, reasons[0] if reasons else "not measured")
-
-
 def empty_line(row: Row, results: Results, *leading: str) -> Line:
     """The line of a row without numbers, with the reason; ``leading`` stands between label and likelihood."""
     return Line((row.label, *leading, results.likelihood(row)), (), results.problem(row) or "not trained")
 
 
-def legend(rows: Sequence[Row], results: Results) -> tuple[str, ...]:
-    """The notes that all tables need."""
-    measures = (
-        "PSNR and SSIM on [0, 1]; spectrum: distance of the radial log₁₀ power spectrum; −log p: upper bounds in nats "
-        "with all constants, the fitted variance or spectrum from the validation subjects."
+def legend(rows: Sequence[Row], results: Results, shown: Shown) -> tuple[str, ...]:
+    """The notes that a table of these measures needs."""
+    fitted = (
+        "All −log p are upper bounds in nats with all constants, of a Gaussian fitted around the decoder on the "
+        "validation subjects, whatever the row was trained with."
     )
     if all(results.likelihoods.get(row.name, True) for row in rows):
-        return (measures,)
-    return (
-        measures,
-        "Likelihood no: the objective without its KL is not −log of a normalised density of the image, and −log p is "
-        "that of the Gaussian fitted around the decoder on the validation subjects, not its objective.",
-    )
+        return (*shown.notes, fitted)
+    no = "Likelihood no: the objective without its KL is not −log of a normalised density of the image."
+    return (*shown.notes, fitted, no)

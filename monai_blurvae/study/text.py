@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
 
-from monai_blurvae.study.tables import Column, Entry, Results, Table
+from monai_blurvae.study.tables import Column, Entry, Results, Table, value_of
 
 
 def cells_csv(results: Results) -> str:
-    """Every cell with every measure, on the validation subjects and on those that are reported."""
+    """Every cell with every measure or why it has none, on the validation subjects and on those that are reported."""
     splits = [("validation", m) for m in results.validation]
     if results.reported is not results.validation:
         splits += [("test", m) for m in results.reported]
@@ -21,7 +22,7 @@ def cells_csv(results: Results) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["row", "beta", "seed", "split", *names])
     for split, m in sorted(splits, key=lambda pair: (pair[1].cell, pair[0])):
-        writer.writerow([*m.cell, split, *(m.values.get(name, "") for name in names)])
+        writer.writerow([*m.cell, split, *(value_of(m, name) for name in names)])
     return out.getvalue()
 
 
@@ -97,6 +98,8 @@ LATEX = {
     "·": r"$\cdot$",
     "–": "--",
     "…": r"\ldots{}",
+    "é": r"\'e",
+    "×": r"$\times$",
 }
 
 
@@ -109,7 +112,7 @@ def _best(table: Table) -> list[set[int]]:
     """For each column, the lines whose number is the best; none where neither direction is better."""
     best = []
     for j, column in enumerate(table.columns):
-        means = {i: line.entries[j].mean for i, line in enumerate(table.lines) if line.entries}
+        means = {i: line.entries[j].mean for i, line in enumerate(table.lines) if line.entries and line.competes}
         scores = {i: column.better * mean for i, mean in means.items() if mean is not None}
         top = max(scores.values(), default=0.0)
         best.append({i for i, score in scores.items() if score == top} if column.better and len(scores) > 1 else set())
@@ -134,16 +137,27 @@ def _texts(
 def _text(entry: Entry, column: Column) -> str:
     if entry.mean is None:
         return "–"
-    mean = f"{entry.mean:{'+' if column.signed else ''}.{column.digits}f}"
-    text = mean + ("" if entry.std is None else f" ± {entry.std:.{column.digits}f}")
+    digits = _digits(entry.mean, column)
+    mean = f"{entry.mean:{'+' if column.signed else ''}.{digits}f}"
+    text = mean + ("" if entry.std is None else f" ± {entry.std:.{digits}f}")
     return text.replace("-", "−")
 
 
+def _digits(mean: float, column: Column) -> int:
+    """Digits after the point."""
+    if not column.significant or mean == 0:
+        return column.digits
+    return max(0, column.digits - 1 - math.floor(math.log10(abs(mean))))
+
+
 def _reasons(table: Table) -> list[str]:
-    """Why columns have no numbers, each reason once."""
-    by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
+    """Why columns have no numbers, once for all columns that lack those of the same rows for the same reason."""
+    rows: dict[tuple[str, str], list[str]] = defaultdict(list)
     for line in table.lines:
         for column, entry in zip(table.columns, line.entries, strict=False):
             if entry.mean is None:
-                by_reason[column.label, entry.reason].append(line.leading[0])
-    return [f"{label}: – for {', '.join(rows)}: {reason}" for (label, reason), rows in by_reason.items()]
+                rows[column.label, entry.reason].append(line.leading[0])
+    columns: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for (label, reason), names in rows.items():
+        columns[", ".join(names), reason].append(label)
+    return [f"{'; '.join(labels)}: – for {names}: {reason}" for (names, reason), labels in columns.items()]

@@ -11,7 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_blurvae.bundle import FinishedRun, load_weights
-from monai_blurvae.bundle.measures import DESCRIPTIONS, to_grey_levels
+from monai_blurvae.bundle.measures import DESCRIPTIONS, FIXED_KERNEL, to_grey_levels
 from monai_blurvae.data import Datalist, SlicePatchDataset, evaluation_datalist, prepare_volumes, read_datalist
 from monai_blurvae.errors import DataError
 from monai_blurvae.losses import VGGFeatureLoss, WatsonLoss
@@ -182,6 +182,20 @@ def test_what_a_run_was_trained_with(own_run, settings, trains_kernel, departure
     assert objective.trains_kernel is trains_kernel
     assert objective.departures == tuple(departures)
     assert (objective.loss, objective.wiener_c) == (settings.get("loss", "wiener"), 0.025)
+
+
+def test_a_fixed_kernel_is_not_the_generators(own_run, cache_dir, tmp_path):
+    change(own_run / "config.json", determinant="fixed", train_kernel=True)
+    content, _ = evaluate(own_run, cache_dir, tmp_path)
+    assert content["training"]["fixed_kernel"] is True
+    for key, row in content["measures"].items():
+        assert (row["reason"] == FIXED_KERNEL) == (key in KERNEL_ROWS)
+
+
+def test_other_losses_have_no_fixed_kernel(own_run):
+    for settings in ({}, {"determinant": "exact"}, {"loss": "watson", "determinant": "fixed"}):
+        change(own_run / "config.json", **settings)
+        assert FinishedRun(own_run.parent, own_run).objective().fixed_kernel is False
 
 
 @pytest.mark.parametrize("kernel", [False, True])

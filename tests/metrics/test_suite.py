@@ -196,6 +196,22 @@ def test_a_failure_does_not_lose_the_other_measures(network, weights_dir, measur
         assert result[key] == (Measure(None, "it went wrong") if key in keys else measures[key])
 
 
+@pytest.mark.parametrize(
+    ("error", "logged"), [(RuntimeError, True), (KeyError, True), (ImportError, False), (WeightsError, False)]
+)
+def test_a_failure_that_was_not_foreseen_is_logged_with_its_traceback(
+    network, weights_dir, monkeypatch, caplog, error, logged
+):
+    def fail(*_, **__):
+        raise error("it went wrong")
+
+    monkeypatch.setattr(suite, "lpips_distance", fail)
+    with caplog.at_level("WARNING"):
+        measure(network, weights_dir)
+    records = [record for record in caplog.records if record.name == suite.__name__ and record.exc_info]
+    assert [record.getMessage() for record in records] == (["no lpips"] if logged else [])
+
+
 def test_a_value_that_is_not_finite_is_missing(network, weights_dir, monkeypatch):
     monkeypatch.setattr(suite, "kernel_width", lambda kernel: torch.full((len(kernel),), math.nan))
     result = measure(network, weights_dir)

@@ -39,6 +39,12 @@ def test_options():
     assert len(options("--table", "3").rows) == 12
 
 
+def test_a_gpu_is_given_one_training_at_a_time_and_a_cpu_one_for_each_core(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert [options("--device", device).jobs for device in ("cpu", "cuda", "cuda:1")] == [6, 1, 1]
+    assert options("--device", "cuda", "--jobs", "3").jobs == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -48,6 +54,7 @@ def test_options():
         (["--rate", "-1"], "have to be positive"),
         (["--patches", "0"], "--patches is 0"),
         (["--settings", "[1]"], "JSON object"),
+        (["--settings", '{"beta": 1}'], "'beta', which differs from cell to cell; use --multipliers"),
         (["--table", "2"], "invalid choice"),
         (["--seeds", "a"], "--seeds"),
     ],
@@ -98,7 +105,7 @@ def test_two_losses_twice(tmp_path):
     cells = list(csv.DictReader((tmp_path / "out/cells.csv").open()))
     assert len(cells) == 4
     assert all(float(cell["psnr"]) > 5 and float(cell["kl"]) > 0 for cell in cells)
-    assert all(cell["lpips"] == "" for cell in cells)
+    assert all("lpips_alex.pt" in cell["lpips"] for cell in cells)
     rows = list(csv.DictReader((tmp_path / "out/table3.csv").open()))
     assert [row["row"] for row in rows[:1]] == ["L2"]
     assert all(float(row["psnr"]) > 5 for row in rows)

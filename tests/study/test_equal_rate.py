@@ -3,6 +3,7 @@ from statistics import stdev
 import pytest
 
 from monai_blurvae.study.equal_rate import against_reference_table, equal_rate_table
+from monai_blurvae.study.rates import value_at_rate
 from monai_blurvae.study.tables import COLUMNS, Entry
 from monai_blurvae.study.text import to_latex
 from tests.study.test_tables import L2, WIENER, entry, measured, results
@@ -58,8 +59,9 @@ def test_pairs_are_of_one_seed():
     table = against(l2 + wiener)
     found = entry(table, 1, "psnr_difference")
     assert (found.mean, found.std) == (pytest.approx(2.0), pytest.approx(stdev([1.0, 3.0])))
-    assert table.lines[1].leading[:2] == ("Wiener", "2")
+    assert table.lines[1].leading[:3] == ("Wiener", "20", "2")
     assert table.lines[1].note == "1 of 3 seeds without L2's"
+    assert table.lines[1].competes
 
 
 def test_spectra_are_compared_by_their_ratio_and_what_is_neither_better_not_at_all():
@@ -81,11 +83,61 @@ def test_each_row_is_interpolated_at_the_rate_before_it_is_compared():
     assert entry(against(l2 + wiener), 1, "psnr_difference").mean == pytest.approx(4.0)
 
 
-def test_a_row_that_does_not_reach_the_rate_stays_so():
+def test_a_row_that_reaches_no_rate_of_the_reference_is_not_compared():
     cells = grid("l2", lambda s: 20.0) + grid("wiener", lambda s: 20.0, kls=(50.0, 60.0))
     line = against(cells).lines[1]
-    assert (line.entries, line.note) == ((), "not reached (its rates: 50 to 60)")
-    assert line == equal_rate_table("T", [L2, WIENER], results(cells, cells), 20.0).lines[1]
+    assert (line.leading[:3], line.entries) == (("Wiener", "–", "0"), ())
+    assert line.note == "not reached (its rates: 50 to 60)"
+    assert line.note == equal_rate_table("T", [L2, WIENER], results(cells, cells), 20.0).lines[1].note
+
+
+def test_a_row_of_one_beta_is_compared_at_its_own_rate():
+    # L2 is 10 dB at 10 nats and 12 dB at 40; at 10 · √2 nats it is a quarter of the way in the logarithm.
+    l2 = [measured("l2", b, kl=kl, psnr=v) for b, kl, v in ((2, 10.0, 10.0), (1, 40.0, 12.0))]
+    cells = [*l2, measured("wiener", 0.1, kl=10 * 2**0.5, psnr=13.0)]
+    table = against(cells)
+    line = table.lines[1]
+    assert entry(table, 1, "psnr_difference").mean == pytest.approx(13.0 - 10.5)
+    assert line.leading[:3] == ("Wiener", "14.14", "1")
+    assert line.note == "one β: at its own rate, 14.14 nats"
+    assert (line.competes, table.lines[0].competes) == (False, True)
+    equal = equal_rate_table("T", [WIENER], results(cells, cells), 20.0).lines[0]
+    assert (equal.entries, equal.note) == ((), "not reached (its only rate: 14.14)")
+
+
+def test_each_seed_of_one_beta_has_its_own_rate():
+    l2 = [measured("l2", b, s, kl=kl, psnr=kl + s) for s in (0, 1, 2) for b, kl in ((2, 10.0), (1, 40.0))]
+    wiener = [measured("wiener", 0.1, s, kl=kl, psnr=60.0) for s, kl in ((0, 10.0), (1, 40.0), (2, 90.0))]
+    table = against(l2 + wiener)
+    found = entry(table, 1, "psnr_difference")
+    differences = [60.0 - 10.0, 60.0 - 41.0]  # the third seed is out of L2's reach
+    assert (found.mean, found.std) == (pytest.approx(34.5), pytest.approx(stdev(differences)))
+    assert table.lines[1].leading[1:3] == ("10–40", "2")
+    assert table.lines[1].note == "one β: at its own rate, 10–40 nats; 1 of 3 seeds without L2's"
+
+
+def test_a_row_that_misses_the_rate_is_compared_at_the_nearest_that_both_reach():
+    l2 = [measured("l2", b, kl=kl, psnr=v) for b, kl, v in ((2, 10.0, 10.0), (1, 40.0, 12.0))]
+    for kls, nearest, psnr in (((30.0, 90.0), 30.0, 50.0), ((5.0, 15.0), 15.0, 70.0)):
+        wiener = [measured("wiener", b, kl=kl, psnr=v) for b, kl, v in zip((2, 1), kls, (50.0, 70.0), strict=True)]
+        table = against(l2 + wiener)
+        expected = psnr - value_at_rate([10.0, 40.0], [10.0, 12.0], nearest)
+        assert entry(table, 1, "psnr_difference").mean == pytest.approx(expected)
+        assert table.lines[1].note == f"at the nearest rate that it and L2 reach, {nearest:g} nats"
+        assert not table.lines[1].competes
+
+
+def test_all_are_compared_elsewhere_where_the_reference_does_not_reach_a_given_rate():
+    table = against(grid("l2", lambda s: 20.0) + grid("wiener", lambda s: 22.0, kls=(20.0, 90.0)), rate=80.0)
+    assert entry(table, 1, "psnr_difference").mean == pytest.approx(2.0)
+    assert [line.leading[1] for line in table.lines] == ["40", "40"]
+
+
+def test_what_was_measured_without_a_rate_to_compare_at_says_so():
+    cells = [measured("l2", 0.1, kl=10.0, psnr=20.0)]
+    for table in (against(cells, rate=None), equal_rate_table("T", [L2], results(cells, cells), None)):
+        assert table.lines[0].note == "no rate to compare at: no row has two β"
+        assert "no row has two β" in table.notes[0]
 
 
 def test_without_the_reference_there_is_its_reason():

@@ -1,9 +1,15 @@
+import json
+import shutil
+from statistics import fmean
+
 import pytest
 import torch
 
 from monai_blurvae.files import write_json
+from monai_blurvae.metrics.distances import alexnet_features, polynomial_mmd
+from monai_blurvae.study import measure as measuring
 from monai_blurvae.study.folder import StudyFolder
-from monai_blurvae.study.measure import Instruments, is_measured, mean_spectrum, patches_of
+from monai_blurvae.study.measure import SAMPLE_SETS, Instruments, is_measured, mean_spectrum, measure_cells, patches_of
 from monai_blurvae.study.plan import Cell
 
 CELL = Cell("l2", 0.1, 0)
@@ -33,6 +39,12 @@ def test_what_was_measured_with_the_same_instruments_is_not_measured_again(folde
     assert is_measured(folder, CELL, "test", instruments)
     assert not is_measured(folder, CELL, "validation", instruments)
     assert not is_measured(folder, CELL, "test", instruments._replace(importance_samples=5))
+    path = folder.measure_file(CELL, "test")
+    content = json.loads(path.read_text())
+    del content["key"]["version"]
+    write_json(path, content)
+    assert not is_measured(folder, CELL, "test", instruments)
+    assert [m.cell for m in folder.measured("test")] == [CELL]  # what an earlier version measured can be read
     measure(folder, instruments, failed="no memory")
     assert not is_measured(folder, CELL, "test", instruments)
 
@@ -67,3 +79,62 @@ def test_patches_do_not_depend_on_the_cell(finished_run, hcp_dir, cache_dir):
     first, second = patches_of(volumes.test, settings), patches_of(volumes.test, settings)
     assert torch.equal(first, second)
     assert first.shape == (3 * len(volumes.test), 1, 32, 32)
+
+
+@pytest.fixture
+def trained(finished_run, tmp_path):
+    """A study of one cell that was really trained."""
+    study = StudyFolder(tmp_path / "study")
+    shutil.copytree(finished_run[1], study.cell_dir(CELL))
+    study.write_cell(CELL, {})
+    shutil.copy(finished_run[1] / "datalist.json", study.datalist)
+    data = {"slice_axis": 1, "volume_size": None, "patch_size": 32, "min_foreground": 0.25}
+    write_json(study.study, {"data": {**data, "eval_patches_per_volume": 2}})
+    return study
+
+
+def test_measures_keep_each_patch_and_several_sets_of_samples(trained, cache_dir, random_weights_dir):
+    measure_cells(trained, [CELL], "test", cache_dir, Instruments(random_weights_dir, 2, "cpu"))
+    content = json.loads(trained.measure_file(CELL, "test").read_text())
+    values = {name: measure["value"] for name, measure in content["measures"].items()}
+    for name in ("psnr", "ssim", "lpips"):
+        assert len(content["per_patch"][name]) == content["patches"] == 2
+        assert fmean(content["per_patch"][name]) == pytest.approx(values[name], abs=1e-5)
+    assert values["mmd_alexnet_sd"] > 0
+    assert is_measured(trained, CELL, "test", Instruments(random_weights_dir, 2, "cpu"))
+
+
+def test_without_weights_reasons_name_no_folder_of_this_computer(trained, cache_dir, tmp_path):
+    measure_cells(trained, [CELL], "test", cache_dir, Instruments(tmp_path / "none", 2, "cpu"))
+    text = trained.measure_file(CELL, "test").read_text()
+    content = json.loads(text)
+    assert content["measures"]["mmd_alexnet"]["value"] is None
+    assert content["measures"]["lpips"]["reason"].startswith("weights_dir/lpips_alex.pt")
+    assert str(tmp_path) not in text
+    assert set(content["per_patch"]) == {"psnr", "ssim"}
+
+
+class Sampler:
+    """Its samples are white noise of a standard deviation that grows from set to set."""
+
+    def __init__(self, growth):
+        self.growth, self.sets = growth, []
+
+    def sample(self, count, generator):
+        scale = 0.1 + self.growth * len(self.sets)
+        self.sets.append(scale * torch.randn(count, 1, 32, 32, generator=generator))
+        return self.sets[-1]
+
+
+def test_the_mmd_is_the_mean_over_sets_of_samples(random_weights_dir):
+    images = torch.rand(5, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    sampler = Sampler(growth=0.1)
+    found = measuring._sampled_mmd(sampler, images, random_weights_dir, "cpu")
+    real = alexnet_features(images, random_weights_dir)
+    values = torch.tensor(
+        [polynomial_mmd(alexnet_features(x, random_weights_dir), real).value for x in sampler.sets], dtype=torch.float64
+    )
+    assert len(values) == SAMPLE_SETS
+    assert not torch.allclose(sampler.sets[0] / 0.1, sampler.sets[1] / 0.2)  # sets differ
+    assert found["mmd_alexnet"].value == pytest.approx(values.mean().item())
+    assert found["mmd_alexnet_sd"].value == pytest.approx(values.std().item())

@@ -12,6 +12,7 @@ from monai_blurvae.study.plan import (
     Row,
     differences,
     make_cells,
+    read_config,
     read_settings,
     same_rows,
     schedule,
@@ -42,12 +43,18 @@ def test_the_warm_up_keeps_its_share():
 
 
 def test_cells_are_the_grid_seed_by_seed():
-    rows = [Row("a", "A", (), 0.1), Row("b", "B", (), 2.0)]
-    cells = make_cells(rows, (0.5, 1.0), seeds=(0, 3))
+    rows = [Row("a", "A", ()), Row("b", "B", ())]
+    cells = make_cells(rows, {"a": 0.1, "b": 2.0}, (0.5, 1.0), seeds=(0, 3))
     assert cells[:4] == [Cell("a", 0.05, 0), Cell("a", 0.1, 0), Cell("b", 1.0, 0), Cell("b", 2.0, 0)]
     assert [cell.seed for cell in cells] == [0] * 4 + [3] * 4
     assert len({cell.name for cell in cells}) == 8
     assert cells[0].name == "a-beta0.05-seed0"
+
+
+def test_slow_rows_come_first_with_their_own_grid():
+    rows = [Row("a", "A", ()), Row("b", "B", (), slow=True)]
+    cells = make_cells(rows, {"a": 0.1, "b": 2.0}, (0.5, 1.0), (0,), slow_multipliers=(3.0,))
+    assert cells == [Cell("b", 6.0, 0), Cell("a", 0.05, 0), Cell("a", 0.1, 0)]
 
 
 def test_names_of_rows_are_distinct_and_usable():
@@ -90,6 +97,16 @@ def test_differences_are_named_and_new_settings_are_none():
 def test_every_row_has_its_configs(row):
     settings = read_settings([ROOT / file for file in ("bundles/hcp/train.json", *row.overlays)])
     assert {"loss", "beta", "warmup_epochs", "max_epochs"} <= settings.keys()
+
+
+def test_every_overlay_is_a_row_and_brings_its_beta():
+    files = {
+        f"configs/{folder}/{file.name}"
+        for folder in ("losses", "ablations")
+        for file in (ROOT / "configs" / folder).glob("*.yaml")
+    }
+    assert files == {file for row in ROWS.values() for file in row.overlays}
+    assert all(read_config(ROOT / file)["beta"] > 0 for file in files)
 
 
 def test_every_table_has_a_title_and_every_budget_its_configs():

@@ -30,7 +30,9 @@ def test_nothing_is_extrapolated(rate):
 
 def test_collapsed_models_are_left_out():
     assert value_at_rate([0.0, 10.0, 40.0], [99.0, 1.0, 2.0], 20.0) == pytest.approx(1.5)
-    assert value_at_rate([0.0, float("nan"), 40.0], [1.0, 2.0, 3.0], 20.0) == NotReached(40.0, 40.0)
+    only = value_at_rate([0.0, float("nan"), 40.0], [1.0, 2.0, 3.0], 20.0)
+    assert only == NotReached(40.0, 40.0)
+    assert str(only) == "not reached (its only rate: 40)"
     with pytest.raises(ValueError, match="no model with a positive rate"):
         value_at_rate([0.0], [1.0], 20.0)
 
@@ -53,6 +55,15 @@ def test_common_rate_stays_with_the_reference():
     ranges = [(100, 200), (110, 190), (120, 180), (10, 40), (30, 90)]
     assert 120 <= common_rate(ranges) <= 180
     assert common_rate(ranges, reference=(10, 40)) == pytest.approx(np.sqrt(30 * 40))
+
+
+def test_points_do_not_draw_the_common_rate_to_themselves():
+    ranges = [(10, 50), (20, 100)]
+    assert common_rate([*ranges, (12, 12), (12, 12), (49, 49)]) == common_rate(ranges) == pytest.approx(np.sqrt(1000))
+    assert common_rate([*ranges, (12, 12)], reference=(10, 50)) == pytest.approx(np.sqrt(1000))
+    assert common_rate(ranges, reference=(12, 12)) == pytest.approx(np.sqrt(1000))
+    assert common_rate([(12, 12)]) is None
+    assert common_rate([(12, 12)], reference=(12, 12)) is None
 
 
 def test_common_rate_of_ranges_that_touch_or_of_none():

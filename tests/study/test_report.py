@@ -4,12 +4,17 @@ import pytest
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.study import report
-from monai_blurvae.study.folder import Measured, StudyFolder
+from monai_blurvae.study.folder import KeptRate, Measured, StudyFolder
 from monai_blurvae.study.kernels import KernelHistory
 from monai_blurvae.study.plan import ROWS, Cell
 from monai_blurvae.study.tables import Results
 
 SPECTRA = {name: [0.0, -1.0] for name in ("images", "reconstruction", "sample")}
+
+
+def joined(*parts):
+    cells = tuple(m for part in parts for m in part.validation)
+    return parts[0]._replace(validation=cells, reported=cells)
 
 
 def results(*names, betas=(0.1, 1.0), seeds=(1, 0)):
@@ -81,13 +86,69 @@ def test_kernels_are_of_the_chosen_beta_and_the_first_seed(tmp_path, monkeypatch
 def test_the_rate_lies_within_the_references_also_where_it_is_in_no_table():
     wide = results("exact", betas=(0.01, 100.0))  # 0.1 to 1000 nats
     narrow = results("l2", betas=(0.5, 0.4))  # 20 to 25 nats
-    made = wide._replace(validation=wide.validation + narrow.validation)
-    assert 20 <= report.rate_of([ROWS["exact"]], made) <= 25
+    assert 20 <= report.rate_of([ROWS["exact"]], joined(wide, narrow)) <= 25
+
+
+def test_the_rate_is_chosen_for_the_main_table_alone():
+    main = joined(results("l2", betas=(0.1, 1.0)), results("l1", betas=(0.2, 0.5)))  # 10 to 100, 20 to 50 nats
+    others = joined(results("exact", "c_01", betas=(0.9, 0.8)), results("fixed_2", "fixed_4", betas=(0.12,)))
+    expected = pytest.approx((20 * 50) ** 0.5)
+    for rows in ([ROWS["l2"]], [ROWS["exact"], ROWS["c_01"], ROWS["fixed_2"]]):
+        assert report.rate_of(rows, joined(main, others)) == report.rate_of(rows, main) == expected
+    assert report.rate_of([ROWS["exact"]], others) == pytest.approx((10 / 0.9 * 10 / 0.8) ** 0.5)
+    assert report.rate_of([ROWS["fixed_2"]], others) is None
+
+
+def test_the_rate_of_the_main_table_is_kept_for_later_commands(tmp_path):
+    folder = StudyFolder(tmp_path)
+    three, one = {"3": [ROWS["l2"]]}, {"1": [ROWS["exact"]]}
+    first, more = results("l2", betas=(0.1, 1.0)), results("l2", betas=(0.1, 0.4))
+    rate = report.settle_rate(folder, three, first, None)
+    assert folder.rate == KeptRate(rate, False)
+    assert report.settle_rate(folder, one, more, None) == rate
+    anew = report.settle_rate(folder, three, more, None)
+    assert anew == pytest.approx(50.0) != rate
+    assert report.settle_rate(folder, one, first, None) == anew
+
+
+def test_a_given_rate_stays_until_another_is_given(tmp_path):
+    folder, tables, made = StudyFolder(tmp_path), {"3": [ROWS["l2"]]}, results("l2")
+    assert report.settle_rate(folder, tables, made, 70.0) == 70.0
+    assert report.settle_rate(folder, tables, made, None) == 70.0
+    assert report.settle_rate(folder, {"1": []}, made, 80.0) == 80.0
+    assert report.settle_rate(StudyFolder(tmp_path), tables, made, None) == 80.0
+
+
+def test_without_a_rate_none_is_kept(tmp_path):
+    folder = StudyFolder(tmp_path)
+    assert report.settle_rate(folder, {"3": []}, results("l2", betas=(1.0,)), None) is None
+    assert folder.rate is None
+
+
+def test_the_figure_of_kernels_says_which_epoch_is_the_last(tmp_path, monkeypatch):
+    titles = []
+    history = KernelHistory({18: None, 54: None}, dict.fromkeys(range(1, 71), 1.0), {})
+    for name in ("save", "draw_rate_distortion", "draw_spectra"):
+        monkeypatch.setattr(report, name, lambda *_: None)
+    monkeypatch.setattr(report, "draw_kernels", lambda shown, title: titles.append(title))
+    monkeypatch.setattr(report, "read_kernels", lambda folder: history)
+    report.draw_figures(StudyFolder(tmp_path), {"3": [ROWS["l2"]]}, results("l2"), None)
+    assert titles[0].endswith("last pictures of epoch 54 of 70")
+
+
+def test_kernels_that_were_not_measured_are_not_drawn(drawn):
+    made = results("l2", "fixed_2")
+    cells = tuple(
+        m._replace(reasons={"kernel_width": "fixed"}) if m.cell.row == "fixed_2" else m for m in made.reported
+    )
+    figures = drawn(made._replace(reported=cells), t1=("l2", "fixed_2"))
+    assert figures["kernels"] == ["L2\nβ = 0.1"]
 
 
 def test_tables_are_written_with_their_comparison(tmp_path):
     made = results("l2", "wiener")
     report.write_tables(StudyFolder(tmp_path), {"3": [ROWS["l2"], ROWS["wiener"]], "remedies": []}, made, 20.0)
-    stems = [f"{s}{kind}" for s in ("table3", "remedies") for kind in ("", "_equal_rate", "_against_l2")]
+    kinds = ("", "_equal_rate", "_against_l2", "_likelihood", "_likelihood_equal_rate")
+    stems = [f"{s}{kind}" for s in ("table3", "remedies") for kind in kinds]
     expected = {f"{stem}.{suffix}" for stem in stems for suffix in ("md", "csv", "tex")} | {"cells.csv"}
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == expected

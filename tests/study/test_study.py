@@ -72,8 +72,8 @@ def root(tmp_path, monkeypatch):
     for name in ("bundles/toy", "configs/losses", "configs/ablations"):
         (folder / name).mkdir(parents=True)
     (folder / "bundles/toy/train.json").write_text(json.dumps(BUNDLE))
-    (folder / "configs/losses/l2.yaml").write_text("loss: l2\n")
-    (folder / "configs/losses/wiener.yaml").write_text("loss: wiener\n")
+    (folder / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 0.1\n")
+    (folder / "configs/losses/wiener.yaml").write_text("loss: wiener\nbeta: 0.1\n")
     return folder
 
 
@@ -135,7 +135,7 @@ def test_everything_is_done_once(start):
     assert done == []
     assert "4 cells: 4 finished before, 0 to train, 2 at a time." in said
     assert any("Nothing was left" in line for line in said)
-    assert len(files) == 10
+    assert len(files) == 16
     assert {path: path.read_bytes() for path in files} == files
 
 
@@ -185,7 +185,7 @@ def test_later_commands_add_seeds_and_rows_to_the_tables(start):
 
 
 def test_rows_with_the_same_settings_are_trained_once(start, root):
-    (root / "configs/ablations/c_0025.yaml").write_text("loss: wiener\n")
+    (root / "configs/ablations/c_0025.yaml").write_text("loss: wiener\nbeta: 5\n")
     study, _, done = start(rows=("wiener", "c_0025"), tables=("3", "1"))
     assert len([line for line in done if line.startswith("train")]) == 2
     assert "the same trainings as Wiener (the paper's)" in row_of(study, "C = 0.025", "table1.md")
@@ -193,7 +193,7 @@ def test_rows_with_the_same_settings_are_trained_once(start, root):
 
 def test_a_cell_of_other_settings_is_neither_used_nor_overwritten(start, root):
     start()
-    (root / "configs/losses/l2.yaml").write_text("loss: l2\nlr: 0.5\n")
+    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 0.1\nlr: 0.5\n")
     study, _, done = start()
     assert done == []
     assert "lr was 0.0001, is 0.5" in row_of(study, "L2")
@@ -201,10 +201,58 @@ def test_a_cell_of_other_settings_is_neither_used_nor_overwritten(start, root):
     assert "19.90" in row_of(study, "Wiener (the paper's)")
 
 
+def test_a_default_of_another_loss_changes_no_cell(start, root):
+    (root / "configs/losses/spectral_gaussian.yaml").write_text("loss: spectral_gaussian\nbeta: 0.1\n")
+    for tempering in (0.25, 0.5):
+        (root / "bundles/toy/train.json").write_text(json.dumps({**BUNDLE, "tempering": tempering}))
+        study, _, _ = start(rows=("l2", "spectral_gaussian"))
+    assert "19.90" in row_of(study, "L2")
+    assert "tempering was 0.25, is 0.5" in row_of(study, "spectral Gaussian")
+
+
 def test_a_missing_config_is_the_rows_reason(start):
     study, _, done = start(rows=("l2", "vgg"))
     assert len([line for line in done if line.startswith("train")]) == 2
     assert "the config configs/losses/vgg.yaml is not there." in row_of(study, "VGG")
+
+
+def test_the_beta_of_a_row_is_that_of_its_config(start, root):
+    (root / "bundles/toy/train.json").write_text(json.dumps({**BUNDLE, "loss": "l1"}))
+    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 3.0\n")
+    study, _, done = start(rows=("l2", "default"))
+    cells = {line.removeprefix("train ") for line in done if line.startswith("train")}
+    assert cells == {f"{name}-seed0" for name in ("l2-beta3", "l2-beta30", "default-beta1", "default-beta10")}
+    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 4.0\n")
+    study, _, _ = start(rows=("l2",))  # another grid is no change of a cell's settings
+    assert "| L2 | 3 | 1 | yes |" in row_of(study, "L2")
+    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: -1\n")
+    study, _, _ = start(rows=("l2",))
+    assert "beta is -1 by bundles/toy/train.json, configs/losses/l2.yaml, but has to be a pos" in row_of(study, "L2")
+
+
+def test_a_slow_row_that_was_trained_says_for_how_long(start, root):
+    budget = Budget((), {}, patches=48, epochs=0, validations=2, multipliers=(1.0,), slow_share=0.5)
+    study, _, _ = start(rows=("l2", "vgg"), budget=budget)
+    assert "trained for" not in row_of(study, "VGG")  # it has no config
+    (root / "configs/losses/vgg.yaml").write_text("loss: vgg\nbeta: 3.0\n")
+    study, _, _ = start(rows=("l2", "vgg"), budget=budget)
+    assert "trained for 50% of the others' epochs" in row_of(study, "VGG")
+    assert "trained for" not in row_of(study, "L2")
+
+
+def test_later_tables_go_by_the_rate_of_table_3(start, root):
+    (root / "configs/ablations/exact.yaml").write_text("loss: wiener\nbeta: 0.3\ndeterminant: exact\n")
+    study, said, _ = start()  # both rows from 10 to 100 nats
+    assert "Rows are compared at a validation KL of 31.62 nats." in said
+    row = "exact determinant"
+    study, said, _ = start(tables=("1",), rows=("exact",), multipliers=(1.0,))
+    assert "Rows are compared at a validation KL of 31.62 nats." in said
+    assert f"| {row} | 33.33 | 1 |" in row_of(study, row, "table1_against_l2.md")
+    assert "one β: at its own rate, 33.33 nats" in row_of(study, row, "table1_against_l2.md")
+    _, said, _ = start(rate=50.0)
+    assert any("KL of 50 nats; tables of other commands are still at 31.62." in line for line in said)
+    study, _, _ = start(tables=("1",), rows=("exact",), multipliers=(1.0,))
+    assert "at a validation KL of 50 nats" in (study.folder.path / "table1_equal_rate.md").read_text()
 
 
 def test_the_folder_is_of_one_study(start, root, hcp_dir):
@@ -249,7 +297,7 @@ def test_validation_only_leaves_the_test_subjects_alone(start):
 
 
 def test_the_command_is_the_users_own(start, root):
-    (root / "configs/losses/l2.yaml").write_text("loss: l2\nlatent_size: 7\n")
+    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 0.1\nlatent_size: 7\n")
     budget = Budget((), {"latent_size": 5}, patches=480, epochs=0, validations=2, multipliers=(1.0,))
     study, _, _ = start(budget=budget, settings={"lr": 0.5})
 

@@ -8,6 +8,7 @@ from monai_blurvae.study.folder import Measured
 from monai_blurvae.study.plan import Cell, Row
 from monai_blurvae.study.tables import (
     COLUMNS,
+    LIKELIHOODS,
     Column,
     Entry,
     Line,
@@ -20,7 +21,7 @@ from monai_blurvae.study.tables import (
 )
 from monai_blurvae.study.text import cells_csv, escape_latex, to_csv, to_latex, to_markdown
 
-L2, WIENER = Row("l2", "L2", (), 0.1), Row("wiener", "Wiener", (), 0.1)
+L2, WIENER = Row("l2", "L2", ()), Row("wiener", "Wiener", ())
 
 
 def measured(row, beta, seed=0, reasons=None, **values):
@@ -74,6 +75,49 @@ def test_one_seed_has_no_deviation_and_a_missing_measure_its_reason():
     assert "20.00 |" in text
 
 
+def test_a_seed_that_lacks_a_measure_leaves_none():
+    cells = [
+        measured("l2", beta, seed, kl=10 / beta, mmd_alexnet=1.0, psnr=20.0, **({"lpips": 0.5} if seed else {}))
+        for seed in (0, 1)
+        for beta in (1.0, 0.1)
+    ]
+    cells = [m if m.cell.seed else m._replace(reasons={"lpips": "no weights"}) for m in cells]
+    made = results(cells, cells)
+    for table in (protocol_table("T", [L2], made), equal_rate_table("T", [L2], made, 20.0)):
+        assert entry(table, 0, "psnr") == Entry(20.0, 0.0)
+        assert entry(table, 0, "lpips") == Entry(None, None, "no weights")
+        assert entry(table, 0, "ssim") == Entry(None, None, "not measured")
+
+
+def test_likelihoods_have_a_table_with_the_reasons_for_what_is_missing():
+    reasons = {"fid_2048": "no Inception weights", "nll_kernel": "the loss trains no kernel"}
+    values = {"mmd_alexnet": 1.0, "nll_variance": 30.5, "iw_nll_variance": 29.5, "bpd_variance": 0.25}
+    cells = [measured("l2", b, reasons=reasons, kl=10 / b, **values) for b in (0.1, 1.0)]
+    made = results(cells, cells)
+    for table in (protocol_table("T", [L2], made, LIKELIHOODS), equal_rate_table("T", [L2], made, 20.0, LIKELIHOODS)):
+        assert (entry(table, 0, "nll_variance").mean, entry(table, 0, "bpd_variance").mean) == (30.5, 0.25)
+        assert entry(table, 0, "fid_2048").reason == "no Inception weights"
+        assert "psnr" not in {column.key for column in table.columns}
+        text = to_markdown(table)
+        assert "−log p, kernel (nats per patch): – for L2: the loss trains no kernel" in text
+        assert "density of float data" in text
+        assert to_latex(table).isascii()
+
+
+def test_likelihoods_are_of_one_gaussian_whatever_was_trained():
+    for shown in (None, LIKELIHOODS):
+        table = protocol_table("T", [L2], results([], []), *([shown] if shown else []))
+        assert any("All −log p" in note and "whatever the row was trained with" in note for note in table.notes)
+
+
+def test_columns_that_lack_the_same_share_their_reason():
+    reasons = {"fid_64": "no Inception", "fid_192": "no Inception", "nll_kernel": "no kernel"}
+    cells = [measured(row, 0.1, reasons=reasons, mmd_alexnet=1.0) for row in ("l2", "wiener")]
+    notes = to_markdown(protocol_table("T", [L2, WIENER], results(cells, cells), LIKELIHOODS))
+    assert "- FID of samples, 64; FID of samples, 192: – for L2, Wiener: no Inception\n" in notes
+    assert "- −log p, kernel (nats per patch): – for L2, Wiener: no kernel\n" in notes
+
+
 def test_a_row_without_cells_says_why():
     crash = {"wiener": "1 cell without a result: the loss is nan"}
     for table in (
@@ -86,7 +130,7 @@ def test_a_row_without_cells_says_why():
 
 
 def test_rows_that_share_their_cells_share_their_numbers():
-    alias = Row("c_0025", "C", (), 0.1)
+    alias = Row("c_0025", "C", ())
     one = [measured("wiener", 0.1, mmd_alexnet=1.0, psnr=20.0)]
     aliases = {"c_0025": "wiener", "wiener": "wiener"}
     table = protocol_table("T", [WIENER, alias], results(one, one, aliases=aliases))
@@ -123,6 +167,21 @@ def test_the_best_of_a_column_is_bold():
     assert "| row 0 | **2.0 ± 0.2** |" in to_markdown(simple(2.0, 3.0, better=-1))
     assert "**" not in to_markdown(simple(2.0, 3.0, better=0))
     assert r"row 1 & \textbf{3.0 $\pm$ 0.2} \\" in to_latex(simple(2.0, 3.0))
+
+
+def test_a_line_that_does_not_compete_is_not_the_best():
+    table = simple(2.0, 3.0, 9.0)
+    table = table._replace(lines=(*table.lines[:2], table.lines[2]._replace(competes=False)))
+    assert "| row 1 | **3.0 ± 0.2** |" in to_markdown(table)
+    assert "| row 2 | 9.0 ± 0.2 |" in to_markdown(table)
+
+
+def test_measures_that_span_magnitudes_have_two_significant_digits():
+    column = Column("d", "D", 2, -1, significant=True)
+    means = (0.01234, -0.000567, 1.25, 250.0, 0.0)
+    table = Table("T", ("row",), (column,), tuple(Line((f"{m}",), (Entry(m, m / 10),)) for m in means))
+    texts = [line.split("|")[2].strip("* ") for line in to_markdown(table).splitlines()[4:9]]
+    assert texts == ["0.012 ± 0.001", "−0.00057 ± −0.00006", "1.2 ± 0.1", "250 ± 25", "0.00 ± 0.00"]
 
 
 def test_differences_have_their_sign():
@@ -177,7 +236,7 @@ def test_cells_csv_has_every_cell_and_measure():
     test = [measured("l2", 0.1, 0, psnr=2.5, reasons={"lpips": "no weights"})]
     rows = list(csv.DictReader(io.StringIO(cells_csv(results(validation, test)))))
     assert [(r["row"], r["seed"], r["split"], r["psnr"], r["ssim"], r["lpips"]) for r in rows] == [
-        ("l2", "0", "test", "2.5", "", ""),
-        ("l2", "0", "validation", "1.5", "", ""),
-        ("l2", "1", "validation", "", "0.5", ""),
+        ("l2", "0", "test", "2.5", "not measured", "no weights"),
+        ("l2", "0", "validation", "1.5", "not measured", "not measured"),
+        ("l2", "1", "validation", "not measured", "0.5", "not measured"),
     ]
