@@ -76,6 +76,7 @@ REMEDIES = (
     _ablation("wiener_variance", "Wiener, fitted variance"),
     _ablation("wiener_spectrum", "Wiener, fitted spectrum"),
     _ablation("tempered_spectrum", "tempered spectrum"),
+    _ablation("tempered_plus_spectrum_loss", "tempered spectrum + spectrum loss"),
     _ablation("l2_plus_spectrum_loss", "L2 + spectrum loss"),
     _ablation("wiener_plus_spectrum_loss", "Wiener + spectrum loss"),
     _ablation("adversarial", "L2 + adversary"),
