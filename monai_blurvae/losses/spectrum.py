@@ -15,8 +15,8 @@ class SpectrumLoss(ReconstructionTerm):
     :func:`~monai_blurvae.functional.radial.radial_power`, plus a floor. The mean of plausible images lacks the power
     that each of them has at high frequencies; the term rewards that power whatever its phase, which no pixel-wise error
     does. Images of unlike phase cost nothing, so it belongs beside another term; it is no density. Nothing tells it
-    where in the patch the power is: trained with it, the decoder puts a star into the middle, where the window is widest
-    open (``docs/findings.md``). It is a tool of study, not a way to sharper images.
+    where in the patch the power is: trained with it, the decoder puts a star into the middle, where the window opens
+    (``docs/findings.md``). It is a tool of study, not a way to sharper images.
 
     Args:
         floor: power per pixel that is added to P(r), in the squared units of the images. Without it log P has no
