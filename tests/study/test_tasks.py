@@ -70,11 +70,16 @@ def test_an_interruption_stops_the_children_softly_and_starts_no_more(tmp_path):
         signal.raise_signal(signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
     work = [python(tmp_path, "long", code), python(tmp_path, "next", "open('next', 'w').close()")]
-    with pytest.raises(KeyboardInterrupt):
-        run(work, 1, tmp_path)
-    thread.join()
+    # A shell without job control starts its background processes, these tests among them, with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(work, 1, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        thread.join()
     assert (tmp_path / "saved").exists()
     assert not (tmp_path / "next").exists()
 
