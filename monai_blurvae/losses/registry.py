@@ -28,7 +28,18 @@ PLAIN_TERMS: dict[str, type[ReconstructionTerm]] = {
 }
 """The terms without settings."""
 
-LOSS_NAMES = (*PLAIN_TERMS, "vgg", "watson", "robust", "sigma_vae", "spectral_gaussian", "wiener")
+TERMS: dict[str, type[ReconstructionTerm]] = {
+    **PLAIN_TERMS,
+    "vgg": VGGFeatureLoss,
+    "watson": WatsonLoss,
+    "robust": RobustLoss,
+    "sigma_vae": SigmaVAELoss,
+    "spectral_gaussian": SpectralGaussianLoss,
+    "wiener": WienerLoss,
+}
+"""The class of each loss; unlike an instance it needs no pretrained features."""
+
+LOSS_NAMES = tuple(TERMS)
 
 WHITENED_LOSSES = ("sigma_vae", "spectral_gaussian")
 """The losses that can be of the residual that W has whitened."""

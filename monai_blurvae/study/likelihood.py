@@ -5,27 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from monai_blurvae.losses import (
-    ReconstructionTerm,
-    RobustLoss,
-    SigmaVAELoss,
-    SpectralGaussianLoss,
-    VGGFeatureLoss,
-    WatsonLoss,
-    WienerLoss,
-)
-from monai_blurvae.losses.registry import PLAIN_TERMS
-
-TERMS: dict[str, type[ReconstructionTerm]] = {
-    **PLAIN_TERMS,
-    "vgg": VGGFeatureLoss,
-    "watson": WatsonLoss,
-    "robust": RobustLoss,
-    "sigma_vae": SigmaVAELoss,
-    "spectral_gaussian": SpectralGaussianLoss,
-    "wiener": WienerLoss,
-}
-"""The class of each loss; unlike an instance it needs no pretrained features."""
+from monai_blurvae.losses import ReconstructionTerm, WienerLoss
+from monai_blurvae.losses.registry import TERMS
 
 ADDED_TERMS = ("spectrum_weight", "adversarial_weight")
 NORMALISING = ("exact", "fixed")

@@ -9,17 +9,12 @@ import sys
 import pytest
 
 from scripts.reproduce import main, make_options, make_parser
-from tests.volumes import ROOT, make_dataset
+from tests.volumes import ROOT, TINY, make_dataset
 
-SMALL = {
-    "patch_size": 32,
-    "channels": [4, 8],
-    "latent_size": 4,
-    "kernel_size": 5,
-    "batch_size": 8,
-    "patches_per_volume": 4,
-    "eval_patches_per_volume": 2,
-}
+# The sizes of the smallest run; the study sets the rest itself.
+SIZES = ("patch_size", "channels", "latent_size", "kernel_size", "batch_size")
+COUNTS = ("patches_per_volume", "eval_patches_per_volume")
+SMALL = {name: TINY[name] for name in SIZES + COUNTS}
 
 
 def options(*arguments):

@@ -1,7 +1,8 @@
 import pytest
 
 from monai_blurvae.losses import LOSS_NAMES, make_reconstruction_term
-from monai_blurvae.study.likelihood import TERMS, is_likelihood
+from monai_blurvae.losses.registry import TERMS
+from monai_blurvae.study.likelihood import is_likelihood
 from monai_blurvae.study.plan import ROWS, read_settings
 from tests.volumes import ROOT
 
