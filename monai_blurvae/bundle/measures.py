@@ -15,7 +15,7 @@ from torch import Tensor
 from monai_blurvae.bundle.run_folder import FinishedRun, TrainedObjective
 from monai_blurvae.data import SlicePatchDataset, StoredVolume, Volumes
 from monai_blurvae.files import make_folder, write_json, write_text
-from monai_blurvae.metrics.distances import INCEPTION_FEATURES
+from monai_blurvae.metrics.distances import ALEXNET_FEATURES, INCEPTION_FEATURES
 from monai_blurvae.metrics.suite import LIKELIHOOD_KEYS, NO_KERNEL, Measure, measure_model
 from monai_blurvae.networks import BlurVAE
 
@@ -56,7 +56,6 @@ LIKELIHOODS = {
 }
 """Name and meaning of the fitted likelihoods."""
 
-ALEXNET = "LPIPS-AlexNet, mean of each of 1152 channels"
 
 DESCRIPTIONS: dict[str, Description] = {
     "psnr": Description("PSNR", "dB", 2, 1, "reconstructions from the posterior mean, on [0, 1]"),
@@ -83,10 +82,15 @@ DESCRIPTIONS: dict[str, Description] = {
         "sharpness of samples", "", 3, 0, "variance of the Laplacian over the images'; 1 is as sharp"
     ),
     "mmd_alexnet": Description(
-        "MMD² of samples", "", 4, -1, "squared maximum mean discrepancy, cubic kernel, unbiased", ALEXNET
+        "MMD² of samples", "", 4, -1, "squared maximum mean discrepancy, cubic kernel, unbiased", ALEXNET_FEATURES
     ),
     "frechet_alexnet": Description(
-        "Fréchet distance of samples", "", 3, -1, "squared; compares between equal numbers of patches only", ALEXNET
+        "Fréchet distance of samples",
+        "",
+        3,
+        -1,
+        "squared; compares between equal numbers of patches only",
+        ALEXNET_FEATURES,
     ),
     **{
         f"fid_{size}": Description(

@@ -20,6 +20,9 @@ from monai_blurvae.errors import WeightsError
 from monai_blurvae.metrics.image_quality import to_unit_range
 from monai_blurvae.networks.perceptual import PerceptualFeatures, default_weights_dir
 
+ALEXNET_FEATURES = "LPIPS-AlexNet, mean of each of 1152 channels"
+"""Name of the features of :func:`alexnet_features`."""
+
 INCEPTION_FEATURES = (64, 192, 768, 2048)
 """Sizes of the Inception features that FID is reported on; 2048 is the usual one."""
 
@@ -118,7 +121,7 @@ def alexnet_features(images: Tensor, weights_dir: str | Path | None = None, batc
         values = [
             torch.cat([stage.flatten(2).mean(2) for stage in network(batch)], 1) for batch in images.split(batch_size)
         ]
-    return Features("LPIPS-AlexNet, mean of each of 1152 channels", torch.cat(values))
+    return Features(ALEXNET_FEATURES, torch.cat(values))
 
 
 def inception_weights_file(weights_dir: str | Path | None = None) -> Path:
