@@ -4,10 +4,10 @@ from monai_blurvae.bundle.measures import MeasuresHandler
 from monai_blurvae.bundle.run_folder import (
     FinishedRun,
     RunFolder,
-    RunRecordHandler,
     TrainedObjective,
     new_numbered_folder,
 )
+from monai_blurvae.bundle.run_handlers import RunKeepingHandlers, RunRecordHandler, RunShowingHandlers
 from monai_blurvae.bundle.settings import SECTIONS, SETTINGS, begin, boolean, check_settings, default_cache_dir
 from monai_blurvae.bundle.wiring import (
     check_headers,
@@ -24,7 +24,9 @@ __all__ = [
     "FinishedRun",
     "MeasuresHandler",
     "RunFolder",
+    "RunKeepingHandlers",
     "RunRecordHandler",
+    "RunShowingHandlers",
     "TrainedObjective",
     "begin",
     "boolean",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from monai_blurvae.bundle.run_folder import FinishedRun, TrainedObjective
-from monai_blurvae.data import SlicePatchDataset, StoredVolume, Volumes
+from monai_blurvae.data import PreparedImages, SizedDataset, SlicePatchDataset, StoredVolume
 from monai_blurvae.files import make_folder, write_json, write_text
 from monai_blurvae.metrics.distances import ALEXNET_FEATURES, INCEPTION_FEATURES
 from monai_blurvae.metrics.suite import LIKELIHOOD_KEYS, NO_KERNEL, Measure, measure_model
@@ -63,7 +63,7 @@ DESCRIPTIONS: dict[str, Description] = {
     "lpips": Description(
         "LPIPS", "", 4, -1, "perceptual distance of reconstructions", "AlexNet with the heads of LPIPS 0.1"
     ),
-    "kl": Description("KL", "nats per patch", 1, 0, "rate, KL(q(z|x) ‖ N(0, I))"),
+    "kl": Description("KL", "nats per image", 1, 0, "rate, KL(q(z|x) ‖ N(0, I))"),
     "active_units": Description("active units", "latent units", 0, 0, "their posterior mean varies by more than 0.01"),
     "kernel_width": Description("kernel width", "pixels", 2, 0, "RMS radius of the predicted kernels"),
     "below_sqrt_c": Description(
@@ -104,12 +104,12 @@ DESCRIPTIONS: dict[str, Description] = {
         for size in INCEPTION_FEATURES
     },
     **{
-        f"nll_{key}": Description(f"−log p, {name}", "nats per patch", 1, -1, f"minus the ELBO under {what}")
+        f"nll_{key}": Description(f"−log p, {name}", "nats per image", 1, -1, f"minus the ELBO under {what}")
         for key, (name, what) in LIKELIHOODS.items()
     },
     **{
         f"iw_nll_{key}": Description(
-            f"−log p, {name}, IW", "nats per patch", 1, -1, f"minus the importance-weighted bound under {what}"
+            f"−log p, {name}, IW", "nats per image", 1, -1, f"minus the importance-weighted bound under {what}"
         )
         for key, (name, what) in LIKELIHOODS.items()
     },
@@ -134,9 +134,15 @@ def patches_of(volumes: Sequence[StoredVolume], settings: Mapping[str, Any]) -> 
         volumes: of a split.
         settings: ``patch_size``, ``eval_patches_per_volume`` and ``min_foreground`` of the bundle.
     """
-    dataset = SlicePatchDataset(
-        volumes, settings["patch_size"], settings["eval_patches_per_volume"], settings["min_foreground"]
+    return images_of(
+        SlicePatchDataset(
+            volumes, settings["patch_size"], settings["eval_patches_per_volume"], settings["min_foreground"]
+        )
     )
+
+
+def images_of(dataset: SizedDataset) -> Tensor:
+    """All images of a dataset, ``(B, C, H, W)`` in [−1, 1]."""
     return torch.stack([dataset[i]["image"] for i in range(len(dataset))])
 
 
@@ -192,8 +198,8 @@ class MeasuresHandler:
         folder: gives the folder when the evaluation is completed.
         run: whose model it is.
         network: the model.
-        volumes: those that are evaluated.
-        cache_dir: of the volume store.
+        images: those that are evaluated.
+        cache_dir: of the store.
         title: what is evaluated.
         importance_samples: K ≥ 1, latents of each image for the bounds of log p.
         weights_dir: folder of the weights of LPIPS and Inception; None for the default one.
@@ -202,7 +208,7 @@ class MeasuresHandler:
         device: to compute on.
 
     Raises:
-        DataError: when the evaluation starts, if the run's validation volumes are not there any more.
+        DataError: when the evaluation starts, if the run's validation images are not there any more.
     """
 
     def __init__(
@@ -210,7 +216,7 @@ class MeasuresHandler:
         folder: Callable[[], Path],
         run: FinishedRun,
         network: BlurVAE,
-        volumes: Volumes,
+        images: PreparedImages,
         cache_dir: str | Path,
         title: str = "test",
         importance_samples: int = 16,
@@ -222,7 +228,7 @@ class MeasuresHandler:
         self.folder = folder
         self.run = run
         self.network = network
-        self.volumes = volumes
+        self.images = images
         self.cache_dir = cache_dir
         self.title = title
         self.importance_samples = importance_samples
@@ -230,7 +236,7 @@ class MeasuresHandler:
         self.eight_bit = eight_bit
         self.seed = seed
         self.device = device
-        self._fitted_on: list[StoredVolume] = []
+        self._fitted_on: tuple[SizedDataset, PreparedImages] | None = None
         self._images: list[Tensor] = []
 
     def attach(self, engine: Engine) -> None:
@@ -241,18 +247,17 @@ class MeasuresHandler:
 
     def _start(self, engine: Engine) -> None:
         self._images = []
-        self._fitted_on = self.run.validation_volumes(self.cache_dir)  # missing ones stop the evaluation at once
+        self._fitted_on = self.run.validation_images(self.cache_dir)  # missing ones stop the evaluation at once
 
     def _collect(self, engine: Engine) -> None:
         self._images.append(engine.state.output[CommonKeys.IMAGE].cpu())
 
     def _write(self, engine: Engine) -> None:
-        images = torch.cat(self._images)
-        names = ("patch_size", "eval_patches_per_volume", "min_foreground")
-        reference = patches_of(self._fitted_on, {name: self.run.setting(name) for name in names})
+        assert self._fitted_on is not None
+        images, reference = torch.cat(self._images), images_of(self._fitted_on[0])
         if self.eight_bit:
             images, reference = to_grey_levels(images), to_grey_levels(reference)
-        logger.info(f"Measuring {len(images)} patches with {self.importance_samples} latents each.")
+        logger.info(f"Measuring {self.images.count_text(len(images))} with {self.importance_samples} latents each.")
         objective = self.run.objective()
         measures = measure_trained(
             self.network,
@@ -265,43 +270,44 @@ class MeasuresHandler:
             eight_bit=self.eight_bit,
             device=self.device,
         )
-        content = self._content(measures, objective, len(images), len(reference))
+        content = self._content(measures, objective, len(images), self._fitted_on[1].count_text(len(reference)))
         folder = make_folder(self.folder())
         write_json(folder / "measures.json", content)
         write_text(folder / "measures.md", to_markdown(content))
         logger.info(f"Measures in {folder / 'measures.md'}.")
 
     def _content(
-        self, measures: Mapping[str, Measure], objective: TrainedObjective, patches: int, fitted_patches: int
+        self, measures: Mapping[str, Measure], objective: TrainedObjective, count: int, fitted_on: str
     ) -> dict[str, Any]:
         return {
-            "title": f"{self.title}, SYNTHETIC images" if self.volumes.synthetic else self.title,
-            "patches": patches,
-            "subjects": _subjects(self.volumes),
-            "fitted_on": {"patches": fitted_patches, "subjects": _subjects(self._fitted_on)},
+            "title": ", ".join(filter(None, (self.title, self.images.remark))),
+            "images": count,
+            "evaluated_on": self.images.count_text(count),
+            "fitted_on": fitted_on,
             "importance_samples": self.importance_samples,
             "seed": self.seed,
             "eight_bit": self.eight_bit,
             "density": EIGHT_BIT_DENSITY if self.eight_bit else FLOAT_DENSITY,
             "training": objective._asdict(),
-            "notes": list(self._notes(objective, fitted_patches)),
+            "notes": list(self._notes(objective, fitted_on)),
             "measures": {key: _row(key, measure) for key, measure in measures.items()},
         }
 
-    def _notes(self, objective: TrainedObjective, fitted_patches: int) -> Iterator[str]:
+    def _notes(self, objective: TrainedObjective, fitted_on: str) -> Iterator[str]:
         """The sentences without which the likelihoods would be misread."""
+        assert self._fitted_on is not None
         density = EIGHT_BIT_DENSITY if self.eight_bit else FLOAT_DENSITY
         yield f"p is a {density}."
         yield (
-            f"Variances and spectrum are fitted on {fitted_patches} patches of the run's {_subjects(self._fitted_on)} "
-            f"validation subjects; the ELBO is a mean over K = {self.importance_samples} latents of each patch, which "
-            "also make the importance-weighted bound."
+            f"Variances and spectrum are fitted on {fitted_on} of the run's validation; the ELBO is a mean over "
+            f"K = {self.importance_samples} latents of each image, which also make the importance-weighted bound."
         )
-        shared = len({v.checksum for v in self._fitted_on} & {v.checksum for v in self.volumes})
+        evaluated = self.images.identities()
+        shared = len(evaluated & self._fitted_on[1].identities())
         if shared:
             yield (
-                f"{shared} of the {len(list(self.volumes))} evaluated volumes are among those, so that the likelihoods "
-                "come out slightly too good."
+                f"{shared} of the {len(evaluated)} evaluated files are among those, so that the likelihoods come out "
+                "slightly too good."
             )
         yield _training_note(objective)
 
@@ -316,10 +322,6 @@ def _training_note(objective: TrainedObjective) -> str:
         f"The model was trained on a bound of log p under the likelihood of its loss, {objective.loss}; the figures "
         "are those of the Gaussian fitted around its decoder afterwards."
     )
-
-
-def _subjects(volumes: Iterable[StoredVolume]) -> int:
-    return len({volume.subject for volume in volumes})
 
 
 def _row(key: str, measure: Measure) -> dict[str, Any]:
@@ -338,7 +340,7 @@ def to_markdown(content: Mapping[str, Any]) -> str:
     measures = content["measures"]
     likelihoods = [key for key in measures if key in LIKELIHOOD_KEYS]
     others = [key for key in measures if key not in LIKELIHOOD_KEYS]
-    lines = [f"# {content['title']}", "", f"{content['patches']} patches of {content['subjects']} subjects.", ""]
+    lines = [f"# {content['title']}", "", f"{content['evaluated_on']}.", ""]
     lines += ["## Reconstructions, samples, latent", "", *_table(measures, others), ""]
     lines += ["## Likelihood", "", *_table(measures, likelihoods), ""]
     return "\n".join(lines + [f"- {note}" for note in content["notes"]]) + "\n"

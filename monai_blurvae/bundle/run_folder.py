@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
@@ -14,17 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
-from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
 from monai_blurvae.bundle.settings import FREE_ON_RESUME, SETTINGS, boolean, current_parser
-from monai_blurvae.data import Datalist, StoredVolume, Volumes, prepare_volumes
-from monai_blurvae.data.datalist import SPLITS
-from monai_blurvae.data.volumes import log_skipped
+from monai_blurvae.data import Datalist, PreparedImages, SizedDataset, log_skipped
+from monai_blurvae.data.datalist import image_file
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder, remove_leftovers, write_json, write_text
 from monai_blurvae.losses import ELBOLoss, WienerLoss
-from monai_blurvae.transforms import PrepareVolume
 
 logger = logging.getLogger(__name__)
 
@@ -94,28 +90,26 @@ class RunFolder:
         """Test tables and picture, written when the training is finished."""
         return self.path / "test"
 
-    def finish(self, metrics: Mapping[str, Any], epochs: int, volumes: Volumes) -> None:
+    def finish(self, metrics: Mapping[str, Any], epochs: int, images: PreparedImages) -> None:
         """Mark the run as finished, and list the files that it left out."""
         content = {
             "epochs": epochs,
             "test": {name: float(value) for name, value in metrics.items()},
-            "synthetic": volumes.synthetic,
-            "skipped": volumes.skipped,
+            "remark": images.remark,
+            "skipped": images.skipped,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         write_json(self.path / SUMMARY, content)
-        log_skipped(volumes)
-        if not volumes.test:
-            logger.warning("The data list names no test subjects, so that nothing was tested.")
+        log_skipped(images)
+        if not len(images.test):
+            logger.warning("The data list names no test images, so that nothing was tested.")
         self.release()
         logger.info(f"Finished. Model, metrics and pictures are in {self.path}.")
 
-    def result_settings(self, volumes: Volumes) -> dict[str, Any]:
+    def result_settings(self, images: PreparedImages) -> dict[str, Any]:
         """The settings that the result depends on, with the content of the data in place of its folder."""
-        used = [[v.subject, v.checksum] for split in ("training", "validation") for v in getattr(volumes, split)]
-        digest = hashlib.sha256(json.dumps(used).encode()).hexdigest()[:16]
         settings = {name: value for name, value in self.settings().items() if name not in FREE_ON_RESUME}
-        return settings | {"dataset_dir": f"data with checksum {digest}"}
+        return settings | {"dataset_dir": f"data with checksum {images.digest()}"}
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings of the run."""
@@ -170,7 +164,7 @@ class RunFolder:
         """A finished run that goes on with more epochs is unfinished again."""
         (self.path / SUMMARY).unlink(missing_ok=True)
 
-    def record(self, datalist: Datalist, volumes: Volumes) -> None:
+    def record(self, datalist: Datalist, images: PreparedImages) -> None:
         """Write what is needed to repeat the run, once; ``--config_file FOLDER/config.json`` does."""
         if (self.path / CONFIG).is_file():
             return
@@ -185,29 +179,8 @@ class RunFolder:
             if source is not None:
                 write_text(self.path / name, source.read_text(encoding="utf-8"))
         write_json(self.path / "versions.json", versions)
-        _used(datalist, volumes).write(self.path / DATALIST)
+        images.used(datalist).write(self.path / DATALIST)
         write_json(self.path / CONFIG, config)
-
-
-class RunRecordHandler:
-    """Create the run's folder and record when the training starts. Attach it before every other handler.
-
-    Args:
-        run_folder: of the run.
-        datalist: recorded.
-        volumes: likewise.
-    """
-
-    def __init__(self, run_folder: RunFolder, datalist: Datalist, volumes: Volumes) -> None:
-        self.run_folder = run_folder
-        self.datalist = datalist
-        self.volumes = volumes
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
-        engine.add_event_handler(Events.STARTED, lambda: self.run_folder.record(self.datalist, self.volumes))
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self.run_folder.mark_unfinished())
-        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: self.run_folder.release())
 
 
 class TrainedObjective(NamedTuple):
@@ -335,11 +308,14 @@ class FinishedRun:
         if self.setting("beta") != 1:
             yield f"its KL had the weight β = {self.setting('beta'):g}"
 
-    def validation_volumes(self, cache_dir: str | Path) -> list[StoredVolume]:
-        """The volumes by which the run chose its model, prepared as it prepared them.
+    def validation_images(self, cache_dir: str | Path) -> tuple[SizedDataset, PreparedImages]:
+        """The images by which the run chose its model, prepared as it prepared them.
 
         Args:
-            cache_dir: of the volume store.
+            cache_dir: of the store.
+
+        Returns:
+            The dataset of the run's validation, and the prepared images that it draws from.
 
         Raises:
             DataError: if a file is not there any more, is another one, or cannot be used.
@@ -347,30 +323,28 @@ class FinishedRun:
         """
         path = self.path / DATALIST
         content = self._read(DATALIST)
-        datalist = Datalist(Path(content["dataset_dir"]), [], content["validation"], [])
-        items = datalist.items("validation")
-        mend = f'put it back, or write where the volumes are now as "dataset_dir" into {path}'
-        for item in items:
-            if not Path(item["image"]).is_file():
+        entries, root = content["validation"], Path(content["dataset_dir"])
+        mend = f'put it back, or write where the images are now as "dataset_dir" into {path}'
+        for entry in entries:
+            if not image_file(root / entry["image"]).is_file():
                 raise DataError(
-                    f"the likelihoods are fitted on the run's validation volumes, but {item['image']} is not there any "
-                    f"more; {mend}, or leave out --measures."
+                    f"the likelihoods are fitted on the run's validation images, but {root / entry['image']} is not "
+                    f"there any more; {mend}, or leave out --measures."
                 )
-        stored = prepare_volumes(
-            datalist,
-            cache_dir,
-            PrepareVolume(self.setting("slice_axis"), self.setting("volume_size")),
-            self.setting("patch_size"),
-            self.setting("min_foreground"),
-            required=("validation",),
-        ).validation
-        for volume, item in zip(stored, items, strict=True):
-            if item.get("sha256", volume.checksum) != volume.checksum:
+        parser = self.parser()
+        splits = {"training": [], "validation": entries, "test": []}
+        parser["data"] = {"_target_": "monai_blurvae.data.Datalist", "dataset_dir": str(root), **splits}
+        parser["images"]["required"] = ["validation"]
+        parser["cache_dir"] = str(cache_dir)
+        images: PreparedImages = parser.get_parsed_content("images")
+        for stored, entry in zip(images.validation, entries, strict=False):
+            if "sha256" in entry and entry["sha256"] != stored.checksum:
                 raise DataError(
-                    f"the likelihoods are fitted on the run's validation volumes, but {volume.source} has changed "
+                    f"the likelihoods are fitted on the run's validation images, but {stored.source} has changed "
                     f"since the training; {mend}, or leave out --measures."
                 )
-        return stored
+        dataset: SizedDataset = parser.get_parsed_content("validate#dataset")
+        return dataset, images
 
 
 def numbered_folders(parent: Path) -> list[Path]:
@@ -403,19 +377,6 @@ def _git_state() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def _used(datalist: Datalist, volumes: Volumes) -> Datalist:
-    """The data list without what was skipped, with checksums."""
-    parts = {}
-    for split in SPLITS:
-        stored = {volume.source: volume for volume in getattr(volumes, split)}
-        parts[split] = [
-            {**relative, "sha256": stored[item["image"]].checksum}
-            for relative, item in zip(getattr(datalist, split), datalist.items(split), strict=True)
-            if item["image"] in stored
-        ]
-    return Datalist(datalist.dataset_dir, description=datalist.description, **parts)
 
 
 def _plain(value: Any) -> Any:

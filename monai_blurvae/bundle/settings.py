@@ -96,6 +96,10 @@ SETTINGS: dict[str, Check] = {
     "split": _one_of("training", "validation", "test", "all"),
     "slice_axis": _one_of(0, 1, 2),
     "volume_size": _or_null(SIZES),
+    "partition_file": _or_null(PATH),
+    "in_channels": _one_of(1, 3),
+    "crop_size": _or_null(_at_least(1)),
+    "eval_images": _or_null(_at_least(1)),
     "patch_size": _at_least(1),
     "patches_per_volume": _at_least(1),
     "eval_patches_per_volume": _at_least(1),
@@ -143,6 +147,7 @@ FREE_ON_RESUME = {
     "dataset_dir",
     "image_pattern",
     "datalist",
+    "partition_file",
     "cache_dir",
     "runs_dir",
     "output_dir",
@@ -158,7 +163,7 @@ FREE_ON_RESUME = {
 
 SECTIONS = (
     *("imports", "bundle_root", "run", "initialize", "training", "evaluating", "inference"),
-    *("run_folder", "finished_run", "data", "volumes", "network_def", "network", "optimizer", "kernel_optimizer"),
+    *("run_folder", "finished_run", "data", "images", "network_def", "network", "optimizer", "kernel_optimizer"),
     *("adversary", "objective"),
     *("train", "validate", "test", "dataset", "dataloader", "evaluator", "inferer", "handlers"),
     *("preprocessing", "postprocessing", "key_metric"),

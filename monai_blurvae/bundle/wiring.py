@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from monai_blurvae.data import Volumes, find_volumes
+from monai_blurvae.data import PreparedImages, find_volumes
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import BlurVAE
@@ -27,21 +27,22 @@ several percent from batch to batch; with a tenth they are still on their way af
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def prepare_network(network: Network, device: str, volumes: Volumes) -> Network:
-    """Move a network to its device and give it the voxel size of the training images.
+def prepare_network(network: Network, device: str, images: PreparedImages) -> Network:
+    """Move a network to its device and give it the voxel size of the training images, if they have one.
 
     Args:
         network: two-dimensional :class:`~monai_blurvae.networks.BlurVAE`.
         device: for example ``"cpu"`` or ``"cuda"``.
-        volumes: the run's volumes.
+        images: the run's.
     """
-    sizes = torch.tensor([volume.voxel_size[1:] for volume in volumes.training])
-    if bool((sizes.amax(0) > sizes.amin(0) * (1 + VOXEL_SIZE_TOLERANCE)).any()):
-        logger.warning(
-            f"The voxel sizes of the training volumes differ, from {_text(sizes.amin(0))} to {_text(sizes.amax(0))} mm "
-            "in plane; consider resampling them to one."
-        )
-    network.get_buffer("voxel_size").copy_(torch.tensor(volumes.voxel_size))
+    if images.voxel_size is not None:
+        sizes = torch.tensor(images.voxel_sizes)
+        if bool((sizes.amax(0) > sizes.amin(0) * (1 + VOXEL_SIZE_TOLERANCE)).any()):
+            logger.warning(
+                f"The voxel sizes of the training volumes differ, from {_text(sizes.amin(0))} to "
+                f"{_text(sizes.amax(0))} mm in plane; consider resampling them to one."
+            )
+        network.get_buffer("voxel_size").copy_(torch.tensor(images.voxel_size))
     return _on_device(network, device)
 
 
@@ -85,9 +86,10 @@ def inference_items(dataset_dir: str | Path, image_pattern: str) -> list[dict[st
     return [{"image": str(Path(dataset_dir).expanduser() / item["image"])} for item in found]
 
 
-def check_voxel_size(network: nn.Module, volumes: Volumes) -> None:
+def check_voxel_size(network: nn.Module, images: PreparedImages) -> None:
     """Warn if images have another voxel size than those that the network was trained on."""
-    _compare_voxel_size(network, torch.tensor(volumes.voxel_size), "The images have")
+    if images.voxel_size is not None:
+        _compare_voxel_size(network, torch.tensor(images.voxel_size), "The images have")
 
 
 def check_headers(network: nn.Module, items: Sequence[Mapping[str, str]], slice_axis: int) -> None:

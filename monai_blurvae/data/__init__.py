@@ -8,13 +8,16 @@ from monai_blurvae.data.datalist import (
     read_datalist,
     split_subjects,
 )
-from monai_blurvae.data.patches import EndlessBatchSampler, SlicePatchDataset, make_train_loader
+from monai_blurvae.data.patches import EndlessBatchSampler, SizedDataset, SlicePatchDataset, make_train_loader
+from monai_blurvae.data.prepared import PreparedImages, log_skipped
 from monai_blurvae.data.store import StoredVolume, VolumeStore
-from monai_blurvae.data.volumes import Volumes, log_skipped, prepare_volumes
+from monai_blurvae.data.volumes import Volumes, prepare_volumes
 
 __all__ = [
     "Datalist",
     "EndlessBatchSampler",
+    "PreparedImages",
+    "SizedDataset",
     "SlicePatchDataset",
     "StoredVolume",
     "VolumeStore",

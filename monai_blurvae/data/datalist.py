@@ -41,6 +41,9 @@ class Datalist:
     test: list[dict[str, str]]
     description: str = ""
 
+    def __post_init__(self) -> None:
+        self.dataset_dir = Path(self.dataset_dir)
+
     def items(self, split: str) -> list[dict[str, str]]:
         """Entries of one split with absolute image paths."""
         entries: list[dict[str, str]] = getattr(self, split)
@@ -147,11 +150,28 @@ def read_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Da
     _require_distinct_subjects(path, parts)
     root = Path(dataset_dir or content.get("dataset_dir") or path.parent).expanduser()
     datalist = Datalist(root, description=str(content.get("description", "")), **parts)
-    for split in SPLITS:
-        for item in datalist.items(split):
-            if not Path(item["image"]).is_file():
-                raise DataError(f"datalist {path} names {item['image']}, which is not there; check --dataset_dir.")
+    for file in dict.fromkeys(image_file(item["image"]) for split in SPLITS for item in datalist.items(split)):
+        if not file.is_file():
+            raise DataError(f"datalist {path} names {file}, which is not there; check --dataset_dir.")
     return datalist
+
+
+def read_split(path: str | Path, dataset_dir: str | Path | None, split: str) -> Datalist:
+    """One split of a data list, as the test split of a new one.
+
+    Args:
+        path: see :func:`read_datalist`.
+        dataset_dir: see :func:`read_datalist`.
+        split: ``"training"``, ``"validation"``, ``"test"`` or ``"all"``.
+
+    Raises:
+        DataError: if the list cannot be used or has nothing under that split.
+    """
+    listed = read_datalist(path, dataset_dir)
+    entries = [entry for name in SPLITS if split in (name, "all") for entry in getattr(listed, name)]
+    if not entries:
+        raise DataError(f"datalist {path} has no entry under '{split}'; choose another --split.")
+    return Datalist(listed.dataset_dir, [], [], entries, f"{split} subjects of {path}")
 
 
 def load_datalist(
@@ -200,15 +220,16 @@ def evaluation_datalist(
         DataError: if there is nothing to evaluate.
     """
     if datalist is not None:
-        listed = read_datalist(datalist, dataset_dir)
-        entries = [entry for name in SPLITS if split in (name, "all") for entry in getattr(listed, name)]
-        if not entries:
-            raise DataError(f"datalist {datalist} has no entry under '{split}'; choose another --split.")
-        return Datalist(listed.dataset_dir, [], [], entries, f"{split} subjects of {datalist}")
+        return read_split(datalist, dataset_dir, split)
     if dataset_dir is None:
         raise DataError("there is neither a --datalist nor a --dataset_dir to evaluate.")
     root = Path(dataset_dir).expanduser().resolve()
     return Datalist(root, [], [], find_volumes(root, image_pattern), f"{image_pattern} in {root}")
+
+
+def image_file(path: str | Path) -> Path:
+    """The file that an entry lies in: its path without ``#17``, which names a row of a CIFAR-10 batch."""
+    return Path(re.sub(r"#\d+$", "", str(path)))
 
 
 def _subjects(paths: Sequence[str], image_pattern: str) -> list[str]:

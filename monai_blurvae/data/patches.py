@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,16 @@ def draw_patch(
             patch = slice_[row : row + patch_size, column : column + patch_size]
             return patch, (int(index), row, column)
     raise ValueError(f"{volume.source} has no patch with {min_foreground:.0%} foreground.")
+
+
+class SizedDataset(Protocol):
+    """A dataset with a length whose samples are dictionaries with ``image``."""
+
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample."""
 
 
 class SlicePatchDataset(Dataset[dict[str, Any]]):
@@ -170,8 +180,10 @@ class EndlessBatchSampler(Sampler[list[int]]):
 
 
 def make_train_loader(
-    dataset: SlicePatchDataset, batch_size: int, num_workers: int = 0, pin_memory: bool = False
+    dataset: SizedDataset, batch_size: int, num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader[dict[str, Any]]:
     """Loader whose batches do not depend on the number of workers; ``len`` is the number of batches in an epoch."""
     sampler = EndlessBatchSampler(len(dataset), batch_size)
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory)
+    return DataLoader(
+        cast(Dataset[dict[str, Any]], dataset), batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory
+    )

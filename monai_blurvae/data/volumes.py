@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import shutil
@@ -49,14 +51,49 @@ class Volumes:
 
     @property
     def synthetic(self) -> bool:
-        """Whether any volume is synthetic, which every table of results has to say."""
+        """Whether any volume is synthetic."""
         return any(volume.synthetic for volume in self)
 
     @property
+    def remark(self) -> str:
+        """What every table of results has to say of the data."""
+        return "SYNTHETIC images" if self.synthetic else ""
+
+    @property
+    def voxel_sizes(self) -> list[tuple[float, float]]:
+        """In-plane voxel sizes in mm, (row, column), of the training volumes, or of all if there are none."""
+        return [volume.voxel_size[1:] for volume in self.training or self]
+
+    @property
     def voxel_size(self) -> tuple[float, float]:
-        """Median in-plane voxel size in mm, (row, column), of the training volumes, or of all if there are none."""
-        row, column = np.median([volume.voxel_size[1:] for volume in self.training or self], axis=0)
+        """Median of :attr:`voxel_sizes`."""
+        row, column = np.median(self.voxel_sizes, axis=0)
         return float(row), float(column)
+
+    def digest(self) -> str:
+        """Of the subjects and the checksums of the files that a training sees."""
+        seen = [[volume.subject, volume.checksum] for volume in (*self.training, *self.validation)]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+
+    def identities(self) -> set[str]:
+        """Checksums of the files."""
+        return {volume.checksum for volume in self}
+
+    def used(self, datalist: Datalist) -> Datalist:
+        """The data list without what was skipped, with checksums."""
+        parts = {}
+        for split in SPLITS:
+            stored = {volume.source: volume for volume in getattr(self, split)}
+            parts[split] = [
+                {**relative, "sha256": stored[item["image"]].checksum}
+                for relative, item in zip(getattr(datalist, split), datalist.items(split), strict=True)
+                if item["image"] in stored
+            ]
+        return Datalist(datalist.dataset_dir, description=datalist.description, **parts)
+
+    def count_text(self, count: int) -> str:
+        """Patches of subjects."""
+        return f"{count} patches of {len({volume.subject for volume in self})} subjects"
 
 
 def prepare_volumes(
@@ -104,14 +141,6 @@ def prepare_volumes(
         if not getattr(volumes, split):
             raise DataError(f"no usable volume is left for {split}; repair the files: {' '.join(volumes.skipped)}")
     return volumes
-
-
-def log_skipped(volumes: Volumes) -> None:
-    """List at the end what was left out, where it cannot have scrolled away."""
-    if volumes.skipped:
-        logger.warning(f"Skipped {len(volumes.skipped)} file(s):")
-        for line in volumes.skipped:
-            logger.warning(f"  {line}")
 
 
 def _check_files(

@@ -174,7 +174,7 @@ def test_synthetic_images_are_named_in_every_table(cache_dir, tmp_path):
     common = {"dataset_dir": str(tmp_path / "data"), "cache_dir": cache_dir, **TINY}
     run("run", TRAIN, output_dir=str(tmp_path / "run"), **common)  # the name that other tools of MONAI expect
     assert "SYNTHETIC" in (tmp_path / "run" / "test" / "metrics.md").read_text()
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["synthetic"] is True
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["remark"] == "SYNTHETIC images"
 
 
 def test_export_to_torchscript_by_monai(finished_run, tmp_path):

@@ -92,14 +92,15 @@ def test_measures_stand_beside_the_tables_of_the_same_evaluation(own_run, cache_
     content = json.loads((folder / "measures.json").read_text())
     assert tuple(content["measures"]) == MEASURE_KEYS
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
-    assert (content["patches"], content["subjects"]) == (len(rows), len({row["subject"] for row in rows}))
+    subjects = len({row["subject"] for row in rows})
+    assert content["evaluated_on"] == f"{len(rows)} patches of {subjects} subjects"
     for name in ("psnr", "ssim", "kl", "kernel_width"):
         assert values(content)[name] == pytest.approx(np.mean([float(row[name]) for row in rows]), rel=1e-4)
     missing = [key for key, row in content["measures"].items() if row["value"] is None]
     assert missing == [key for key in MEASURE_KEYS if key.startswith("fid_")]
     assert all(content["measures"][key]["reason"] for key in missing)
     table = (folder / "measures.md").read_text()
-    assert table.count("| nats per patch |") == 7  # KL, and three likelihoods by two bounds
+    assert table.count("| nats per image |") == 7  # KL, and three likelihoods by two bounds
     assert table.count("| bits per dimension |") == 2
     assert "features: torch-fidelity Inception, 2048" in table
     assert "features: LPIPS-AlexNet, mean of each of 1152 channels" in table
@@ -122,7 +123,7 @@ def test_the_likelihoods_are_fitted_on_the_runs_validation_subjects(own_run, cac
     for key in LIKELIHOOD_KEYS:
         assert found[key] == pytest.approx(right[key], rel=1e-5)
         assert found[key] != pytest.approx(wrong[key], rel=1e-3)
-    assert content["fitted_on"] == {"patches": 2, "subjects": 1}
+    assert content["fitted_on"] == "2 patches of 1 subjects"
     for name in ("variance", "kernel", "spectrum"):
         assert found[f"iw_nll_{name}"] <= found[f"nll_{name}"]
     for name in ("variance", "spectrum"):  # a density of float data: no grey level in the bits
@@ -136,14 +137,15 @@ def test_also_when_another_folder_is_evaluated(own_run, other_dir, cache_dir, tm
     right = expected(own_run, images, validation, uses_kernel=True)
     for key in LIKELIHOOD_KEYS:
         assert values(content)[key] == pytest.approx(right[key], rel=1e-5)
-    assert (content["subjects"], content["patches"], content["fitted_on"]["subjects"]) == (2, 4, 1)
-    assert "evaluated volumes are among those" not in table
+    assert content["evaluated_on"] == "4 patches of 2 subjects"
+    assert content["fitted_on"] == "2 patches of 1 subjects"
+    assert "evaluated files are among those" not in table
 
 
 @pytest.mark.parametrize(("split", "of"), [("validation", 1), ("all", 5)])
 def test_measures_of_what_was_fitted_on_say_so(own_run, cache_dir, tmp_path, split, of):
     _, table = evaluate(own_run, cache_dir, tmp_path, split=split)
-    assert f"1 of the {of} evaluated volumes are among those, so that the likelihoods come out slightly too" in table
+    assert f"1 of the {of} evaluated files are among those, so that the likelihoods come out slightly too" in table
 
 
 def test_a_loss_without_a_kernel_has_reasons_in_place_of_its_measures(own_run, cache_dir, tmp_path):
@@ -248,7 +250,7 @@ def test_missing_validation_volumes_stop_before_anything_is_written(own_run, oth
     shown = cause(error.value)
     assert isinstance(shown, DataError)
     (entry,) = json.loads((own_run / "datalist.json").read_text())["validation"]
-    assert f"validation volumes, but {tmp_path / 'gone' / entry['image']} is not there any more" in str(shown)
+    assert f"validation images, but {tmp_path / 'gone' / entry['image']} is not there any more" in str(shown)
     assert f'as "dataset_dir" into {own_run / "datalist.json"}, or leave out --measures.' in str(shown)
     assert not (tmp_path / "out").exists()
 
@@ -262,7 +264,7 @@ def test_validation_volumes_that_moved_are_found_where_the_data_list_says(
     shutil.copy(hcp_dir / entry["image"], moved)
     change(own_run / "datalist.json", dataset_dir=str(tmp_path / "moved"))
     content, _ = evaluate(own_run, cache_dir, tmp_path, dataset_dir=str(other_dir))
-    assert content["fitted_on"] == {"patches": 2, "subjects": 1}
+    assert content["fitted_on"] == "2 patches of 1 subjects"
 
 
 def test_a_validation_volume_that_changed_is_refused(own_run, other_dir, cache_dir, tmp_path):

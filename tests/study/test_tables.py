@@ -99,7 +99,7 @@ def test_likelihoods_have_a_table_with_the_reasons_for_what_is_missing():
         assert entry(table, 0, "fid_2048").reason == "no Inception weights"
         assert "psnr" not in {column.key for column in table.columns}
         text = to_markdown(table)
-        assert "−log p, kernel (nats per patch): – for L2: the loss trains no kernel" in text
+        assert "−log p, kernel (nats per image): – for L2: the loss trains no kernel" in text
         assert "density of float data" in text
         assert to_latex(table).isascii()
 
@@ -115,7 +115,7 @@ def test_columns_that_lack_the_same_share_their_reason():
     cells = [measured(row, 0.1, reasons=reasons, mmd_alexnet=1.0) for row in ("l2", "wiener")]
     notes = to_markdown(protocol_table("T", [L2, WIENER], results(cells, cells), LIKELIHOODS))
     assert "- FID of samples, 64; FID of samples, 192: – for L2, Wiener: no Inception\n" in notes
-    assert "- −log p, kernel (nats per patch): – for L2, Wiener: no kernel\n" in notes
+    assert "- −log p, kernel (nats per image): – for L2, Wiener: no kernel\n" in notes
 
 
 def test_a_row_without_cells_says_why():
