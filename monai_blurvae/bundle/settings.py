@@ -19,6 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
+from monai_blurvae.bundle.extends import EXTENDS, extended
 from monai_blurvae.engines.precision import PRECISIONS
 from monai_blurvae.errors import SettingsError, user_error
 from monai_blurvae.losses import LOSS_NAMES
@@ -162,11 +163,11 @@ FREE_ON_RESUME = {
 """Settings that a resumed run may change; the data is compared by its checksums instead of by its place."""
 
 SECTIONS = (
-    *("imports", "bundle_root", "run", "initialize", "training", "evaluating", "inference"),
+    *(EXTENDS, "imports", "bundle_root", "run", "initialize", "training", "evaluating", "inference"),
     *("run_folder", "finished_run", "data", "images", "network_def", "network", "optimizer", "kernel_optimizer"),
     *("adversary", "objective"),
     *("train", "validate", "test", "dataset", "dataloader", "evaluator", "inferer", "handlers"),
-    *("preprocessing", "postprocessing", "key_metric"),
+    *("preprocessing", "postprocessing", "key_metric", "quarter_turns"),
 )
 """Every other top-level key of the bundles."""
 
@@ -208,16 +209,19 @@ def boolean(value: Any) -> bool:
     return value if isinstance(value, bool) else str(value).lower() in TRUE
 
 
-def begin(seed: int) -> None:
-    """First expression of every bundle: check the settings, make errors readable, fix all seeds.
+def begin() -> None:
+    """First expression of every bundle: put the shared config underneath, check the settings, fix all seeds.
 
     Raises:
-        SettingsError: see :func:`check_settings`.
+        SettingsError: see :func:`~monai_blurvae.bundle.extends.extended` and :func:`check_settings`.
     """
     if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py"):
         sys.excepthook = _report
-    check_settings(current_parser())
-    set_determinism(seed)
+    parser = current_parser()
+    if EXTENDS in parser.get():
+        parser.set(extended(parser.get()))
+        parser.parse(reset=True)
+    set_determinism(check_settings(parser).get("seed", 0))
 
 
 def check_settings(parser: ConfigParser) -> dict[str, Any]:

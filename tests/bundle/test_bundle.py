@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from monai_blurvae.bundle import SECTIONS, SETTINGS, parameter_groups
+from monai_blurvae.bundle.extends import extended
 from monai_blurvae.bundle.wiring import LIKELIHOOD_LR
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.handlers.checkpoint import load_safely
@@ -234,7 +235,7 @@ def test_inference_writes_volumes_in_their_own_space(finished_run, tmp_path):
 
 def test_every_key_is_known_and_every_setting_of_the_training_is_used():
     for path in (TRAIN, EVALUATE, INFERENCE):
-        config = ConfigParser.load_config_file(path)
+        config = extended(ConfigParser.load_config_file(path))
         assert set(config) <= {*SETTINGS, *SECTIONS}
         text = json.dumps(config)
         for name in set(config) & set(SETTINGS):

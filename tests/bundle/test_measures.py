@@ -85,6 +85,7 @@ def test_measures_stand_beside_the_tables_of_the_same_evaluation(own_run, cache_
     assert {p.name for p in folder.iterdir()} == {
         "metrics.csv",
         "metrics.md",
+        "evaluation.npz",
         "reconstructions.png",
         "measures.json",
         "measures.md",
