@@ -12,6 +12,7 @@ from monai_blurvae.bundle.settings import SECTIONS, SETTINGS, begin, boolean, ch
 from monai_blurvae.bundle.wiring import (
     check_headers,
     check_voxel_size,
+    inference_images,
     inference_items,
     load_weights,
     parameter_groups,
@@ -34,6 +35,7 @@ __all__ = [
     "check_settings",
     "check_voxel_size",
     "default_cache_dir",
+    "inference_images",
     "inference_items",
     "load_weights",
     "new_numbered_folder",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from monai_blurvae.data import PreparedImages, find_volumes
+from monai_blurvae.data import PreparedImages, find_images, find_volumes
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import BlurVAE
@@ -83,6 +83,16 @@ def inference_items(dataset_dir: str | Path, image_pattern: str) -> list[dict[st
         DataError: see :func:`~monai_blurvae.data.find_volumes`.
     """
     found = find_volumes(dataset_dir, image_pattern)
+    return [{"image": str(Path(dataset_dir).expanduser() / item["image"])} for item in found]
+
+
+def inference_images(dataset_dir: str | Path, image_pattern: str) -> list[dict[str, str]]:
+    """The images of a folder as MONAI's datasets take them, ``{"image": path}``.
+
+    Raises:
+        DataError: see :func:`~monai_blurvae.data.find_images`.
+    """
+    found = find_images(dataset_dir, image_pattern)
     return [{"image": str(Path(dataset_dir).expanduser() / item["image"])} for item in found]
 
 

@@ -8,6 +8,8 @@ from monai_blurvae.data.datalist import (
     read_datalist,
     split_subjects,
 )
+from monai_blurvae.data.image_list import evaluation_image_datalist, find_images, image_loader, load_image_datalist
+from monai_blurvae.data.images import ImageDataset, Images, prepare_images
 from monai_blurvae.data.patches import EndlessBatchSampler, SizedDataset, SlicePatchDataset, make_train_loader
 from monai_blurvae.data.prepared import PreparedImages, log_skipped
 from monai_blurvae.data.store import StoredVolume, VolumeStore
@@ -16,6 +18,8 @@ from monai_blurvae.data.volumes import Volumes, prepare_volumes
 __all__ = [
     "Datalist",
     "EndlessBatchSampler",
+    "ImageDataset",
+    "Images",
     "PreparedImages",
     "SizedDataset",
     "SlicePatchDataset",
@@ -23,10 +27,15 @@ __all__ = [
     "VolumeStore",
     "Volumes",
     "evaluation_datalist",
+    "evaluation_image_datalist",
+    "find_images",
     "find_volumes",
+    "image_loader",
     "load_datalist",
+    "load_image_datalist",
     "log_skipped",
     "make_train_loader",
+    "prepare_images",
     "prepare_volumes",
     "read_datalist",
     "split_subjects",

@@ -33,6 +33,7 @@ class Datalist:
         validation: like ``training``.
         test: like ``training``; may be empty in a list that a user wrote.
         description: a line on where the data is from.
+        remark: what every table of results has to say of the data, for example that it is a sample; mostly nothing.
     """
 
     dataset_dir: Path
@@ -40,6 +41,7 @@ class Datalist:
     validation: list[dict[str, str]]
     test: list[dict[str, str]]
     description: str = ""
+    remark: str = ""
 
     def __post_init__(self) -> None:
         self.dataset_dir = Path(self.dataset_dir)
@@ -51,7 +53,7 @@ class Datalist:
 
     def write(self, path: str | Path) -> None:
         """Write the list, to be taken back by :func:`read_datalist`."""
-        content = {"description": self.description, "dataset_dir": str(self.dataset_dir)}
+        content = {"description": self.description, "remark": self.remark, "dataset_dir": str(self.dataset_dir)}
         write_json(path, content | {split: getattr(self, split) for split in SPLITS})
 
 
@@ -149,7 +151,8 @@ def read_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Da
             raise DataError(f"datalist {path} has no entry under '{split}'; give it at least one volume.")
     _require_distinct_subjects(path, parts)
     root = Path(dataset_dir or content.get("dataset_dir") or path.parent).expanduser()
-    datalist = Datalist(root, description=str(content.get("description", "")), **parts)
+    texts = {name: str(content.get(name, "")) for name in ("description", "remark")}
+    datalist = Datalist(root, **parts, **texts)
     for file in dict.fromkeys(image_file(item["image"]) for split in SPLITS for item in datalist.items(split)):
         if not file.is_file():
             raise DataError(f"datalist {path} names {file}, which is not there; check --dataset_dir.")
@@ -171,7 +174,7 @@ def read_split(path: str | Path, dataset_dir: str | Path | None, split: str) -> 
     entries = [entry for name in SPLITS if split in (name, "all") for entry in getattr(listed, name)]
     if not entries:
         raise DataError(f"datalist {path} has no entry under '{split}'; choose another --split.")
-    return Datalist(listed.dataset_dir, [], [], entries, f"{split} subjects of {path}")
+    return Datalist(listed.dataset_dir, [], [], entries, f"{split} images of {path}", listed.remark)
 
 
 def load_datalist(

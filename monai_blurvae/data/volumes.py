@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +89,7 @@ class Volumes:
                 for relative, item in zip(getattr(datalist, split), datalist.items(split), strict=True)
                 if item["image"] in stored
             ]
-        return Datalist(datalist.dataset_dir, description=datalist.description, **parts)
+        return replace(datalist, **parts)
 
     def count_text(self, count: int) -> str:
         """Patches of subjects."""

@@ -1,0 +1,499 @@
+"""Which image belongs to which split: folders, CelebA's partition file, CIFAR-10's batches."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import logging
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from monai_blurvae.data.cifar import find_cifar_batches, list_cifar_images, read_cifar_image
+from monai_blurvae.data.datalist import (
+    SPLITS,
+    VALIDATION_FRACTION,
+    Datalist,
+    image_file,
+    read_datalist,
+    read_split,
+    split_subjects,
+)
+from monai_blurvae.data.photographs import PARTITION_FILE, make_photographs
+from monai_blurvae.errors import DataError
+from monai_blurvae.seeding import numpy_rng
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset(("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm", "jp2"))
+PARTITIONS = dict(zip("012", SPLITS, strict=True))
+"""CelebA's numbers."""
+PARTITION_FILES = (PARTITION_FILE, "list_eval_partition.csv")
+SPLIT_FOLDERS = {
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+UNPACK = {
+    ".tar.gz": "tar -xzf {archive} -C {folder}",
+    ".tgz": "tar -xzf {archive} -C {folder}",
+    ".tar": "tar -xf {archive} -C {folder}",
+    ".zip": "unzip {archive} -d {folder}",
+}
+
+SAMPLE_REMARK = "crops of the built-in photographs"
+Entries = list[dict[str, str]]
+
+
+def find_images(dataset_dir: str | Path, image_pattern: str) -> Entries:
+    """List the images of a folder by their names alone; no file is opened, and a symbolic link counts as its target.
+
+    Args:
+        dataset_dir: the folder.
+        image_pattern: glob relative to it, for example ``"*.jpg"``, ``"img_align_celeba/*.jpg"`` or, for all folders in
+            it as well, ``"**/*"``. Upper and lower case are the same. Of what matches, hidden files and files without
+            the suffix of an image are ignored and counted in the log.
+
+    Returns:
+        Dictionaries with ``image`` (relative, with forward slashes) and ``subject``, sorted by subject: the name
+        without suffix where these names are distinct, else the relative path without suffix, else the relative path.
+
+    Raises:
+        DataError: if the folder is missing, cannot be listed or holds no image that matches.
+    """
+    root = Path(dataset_dir).expanduser()
+    if not root.is_dir():
+        raise DataError(f"dataset_dir {root} is not a folder; give the folder that holds the images.")
+    if PurePosixPath(image_pattern).is_absolute():
+        raise DataError(f"image_pattern {image_pattern!r} is absolute; make it relative to dataset_dir {root}.")
+    found = _Listing(image_pattern).of(root)
+    if not found.images:
+        raise _nothing_found(root, image_pattern)
+    if found.ignored:
+        # A file that a user can see tells more than a hidden one.
+        example = min(found.ignored, key=lambda path: (_name(path).startswith("."), path))
+        logger.info(f"Ignored {_count(len(found.ignored), 'file')}, hidden or no images, {example} among them.")
+    subjects = _distinct(found.images)
+    entries = [{"image": image, "subject": subject} for image, subject in zip(found.images, subjects, strict=True)]
+    return sorted(entries, key=lambda entry: (entry["subject"], entry["image"]))
+
+
+def load_image_datalist(
+    dataset_dir: str | Path | None,
+    image_pattern: str,
+    datalist: str | Path | None,
+    partition_file: str | Path | None,
+    cache_dir: str | Path,
+    seed: int,
+    image_size: int,
+) -> Datalist:
+    """The images of a run; the log says where their splits are from.
+
+    In this order:
+
+    1. a given ``datalist``;
+    2. without ``dataset_dir`` the built-in sample, see :func:`~monai_blurvae.data.photographs.make_photographs`;
+    3. the batches of CIFAR-10 in ``dataset_dir`` or in ``cifar-10-batches-py`` in it;
+    4. a partition file in CelebA's format: the given one, or ``list_eval_partition.txt`` or ``.csv`` in
+       ``dataset_dir``, its parent or a folder ``Eval`` in or beside them, as CelebA and torchvision have it;
+    5. folders ``train`` and ``test``, ``val`` (also ``valid`` or ``validation``) or both in ``dataset_dir``;
+    6. a random split: 20 % test, 10 % of the rest validation.
+
+    Where only the validation set is missing, 10 % of the training images are drawn for it.
+
+    Args:
+        dataset_dir: folder of images, or None for the sample.
+        image_pattern: see :func:`find_images`.
+        datalist: path of a list that overrides the split, or None.
+        partition_file: lines ``000001.jpg 0``, with 0 for training, 1 for validation and 2 for the test, or, if its
+            name ends in ``.csv``, ``000001.jpg,0`` under a header; None to look for it.
+        cache_dir: where the sample is made, once.
+        seed: of what is drawn at random.
+        image_size: side of the sample's images in pixels.
+
+    Raises:
+        DataError: see :func:`find_images`, :func:`~monai_blurvae.data.datalist.read_datalist` and
+            :func:`~monai_blurvae.data.cifar.read_cifar_batch`; if a partition file cannot be used or does not name
+            exactly the images of the folder; if a split is left empty.
+    """
+    if datalist is not None:
+        return read_datalist(datalist, dataset_dir)
+    if dataset_dir is None:
+        return _load_sample(Path(cache_dir).expanduser() / f"photographs{image_size}", image_size)
+    folder = _read_folder(dataset_dir, image_pattern, partition_file)
+    parts, origin = dict(folder.parts), folder.origin
+    if not parts:
+        parts = _split_at_random(folder, seed)
+        origin = f"{origin}, {image_pattern} split at random with seed {seed}"
+    elif not parts.get("validation"):
+        parts["training"], parts["validation"] = _draw_validation(parts["training"], folder.root, seed)
+        origin = f"{origin}, {VALIDATION_FRACTION:.0%} of the training images drawn for validation with seed {seed}"
+    made = Datalist(folder.root, description=origin, **{split: parts.get(split, []) for split in SPLITS})
+    counts = ", ".join(f"{len(getattr(made, split))} {split}" for split in SPLITS)
+    logger.info(f"{origin[0].upper()}{origin[1:]}: {counts} images.")
+    return made
+
+
+def evaluation_image_datalist(
+    dataset_dir: str | Path | None, image_pattern: str, datalist: str | Path | None, split: str
+) -> Datalist:
+    """The images that an evaluation looks at, as the test split of a list.
+
+    Args:
+        dataset_dir: folder of images, or of CIFAR-10's batches; for ``"all"`` whole, else as far as the folder itself
+            says, without anything drawn at random, what belongs to the split, see :func:`load_image_datalist`.
+        image_pattern: see :func:`find_images`.
+        datalist: list whose split is evaluated.
+        split: ``"training"``, ``"validation"``, ``"test"`` or ``"all"``.
+
+    Raises:
+        DataError: if there is nothing to evaluate.
+    """
+    if datalist is not None:
+        return read_split(datalist, dataset_dir, split)
+    if dataset_dir is None:
+        raise DataError("there is neither a --datalist nor a --dataset_dir to evaluate.")
+    folder = _read_folder(dataset_dir, image_pattern, None)
+    if split == "all":
+        return Datalist(folder.root, [], [], folder.entries, f"all images of {folder.root}")
+    if not folder.parts.get(split):
+        raise DataError(
+            f"{folder.root} does not say which of its images are for {split}; give the --datalist of a run, or --split "
+            "all to evaluate every image."
+        )
+    return Datalist(folder.root, [], [], folder.parts[split], f"{folder.origin}: {split}")
+
+
+def image_loader(datalist: Datalist) -> Callable[[str], Image.Image] | None:
+    """What reads the images of a list: :func:`~monai_blurvae.data.cifar.read_cifar_image` where they are rows of batches.
+
+    Returns:
+        The ``load`` of :class:`~monai_blurvae.transforms.PrepareImage`; None for image files.
+    """
+    first = next((entry["image"] for split in SPLITS for entry in getattr(datalist, split)), "")
+    return None if image_file(first) == Path(first) else read_cifar_image
+
+
+@dataclass
+class _Folder:
+    """A folder's images, and the splits that it comes with; without those ``parts`` is empty.
+
+    ``origin`` says where the splits are from, or that there are none.
+    """
+
+    root: Path
+    entries: Entries
+    parts: dict[str, Entries]
+    origin: str
+
+
+def _read_folder(dataset_dir: str | Path, image_pattern: str, partition_file: str | Path | None) -> _Folder:
+    given = Path(dataset_dir).expanduser()
+    root = given.resolve()
+    batches = None if partition_file else find_cifar_batches(root)
+    if batches is not None:
+        parts = list_cifar_images(batches)
+        return _Folder(batches, parts["training"] + parts["test"], parts, f"CIFAR-10's batches in {batches}")
+    entries = find_images(root, image_pattern)
+    if partition_file is None:
+        path = _find_partition_file(given.absolute(), root, entries)
+    else:
+        path = Path(partition_file).expanduser()
+        if not path.is_file():
+            raise DataError(f"partition_file {path} is not there; check the path, or leave it out to split at random.")
+    if path is not None:
+        return _Folder(root, entries, _split_by_file(entries, path, root), f"split by {path}")
+    parts, origin = _split_by_folder(entries, root)
+    return _Folder(root, entries, parts, origin)
+
+
+def _load_sample(folder: Path, image_size: int) -> Datalist:
+    make_photographs(folder, image_size)
+    sample = _read_folder(folder, "*.png", folder / PARTITION_FILE)
+    logger.info(
+        f"No --dataset_dir: training on a built-in sample, {len(sample.entries)} crops of photographs that "
+        "scikit-image ships; good to see everything work, not for results."
+    )
+    what = "crops of photographs that scikit-image ships"
+    return Datalist(sample.root, description=what, remark=SAMPLE_REMARK, **sample.parts)
+
+
+# Listing
+
+
+class _Listing:
+    """Walks through a folder, only where a glob may match.
+
+    The glob's parts are the states of an automaton: a folder is entered with the positions in the glob that its path
+    has reached, so that each name is compared with few parts, and folders that cannot match are left out.
+    """
+
+    def __init__(self, image_pattern: str) -> None:
+        parts = list(PurePosixPath(image_pattern).parts) or [""]
+        if parts[-1] == "**":
+            parts.append("*")
+        self._matchers = [None if part == "**" else _matcher(part) for part in parts]
+        self.images: list[str] = []
+        self.ignored: list[str] = []
+
+    def of(self, root: Path) -> _Listing:
+        """List one folder."""
+        self._walk(str(root), "", self._closure({0}), frozenset())
+        return self
+
+    def _walk(self, folder: str, prefix: str, states: frozenset[int], above: frozenset[tuple[int, int]]) -> None:
+        last = len(self._matchers) - 1
+        matches_file = self._matchers[last] if last in states else None
+        try:
+            status = os.stat(folder)  # noqa: PTH116 - with scandir, for speed
+            here = (status.st_dev, status.st_ino)
+            if here in above:  # a link to a folder that it lies in
+                return
+            with os.scandir(folder) as listing:
+                for entry in listing:
+                    if entry.is_dir():
+                        below = self._step(states, entry.name)
+                        if below and not entry.name.startswith("."):
+                            self._walk(entry.path, f"{prefix}{entry.name}/", below, above | {here})
+                    elif matches_file is not None and matches_file(entry.name):
+                        visible = entry.name[0] != "." and entry.is_file()
+                        is_image = visible and entry.name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
+                        (self.images if is_image else self.ignored).append(prefix + entry.name)
+        except OSError as error:
+            raise DataError(
+                f"the folder {folder} cannot be listed ({error.strerror or error}); check its permissions."
+            ) from error
+
+    def _step(self, states: frozenset[int], name: str) -> frozenset[int]:
+        """Positions in the glob after a folder of this name."""
+        reached = set()
+        for state in states:
+            matches = self._matchers[state]
+            if matches is None:
+                reached.add(state)
+            elif state + 1 < len(self._matchers) and matches(name):
+                reached.add(state + 1)
+        return self._closure(reached)
+
+    def _closure(self, states: set[int]) -> frozenset[int]:
+        """With the positions behind each ``**``, which may stand for no folder at all."""
+        for state in sorted(states):
+            while self._matchers[state] is None:
+                state += 1
+                states.add(state)
+        return frozenset(states)
+
+
+def _matcher(part: str) -> Callable[[str], object]:
+    return re.compile(fnmatch.translate(part), re.IGNORECASE).match
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+    for name_of in (_stem, _without_suffix):
+        names = [name_of(path) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
+
+
+def _stem(path: str) -> str:
+    return _without_suffix(_name(path))
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _without_suffix(path: str) -> str:
+    return path.rpartition(".")[0] or path
+
+
+def _nothing_found(root: Path, image_pattern: str) -> DataError:
+    everything = _Listing("**/*").of(root)
+    if everything.images:
+        return DataError(
+            f"dataset_dir {root} holds {_count(len(everything.images), 'image')}, {min(everything.images)} among them, "
+            f"but none that matches {image_pattern!r}; set --image_pattern to a glob relative to dataset_dir, for "
+            "example '**/*'."
+        )
+    others = sorted(everything.ignored)
+    for path in others:
+        for suffix, command in UNPACK.items():
+            if path.lower().endswith(suffix):
+                archive, folder = shlex.quote(str(root / path)), shlex.quote(str(root))
+                return DataError(
+                    f"dataset_dir {root} holds no image, but {path}; unpack it: "
+                    f"{command.format(archive=archive, folder=folder)}"
+                )
+    among = f", {others[0]} among them" if others else ""
+    return DataError(
+        f"dataset_dir {root} holds no image ({_count(len(others), 'other file')}{among}); give the folder that holds "
+        f"the images, which are known by their suffix ({', '.join(sorted(IMAGE_SUFFIXES))})."
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+# Splits
+
+
+def _split_at_random(folder: _Folder, seed: int) -> dict[str, Entries]:
+    if len(folder.entries) < 3:
+        raise DataError(
+            f"dataset_dir {folder.root} holds {_count(len(folder.entries), 'image')}, but training, validation and "
+            "test need at least 3; add images, or write the split yourself and pass it as --datalist."
+        )
+    return split_subjects(folder.entries, seed)
+
+
+def _draw_validation(training: Entries, root: Path, seed: int) -> tuple[Entries, Entries]:
+    """Training and validation images, in the order that they came in."""
+    if len(training) < 2:
+        raise DataError(
+            f"{root} has {_count(len(training), 'training image')}, but training and validation need at least 2; add "
+            "images."
+        )
+    count = max(1, round(VALIDATION_FRACTION * len(training)))
+    drawn = set(numpy_rng(seed, "validation").permutation(len(training))[:count].tolist())
+    rest = [entry for i, entry in enumerate(training) if i not in drawn]
+    return rest, [entry for i, entry in enumerate(training) if i in drawn]
+
+
+def _split_by_folder(entries: Entries, root: Path) -> tuple[dict[str, Entries], str]:
+    """The splits by the first folder of each path, and where they are from.
+
+    Empty if there is no folder to train on or none beside it. Images elsewhere are left out.
+    """
+    parts: dict[str, Entries] = {}
+    names = set()
+    for entry in entries:
+        first, slash, _ = entry["image"].partition("/")
+        split = SPLIT_FOLDERS.get(first.lower()) if slash else None
+        if split is not None:
+            parts.setdefault(split, []).append(entry)
+            names.add(first)
+    if "training" not in parts or len(parts) == 1:
+        return {}, f"no {PARTITION_FILE} and no folders train and test in {root}"
+    outside = len(entries) - sum(map(len, parts.values()))
+    without = f" without the {_count(outside, 'image')} outside" if outside else ""
+    return parts, f"split by the folders {', '.join(sorted(names))} of {root}{without}"
+
+
+def _find_partition_file(given: Path, root: Path, entries: Entries) -> Path | None:
+    """CelebA's file, where its download or torchvision puts it around a folder of images or the root.
+
+    Args:
+        given: the folder as it was named, which a link may lead away from the file.
+        root: what it resolves to.
+        entries: its images. A file outside the folder counts only if it names one of them.
+    """
+    for base in (given, root):
+        for folder in (base, base / "Eval", base.parent, base.parent / "Eval", base.parent.parent / "Eval"):
+            for path in (folder / name for name in PARTITION_FILES):
+                if path.is_file() and (base in path.parents or _names_any(path, entries)):
+                    return path
+    return None
+
+
+def _names_any(path: Path, entries: Entries) -> bool:
+    named = {_stem(name) for name in _read_partitions(path)}
+    if any(_stem(entry["image"]) in named for entry in entries):
+        return True
+    logger.info(f"{path} names none of the images and is not used.")
+    return False
+
+
+def _split_by_file(entries: Entries, path: Path, root: Path) -> dict[str, Entries]:
+    """The splits of a partition file.
+
+    Raises:
+        DataError: unless its names are those of the images.
+    """
+    partitions = _read_partitions(path)
+    for split in ("training", "validation"):
+        if split not in partitions.values():
+            raise DataError(
+                f"{path} has no line for {split} ({SPLITS.index(split)}); give a --partition_file with images for "
+                "training (0) and validation (1)."
+            )
+    images = [entry["image"] for entry in entries]
+    key = _common_key(images, list(partitions))
+    split_of = {key(name): (name, split) for name, split in partitions.items()}
+    parts: dict[str, Entries] = {split: [] for split in SPLITS}
+    unnamed = []
+    for entry in entries:
+        name, split = split_of.pop(key(entry["image"]), (None, ""))
+        if name is None:
+            unnamed.append(entry["image"])
+        else:
+            parts[split].append(entry)
+    if unnamed:
+        raise DataError(
+            f"{path} does not name {len(unnamed)} of the {_count(len(images), 'image')} of {root}, {unnamed[0]} the "
+            "first; give the --partition_file or --datalist that belongs to them, or narrow --image_pattern."
+        )
+    if split_of:
+        missing = [name for name, _ in split_of.values()]
+        raise DataError(
+            f"{path} names {_count(len(missing), 'image')} that {root} does not hold, {missing[0]} the first; complete "
+            "the download, widen --image_pattern, or give the --partition_file that belongs to the folder."
+        )
+    return parts
+
+
+def _common_key(images: Sequence[str], names: Sequence[str]) -> Callable[[str], str]:
+    """What an image and its line have in common.
+
+    The name without suffix, as CelebA's list says ``.jpg`` for its PNG files too; where two have the same, the name;
+    where two have the same, the relative path.
+    """
+    for key in (_stem, _name):
+        if all(len({key(path) for path in paths}) == len(paths) for paths in (images, names)):
+            return key
+    return str
+
+
+def _read_partitions(path: Path) -> dict[str, str]:
+    """Split of each image that a partition file names."""
+    partitions: dict[str, str] = {}
+    try:
+        for number, fields in _partition_lines(path):
+            if not fields:
+                continue
+            if len(fields) != 2:
+                raise DataError(f"line {number} of {path} cannot be read; write it like '000001.jpg 0'.")
+            name, value = (field.strip() for field in fields)
+            if value not in PARTITIONS:
+                raise DataError(
+                    f"line {number} of {path} gives {name} the partition {value!r}, where 0 (training), 1 (validation) "
+                    "or 2 (test) is expected; correct the line."
+                )
+            if name in partitions:
+                raise DataError(f"line {number} of {path} names {name} for the second time; keep one of the lines.")
+            partitions[name] = PARTITIONS[value]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"partition_file {path} cannot be read as text ({error}); check the file.") from error
+    return partitions
+
+
+def _partition_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each line, without a header."""
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        if path.suffix.lower() != ".csv":
+            yield from ((number, line.rsplit(maxsplit=1)) for number, line in enumerate(handle, 1))
+            return
+        reader = csv.reader(handle)
+        for fields in reader:
+            if reader.line_num > 1 or [field.strip().lower() for field in fields[1:]] != ["partition"]:
+                yield reader.line_num, fields

@@ -1,0 +1,262 @@
+"""Prepared images on disk, memory-mapped, made when they are first asked for and shared by workers and runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+from tqdm import tqdm
+
+from monai_blurvae.errors import DataError
+from monai_blurvae.files import make_folder, remove_leftovers, replacing, writing_to
+from monai_blurvae.transforms.prepare_image import PrepareImage
+
+logger = logging.getLogger(__name__)
+
+STORE_FORMAT = 1
+NOT_THERE = -1
+"""Size of a file that is missing."""
+
+
+class _Maps(NamedTuple):
+    images: npt.NDArray[np.uint8]
+    checks: npt.NDArray[np.uint32]
+
+
+class ImageStore:
+    """The prepared images of a list of files, in one file, each made when it is first asked for.
+
+    The folder ``images/{key}`` of the cache holds ``images.npy``, uint8 (N, channels, size, size), a sparse file, and
+    ``checks.npy``, the CRC-32 of each image that is there, or 0. The key is a hash of the preprocessing and of every
+    path, size and time of change, so that another list or a changed file has a store of its own. No file is read
+    before its image is asked for.
+
+    Processes may share the store without locks: all write the same bytes, and an image that is half written, by a
+    process that was killed or is at it now, fails its check and is made again. The store pickles without its maps, so
+    that workers may be spawned.
+
+    Args:
+        cache_dir: the cache; created if it is not there.
+        sources: path of every image; ``path#N`` is image N of a file that holds many.
+        transform: the preprocessing.
+
+    Attributes:
+        sources: as given.
+        sizes: of the files in bytes, −1 for one that is not there.
+        folder: of the store.
+
+    Raises:
+        DataError: if there are no images, or not enough space for them.
+        RunFolderError: if the store cannot be created, or, later, written.
+    """
+
+    def __init__(self, cache_dir: str | Path, sources: Sequence[str], transform: PrepareImage) -> None:
+        if not sources:
+            raise DataError("the data list names no image; check the folder and the list.")
+        self.sources = list(sources)
+        self.transform = transform
+        self.sizes, self._times = _stat_files(self.sources)
+        root = make_folder(Path(cache_dir).expanduser() / "images")
+        key = self._key()
+        self.folder = root / key
+        with FileLock(root / f"{key}.lock"):
+            self._create()
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        """The prepared image, (channels, size, size), made now unless it is there.
+
+        Raises:
+            DataError: if it cannot be prepared, or its file has vanished or changed since the store was opened.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # ends iteration over the store
+        maps = self._maps()
+        image: npt.NDArray[np.uint8] = np.array(maps.images[index])
+        check = int(maps.checks[index])
+        if check and check == _check(image):
+            return image
+        if check:
+            self._write("checks", maps.checks, index, np.uint32(0))
+        image = self.transform(self.sources[index])
+        self._require_unchanged(index)
+        self._write("images", maps.images, index, image)
+        self._write("checks", maps.checks, index, np.uint32(_check(image)))
+        return image
+
+    def prepare(self, indices: Iterable[int], skip_bad_files: bool = False) -> dict[int, str]:
+        """Make images now.
+
+        Args:
+            indices: which.
+            skip_bad_files: go on after an image that cannot be prepared.
+
+        Returns:
+            A sentence for each image that cannot be prepared.
+
+        Raises:
+            DataError: for the first of these, without ``skip_bad_files``.
+        """
+        bad: dict[int, str] = {}
+        for index in tqdm(list(indices), desc="preparing images", unit="image", delay=3):
+            with _noting(bad, index, skip_bad_files):
+                self[index]
+        return bad
+
+    def prepared(self) -> int:
+        """How many images are there."""
+        return int(np.count_nonzero(self._maps().checks))
+
+    def note_bad(self, index: int, sentence: str) -> bool:
+        """Record that an image cannot be prepared, for the other processes; whether they did not know it yet."""
+        with FileLock(self.folder / "bad.lock"):
+            if self._recorded().get(index) == sentence:
+                return False
+            line = json.dumps({"index": index, "source": self.sources[index], "error": sentence})
+            with writing_to(self._bad_file), self._bad_file.open("a", encoding="utf-8") as handle:
+                handle.write(f"\n{line}\n")  # begins a line even after one that a killed process left half written
+        return True
+
+    def bad(self) -> dict[int, str]:
+        """A sentence for each image that was recorded as bad, and has not been prepared since."""
+        checks = self._maps().checks
+        return {index: sentence for index, sentence in sorted(self._recorded().items()) if not checks[index]}
+
+    @property
+    def _bad_file(self) -> Path:
+        return self.folder / "bad.jsonl"
+
+    def _recorded(self) -> dict[int, str]:
+        recorded = {}
+        if self._bad_file.exists():
+            for line in self._bad_file.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError, KeyError, TypeError):  # empty, or half written by a process that was killed
+                    entry = json.loads(line)
+                    recorded[int(entry["index"])] = str(entry["error"])
+        return recorded
+
+    def _create(self) -> None:
+        """Make what of the store is not there or not whole."""
+        shapes: dict[str, tuple[tuple[int, ...], type]] = {
+            "images": ((len(self), *self.transform.shape), np.uint8),
+            "checks": ((len(self),), np.uint32),
+        }
+        missing = [name for name, (shape, dtype) in shapes.items() if not _is_array(self._file(name), shape, dtype)]
+        if not missing:
+            return
+        self._announce()
+        make_folder(self.folder)
+        remove_leftovers(self.folder)
+        for name in missing:
+            shape, dtype = shapes[name]
+            with replacing(self._file(name)) as temporary:
+                np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape).flush()
+
+    def _announce(self) -> None:
+        needed = len(self) * (int(np.prod(self.transform.shape)) + 4)
+        root = self.folder.parent
+        logger.info(
+            f"{len(self)} images are prepared as they are needed, once: up to {needed / 1e9:.2f} GB in {self.folder}."
+        )
+        free = shutil.disk_usage(root).free
+        if needed > free:
+            raise DataError(
+                f"cache_dir {root} has {free / 1e9:.2f} GB free, but the images need {needed / 1e9:.2f} GB; "
+                "set --cache_dir to a larger disk."
+            )
+
+    def _key(self) -> str:
+        identity = json.dumps({"format": STORE_FORMAT, "preprocessing": self.transform.parameters()}, sort_keys=True)
+        files = zip(self.sources, self.sizes.tolist(), self._times.tolist(), strict=True)
+        here = str(Path.cwd())
+        # ten times as fast as Path's own joining, of which 200 000 take seconds
+        lines = [f"{os.path.join(here, source)}\0{size}\0{time}" for source, size, time in files]  # noqa: PTH118
+        return hashlib.sha256(os.fsencode("\n".join([identity, *lines]))).hexdigest()[:32]
+
+    def _require_unchanged(self, index: int) -> None:
+        if _stat(_file_of(self.sources[index])) != (self.sizes[index], self._times[index]):
+            raise DataError(
+                f"{self.sources[index]} has changed since the images were listed; "
+                "leave the files as they are, and start again."
+            )
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _maps(self) -> _Maps:
+        maps: _Maps | None = self.__dict__.get("_mapped")
+        if maps is None:
+            maps = _Maps(*(np.load(self._file(name), mmap_mode="r") for name in _Maps._fields))
+            self.__dict__["_mapped"] = maps
+        return maps
+
+    def _write(self, name: str, array: npt.NDArray[Any], index: int, value: npt.NDArray[np.uint8] | np.uint32) -> None:
+        """Write one entry through the file: on a full disk that is an error, where the map would kill the process."""
+        assert isinstance(array, np.memmap)
+        path = self._file(name)
+        with writing_to(path), path.open("r+b") as handle:
+            handle.seek(array.offset + index * value.nbytes)
+            handle.write(value.tobytes())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_mapped"}
+
+
+def _check(image: npt.NDArray[np.uint8]) -> int:
+    """CRC-32, with 1 for 0, which means that the image is not there."""
+    return zlib.crc32(image.tobytes()) or 1
+
+
+@contextmanager
+def _noting(bad: dict[int, str], index: int, skip: bool) -> Iterator[None]:
+    """Around the work on one image: note the error and go on, or stop."""
+    try:
+        yield
+    except DataError as error:
+        if not skip:
+            raise
+        bad[index] = str(error)
+
+
+def _is_array(path: Path, shape: tuple[int, ...], dtype: type) -> bool:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except Exception:  # a damaged file can raise whatever its reader meets, and is made again
+        return False
+    return array.shape == shape and array.dtype == dtype
+
+
+def _file_of(source: str) -> str:
+    """The file that holds an image: what stands before ``#N``."""
+    path, _, number = source.rpartition("#")
+    return path if path and number.isdigit() else source
+
+
+def _stat(path: str) -> tuple[int, int]:
+    """Size and time of change."""
+    try:
+        status = os.stat(path)  # noqa: PTH116, five times as fast as Path.stat
+    except OSError:
+        return NOT_THERE, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _stat_files(sources: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Sizes and times of change, asking for those of each file once."""
+    files = [_file_of(source) for source in sources]
+    known = {file: _stat(file) for file in dict.fromkeys(files)}
+    status = np.array([known[file] for file in files], np.int64)
+    return status[:, 0], status[:, 1]

@@ -1,0 +1,275 @@
+"""From an image file to a small square of bytes, through MONAI's reader for Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor, PILReader
+from monai.transforms import MapTransform, Transform
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
+
+from monai_blurvae.errors import DataError
+
+PREPARED_FORMAT = 1
+"""Raised whenever the same file would be prepared to other values."""
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
+
+FORMATS_OF_16_BITS = ("PNG", "PPM")
+"""Formats that hold at most 16 bits, so that Pillow's mode "I", 32-bit integers, has values up to 65535."""
+
+BLACK_IS_ZERO = 1
+"""Of a TIFF's photometric interpretation."""
+
+
+class ToChannels:
+    """Turn a Pillow image of any kind into 8 bits in one or three channels: a ``converter`` for MONAI's ``PILReader``.
+
+    - EXIF orientation is applied; one that cannot be read counts as none.
+    - Of animations and files with several pages the first is taken.
+    - Palettes are replaced by their colours, and 1 bit by 0 and 255.
+    - Transparency, as a channel, in a palette or as one transparent value, is composited on white.
+    - Greyscale is repeated for three channels; colour becomes luma, (299 R + 587 G + 114 B) / 1000, for one.
+    - 16-bit greyscale v becomes round(v / 257), its full range. Of 16-bit colour Pillow keeps the upper 8 bits.
+    - CMYK (also as Adobe's JPEGs store it), YCbCr, LAB and HSV become RGB by Pillow; embedded colour profiles are
+      not applied.
+    - Floating point, integers of 32 bits or with a sign, and 16-bit TIFFs whose range is not black at 0 to white at
+      65535 are refused: nobody but the user knows which values are black and white.
+
+    A file that ends early is an error even where ``ImageFile.LOAD_TRUNCATED_IMAGES`` is set.
+
+    Args:
+        channels: 3 for RGB (Pillow's mode ``"RGB"``) or 1 for greyscale (``"L"``).
+
+    Raises:
+        ValueError: for another number of channels.
+        DataError: when it is called, for an image that is refused, naming its file.
+
+    Example:
+        >>> ToChannels(1)(Image.new("RGB", (4, 2), "white")).getpixel((0, 0))
+        255
+    """
+
+    def __init__(self, channels: int = 3) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (greyscale) or 3 (colour), but is {channels!r}.")
+        self.channels = channels
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Convert an image, and close its file."""
+        return _convert(image, self.channels, getattr(image, "filename", "") or "the image")
+
+
+class PrepareImage(Transform):
+    """Load an image, cut the square at its centre and resize it.
+
+    The conversions are those of :class:`ToChannels`. The crop starts at row ``height // 2 − crop_size // 2`` and column
+    ``width // 2 − crop_size // 2``, as that of MONAI's ``CenterSpatialCrop``: the larger part of an odd margin is below
+    and right for an even ``crop_size``, above and left for an odd one. A square of another size than ``image_size`` is
+    resized by Pillow's Lanczos filter, whose support grows with the reduction, so that nothing is aliased.
+
+    Args:
+        image_size: rows and columns of the result.
+        crop_size: rows and columns that are cut out of the centre; None for the largest square.
+        channels: 3 for RGB, 1 for greyscale.
+        load: reads the image of a path in place of MONAI's ``PILReader``, for files that hold many images.
+
+    Raises:
+        ValueError: for sizes that are not positive and numbers of channels other than 1 and 3.
+
+    Example:
+        >>> PrepareImage(image_size=64, crop_size=148).parameters()["crop_size"]
+        148
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        crop_size: int | None = None,
+        channels: int = 3,
+        load: Callable[[str], Image.Image] | None = None,
+    ) -> None:
+        for name, size in (("image_size", image_size), ("crop_size", crop_size)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be positive, but is {size!r}.")
+        self.image_size = image_size
+        self.crop_size = crop_size
+        self.channels = channels
+        self.load = load
+        # LoadImage would give the same values, but takes as long again as decoding a small photograph, and tries its
+        # readers for NIfTI, DICOM and NumPy on whatever this one refuses.
+        self._reader = PILReader(converter=ToChannels(channels), reverse_indexing=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of a prepared image, (channels, image_size, image_size)."""
+        return self.channels, self.image_size, self.image_size
+
+    def parameters(self) -> dict[str, Any]:
+        """What identifies this preprocessing, as JSON."""
+        return {
+            "format": PREPARED_FORMAT,
+            "image_size": self.image_size,
+            "crop_size": self.crop_size,
+            "channels": self.channels,
+            "load": None if self.load is None else f"{self.load.__module__}.{self.load.__qualname__}",
+        }
+
+    def __call__(self, path: str | Path) -> npt.NDArray[np.uint8]:
+        """Prepare one image.
+
+        Args:
+            path: of the file, or what ``load`` takes.
+
+        Returns:
+            uint8, (channels, image_size, image_size).
+
+        Raises:
+            DataError: if the image is not there, cannot be read to its end, is of a kind that is refused, or is smaller
+                than ``crop_size``.
+        """
+        square = self._crop(self._read(str(path)), path)
+        if len(square) != self.image_size:
+            size = (self.image_size, self.image_size)
+            square = np.asarray(Image.fromarray(square).resize(size, Image.Resampling.LANCZOS))
+        return np.ascontiguousarray(np.moveaxis(np.atleast_3d(square), -1, 0))
+
+    def _read(self, path: str) -> npt.NDArray[np.uint8]:
+        """The whole image, (height, width) or (height, width, 3)."""
+        try:
+            if self.load is not None:
+                return np.asarray(_convert(self.load(path), self.channels, path))
+            pixels: npt.NDArray[np.uint8] = self._reader.get_data(self._reader.read(path))[0]
+            return pixels
+        except DataError:
+            raise
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is not there; put it back, or take it out of the data list.") from error
+        except Exception as error:  # a damaged file can raise whatever the reader meets
+            raise DataError(f"{path} cannot be read as an image ({_reason(error)}); replace or remove it.") from error
+
+    def _crop(self, pixels: npt.NDArray[np.uint8], path: str | Path) -> npt.NDArray[np.uint8]:
+        height, width = pixels.shape[:2]
+        size = self.crop_size or min(height, width)
+        if size > min(height, width):
+            raise DataError(
+                f"{path} has {width}×{height} pixels, fewer than the crop_size {size}; set --crop_size null for the "
+                f"largest square of each image, or at most {min(height, width)}."
+            )
+        top, left = height // 2 - size // 2, width // 2 - size // 2
+        return pixels[top : top + size, left : left + size]
+
+
+class PrepareImaged(MapTransform):
+    """:class:`PrepareImage` of the paths in a dictionary, for MONAI's datasets and ``SaveImaged``.
+
+    Args:
+        keys: of the paths, each of which becomes a float32 ``MetaTensor`` (channels, image_size, image_size) of the
+            values 0 to 255 that knows its file.
+        transform: prepares an image.
+
+    Raises:
+        DataError: when it is called, see :class:`PrepareImage`.
+    """
+
+    def __init__(self, keys: KeysCollection, transform: PrepareImage) -> None:
+        super().__init__(keys)
+        self.transform = transform
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Prepare the images of one item."""
+        prepared = dict(data)
+        for key in self.key_iterator(prepared):
+            pixels = torch.from_numpy(self.transform(data[key]).astype(np.float32))
+            prepared[key] = MetaTensor(pixels, meta={"filename_or_obj": str(data[key])})
+        return prepared
+
+
+def _convert(image: Image.Image, channels: int, name: str) -> Image.Image:
+    with image:
+        with _refusing_truncated_files():
+            image.load()
+        upright = UPRIGHT.get(_orientation(image))
+        converted = _to_mode(image, "L" if channels == 1 else "RGB", name)
+    return converted if upright is None else converted.transpose(upright)
+
+
+@contextmanager
+def _refusing_truncated_files() -> Iterator[None]:
+    """No grey in place of the pixels that a file lacks, whatever another library has asked of Pillow."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF can raise whatever its parser meets; the image itself was read
+        return 1
+
+
+def _to_mode(image: Image.Image, mode: str, name: str) -> Image.Image:
+    """The image, loaded, in mode "L" or "RGB"."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in FORMATS_OF_16_BITS):
+        image = _from_16_bits(image, name)
+    elif image.mode in ("I", "F"):
+        kind = "floating-point numbers" if image.mode == "F" else "integers of 32 bits or with a sign"
+        raise _refused(name, image, kind)
+    elif image.has_transparency_data:
+        image = _on_white(image)
+    elif mode == "L" and image.mode not in ("1", "L"):
+        image = image.convert("RGB")  # from which the luma of every kind of colour is taken alike
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None and (tags.get(BITSPERSAMPLE), tags.get(PHOTOMETRIC_INTERPRETATION)) != ((16,), BLACK_IS_ZERO):
+        raise _refused(name, image, "greyscale that does not run from black at 0 to white at 65535")
+    values = np.asarray(image).astype(np.uint32)
+    scaled = ((values + 128) // 257).astype(np.uint8)  # v / 257 is never half-way between two integers
+    if "transparency" in image.info:
+        scaled[values == image.info["transparency"]] = 255
+    return Image.fromarray(scaled)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _refused(name: str, image: Image.Image, kind: str) -> DataError:
+    return DataError(
+        f"{name} holds {kind} (Pillow's mode {image.mode}), whose black and white are not known; convert it to 8 or "
+        "16 bits, for example to PNG, with the range that you want."
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in no format that Pillow knows"
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
