@@ -24,7 +24,6 @@ from monai_blurvae.data.datalist import (
     read_split,
     split_subjects,
 )
-from monai_blurvae.data.photographs import PARTITION_FILE, make_photographs
 from monai_blurvae.errors import DataError
 from monai_blurvae.seeding import numpy_rng
 
@@ -33,6 +32,7 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset(("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm", "jp2"))
 PARTITIONS = dict(zip("012", SPLITS, strict=True))
 """CelebA's numbers."""
+PARTITION_FILE = "list_eval_partition.txt"
 PARTITION_FILES = (PARTITION_FILE, "list_eval_partition.csv")
 SPLIT_FOLDERS = {
     "train": "training",
@@ -137,7 +137,7 @@ def load_image_datalist(
     elif not parts.get("validation"):
         parts["training"], parts["validation"] = _draw_validation(parts["training"], folder.root, seed)
         origin = f"{origin}, {VALIDATION_FRACTION:.0%} of the training images drawn for validation with seed {seed}"
-    made = Datalist(folder.root, description=origin, **{split: parts.get(split, []) for split in SPLITS})
+    made = Datalist(folder.root, parts["training"], parts["validation"], parts.get("test", []), origin)
     counts = ", ".join(f"{len(getattr(made, split))} {split}" for split in SPLITS)
     logger.info(f"{origin[0].upper()}{origin[1:]}: {counts} images.")
     return made
@@ -174,7 +174,7 @@ def evaluation_image_datalist(
 
 
 def image_loader(datalist: Datalist) -> Callable[[str], Image.Image] | None:
-    """What reads the images of a list: :func:`~monai_blurvae.data.cifar.read_cifar_image` where they are rows of batches.
+    """What reads the images of a list: :func:`~monai_blurvae.data.cifar.read_cifar_image` if they are rows of batches.
 
     Returns:
         The ``load`` of :class:`~monai_blurvae.transforms.PrepareImage`; None for image files.
@@ -217,6 +217,8 @@ def _read_folder(dataset_dir: str | Path, image_pattern: str, partition_file: st
 
 
 def _load_sample(folder: Path, image_size: int) -> Datalist:
+    from monai_blurvae.data.photographs import make_photographs  # a program of its own, which ``-m`` imports once more
+
     make_photographs(folder, image_size)
     sample = _read_folder(folder, "*.png", folder / PARTITION_FILE)
     logger.info(
@@ -265,8 +267,8 @@ class _Listing:
                         if below and not entry.name.startswith("."):
                             self._walk(entry.path, f"{prefix}{entry.name}/", below, above | {here})
                     elif matches_file is not None and matches_file(entry.name):
-                        visible = entry.name[0] != "." and entry.is_file()
-                        is_image = visible and entry.name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
+                        before, _, suffix = entry.name.rpartition(".")
+                        is_image = before and before[0] != "." and suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
                         (self.images if is_image else self.ignored).append(prefix + entry.name)
         except OSError as error:
             raise DataError(

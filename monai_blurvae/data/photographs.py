@@ -20,13 +20,13 @@ import skimage
 from filelock import FileLock
 from PIL import Image
 
+from monai_blurvae.data.image_list import PARTITION_FILE
 from monai_blurvae.errors import BlurVAEError, DataError, SettingsError
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, write_text
 from monai_blurvae.seeding import numpy_rng
 
 logger = logging.getLogger(__name__)
 
-PARTITION_FILE = "list_eval_partition.txt"
 MARK_FILE = "sample.json"
 PHOTOGRAPHS = {
     "training": ("astronaut.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg"),
@@ -41,8 +41,10 @@ LARGEST_IMAGE_SIZE = 300
 """The shorter side of the smallest photograph."""
 REGION_SHARE = 0.25
 """Smallest side of a region, as a share of the photograph's shorter side; the largest is twice that."""
+THUMBNAIL_SIZE = 32
+"""At which contrast is judged, so that crops of all sizes show the same regions where the photographs allow it."""
 SMALLEST_CONTRAST = 12.0
-"""Standard deviation of a crop's luminance, 0 to 255, below which it shows next to nothing."""
+"""Standard deviation of a thumbnail's luminance, 0 to 255, below which a region shows next to nothing."""
 TRIES = 100
 LICENSE_NOTE = """\
 The images in this folder are crops, most of them at a reduced size, of photographs that scikit-image ships
@@ -176,10 +178,10 @@ def _draw(photograph: Image.Image, image_size: int, rng: np.random.Generator) ->
     for _ in range(TRIES):
         left, top, side = draw_crop(photograph.size, image_size, rng)
         box = (left, top, left + side, top + side)
-        crop = photograph.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
-        if np.asarray(crop.convert("L")).std() >= SMALLEST_CONTRAST:
+        thumbnail = photograph.resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BOX, box=box)
+        if np.asarray(thumbnail.convert("L")).std() >= SMALLEST_CONTRAST:
             break
-    return crop
+    return photograph.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
 
 
 def draw_crop(size: tuple[int, int], image_size: int, rng: np.random.Generator) -> Crop:

@@ -3,13 +3,21 @@ import io
 import json
 import logging
 import os
+from itertools import chain
+from pathlib import Path
 
 import PIL.Image
 import pytest
 
 from monai_blurvae.data import Datalist, read_datalist
+from monai_blurvae.data.cifar import read_cifar_image
 from monai_blurvae.data.datalist import SPLITS
-from monai_blurvae.data.image_list import evaluation_image_datalist, find_images, load_image_datalist
+from monai_blurvae.data.image_list import (
+    evaluation_image_datalist,
+    find_images,
+    image_loader,
+    load_image_datalist,
+)
 from monai_blurvae.errors import DataError
 from tests.data.test_cifar import make_cifar
 
@@ -154,7 +162,7 @@ def test_folders_that_cannot_match_are_not_entered(tmp_path, monkeypatch):
     touch(tmp_path, "images/a.jpg", "other/b.jpg", "images/deep/c.jpg")
     entered = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: (entered.append(os.path.basename(path)), scandir(path))[1])
+    monkeypatch.setattr(os, "scandir", lambda path: (entered.append(Path(path).name), scandir(path))[1])
     assert found(tmp_path, "images/*.jpg") == ["images/a.jpg"]
     assert entered == [tmp_path.name, "images"]
 
@@ -239,7 +247,7 @@ def test_without_a_split_of_its_own_a_folder_is_split_at_random_by_seed(tmp_path
     with caplog.at_level(logging.INFO, LOG):
         made = load(tmp_path)
     assert [len(part) for part in names(made)] == [14, 2, 4]
-    assert sorted(sum(names(made), [])) == sorted(f"{i}.jpg" for i in range(20))
+    assert sorted(chain(*names(made))) == sorted(f"{i}.jpg" for i in range(20))
     assert "split at random with seed 0: 14 training, 2 validation, 4 test images." in caplog.messages[-1]
     assert caplog.messages[-1].startswith("No list_eval_partition.txt and no folders train and test in")
     assert made == load(tmp_path)
@@ -270,7 +278,7 @@ def test_celebas_layouts(tmp_path, caplog, layout, dataset_dir, pattern):
         made = load(folder / dataset_dir, pattern)
     assert subjects(made) == CELEBA_SPLIT
     assert made.dataset_dir == (folder / dataset_dir).resolve()
-    assert all(os.path.isfile(item["image"]) for split in SPLITS for item in made.items(split))
+    assert all(Path(item["image"]).is_file() for split in SPLITS for item in made.items(split))
     partition = folder / layout.get("partition", "list_eval_partition.txt")
     assert caplog.messages[-1] == f"Split by {partition}: 3 training, 1 validation, 2 test images."
 
@@ -458,6 +466,13 @@ def test_a_list_of_rows_is_written_and_taken_back(tmp_path):
         read_datalist(tmp_path / "datalist.json")
 
 
+def test_rows_of_batches_have_a_loader_of_their_own(tmp_path):
+    made = load(make_cifar(tmp_path / "batches"))
+    assert image_loader(made) is read_cifar_image
+    assert read_cifar_image(made.items("training")[0]["image"]).size == (32, 32)
+    assert image_loader(load(celeba(tmp_path / "celeba"))) is None
+
+
 def test_missing_batches_and_archives_that_are_not_unpacked(tmp_path):
     folder = make_cifar(tmp_path / "batches")
     (folder / "data_batch_5").unlink()
@@ -494,7 +509,7 @@ def test_without_a_folder_the_sample_is_made_and_said(tmp_path, caplog, monkeypa
         celeba(folder, images=".", suffix=".png")
         (folder / "LICENSE.txt").touch()
 
-    monkeypatch.setattr("monai_blurvae.data.image_list.make_photographs", make)
+    monkeypatch.setattr("monai_blurvae.data.photographs.make_photographs", make)
     with caplog.at_level(logging.INFO, LOG):
         made = load(None, pattern="img_align_celeba/*.jpg", cache_dir=tmp_path, image_size=32)
     assert subjects(made) == CELEBA_SPLIT
@@ -510,7 +525,7 @@ def test_an_evaluation_takes_a_split_of_a_list(tmp_path):
     for split, expected in zip(SPLITS, CELEBA_SPLIT, strict=True):
         assert subjects(evaluation_image_datalist(None, "", tmp_path / "list.json", split)) == [[], [], expected]
     everything = evaluation_image_datalist(None, "", tmp_path / "list.json", "all")
-    assert subjects(everything)[2] == sum(CELEBA_SPLIT, [])
+    assert subjects(everything)[2] == list(chain(*CELEBA_SPLIT))
     Datalist(made.dataset_dir, made.training, made.validation, []).write(tmp_path / "list.json")
     with pytest.raises(DataError, match="has no entry under 'test'"):
         evaluation_image_datalist(None, "", tmp_path / "list.json", "test")
