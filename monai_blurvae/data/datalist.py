@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,6 +45,14 @@ class Datalist:
 
     def __post_init__(self) -> None:
         self.dataset_dir = Path(self.dataset_dir)
+
+    @classmethod
+    def of(
+        cls, dataset_dir: Path, parts: Mapping[str, list[dict[str, str]]], description: str = "", remark: str = ""
+    ) -> Datalist:
+        """A list from its splits by name; one that is not there is empty."""
+        training, validation, test = (parts.get(split, []) for split in SPLITS)
+        return cls(dataset_dir, training, validation, test, description, remark)
 
     def items(self, split: str) -> list[dict[str, str]]:
         """Entries of one split with absolute image paths."""
@@ -152,7 +160,7 @@ def read_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Da
     _require_distinct_subjects(path, parts)
     root = Path(dataset_dir or content.get("dataset_dir") or path.parent).expanduser()
     texts = {name: str(content.get(name, "")) for name in ("description", "remark")}
-    datalist = Datalist(root, **parts, **texts)
+    datalist = Datalist.of(root, parts, **texts)
     for file in dict.fromkeys(image_file(item["image"]) for split in SPLITS for item in datalist.items(split)):
         if not file.is_file():
             raise DataError(f"datalist {path} names {file}, which is not there; check --dataset_dir.")
@@ -205,7 +213,7 @@ def load_datalist(
         return read_datalist(make_sample(Path(cache_dir).expanduser() / "sample") / "datalist.json")
     root = Path(dataset_dir).expanduser().resolve()
     parts = split_subjects(find_volumes(root, image_pattern), seed)
-    return Datalist(root, description=f"{image_pattern} in {root}, split by subject with seed {seed}", **parts)
+    return Datalist.of(root, parts, f"{image_pattern} in {root}, split by subject with seed {seed}")
 
 
 def evaluation_datalist(

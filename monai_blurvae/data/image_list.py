@@ -137,7 +137,7 @@ def load_image_datalist(
     elif not parts.get("validation"):
         parts["training"], parts["validation"] = _draw_validation(parts["training"], folder.root, seed)
         origin = f"{origin}, {VALIDATION_FRACTION:.0%} of the training images drawn for validation with seed {seed}"
-    made = Datalist(folder.root, parts["training"], parts["validation"], parts.get("test", []), origin)
+    made = Datalist.of(folder.root, parts, origin)
     counts = ", ".join(f"{len(getattr(made, split))} {split}" for split in SPLITS)
     logger.info(f"{origin[0].upper()}{origin[1:]}: {counts} images.")
     return made
@@ -226,7 +226,7 @@ def _load_sample(folder: Path, image_size: int) -> Datalist:
         "scikit-image ships; good to see everything work, not for results."
     )
     what = "crops of photographs that scikit-image ships"
-    return Datalist(sample.root, description=what, remark=SAMPLE_REMARK, **sample.parts)
+    return Datalist.of(sample.root, sample.parts, what, SAMPLE_REMARK)
 
 
 # Listing

@@ -88,7 +88,7 @@ def _make(folder: Path, seed: int) -> None:
     write_text(folder / "LICENSE.txt", LICENSE_NOTE)
     entries = iter([{"image": f"{name}/{HCP_IMAGE}", "subject": name} for name in names])
     parts = {split: [next(entries) for _ in range(SUBJECTS[split])] for split in SPLITS}
-    Datalist(folder.resolve(), description=DESCRIPTION, **parts).write(folder / "datalist.json")
+    Datalist.of(folder.resolve(), parts, DESCRIPTION).write(folder / "datalist.json")
 
 
 def _load_template() -> tuple[dict[str, sitk.Image], Any]:

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +89,7 @@ class Volumes:
                 for relative, item in zip(getattr(datalist, split), datalist.items(split), strict=True)
                 if item["image"] in stored
             ]
-        return replace(datalist, **parts)
+        return Datalist.of(datalist.dataset_dir, parts, datalist.description, datalist.remark)
 
     def count_text(self, count: int) -> str:
         """Patches of subjects."""
