@@ -332,8 +332,9 @@ class FinishedRun:
                     f"there any more; {mend}, or leave out --measures."
                 )
         parser = self.parser()
-        splits = {"training": [], "validation": entries, "test": []}
-        parser["data"] = {"_target_": "monai_blurvae.data.Datalist", "dataset_dir": str(root), **splits}
+        parser["data"] = Datalist(
+            root, [], entries, []
+        )  # not as a section: MONAI changes the # of a CIFAR row in those
         parser["images"]["required"] = ["validation"]
         parser["cache_dir"] = str(cache_dir)
         images: PreparedImages = parser.get_parsed_content("images")

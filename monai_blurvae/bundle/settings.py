@@ -29,6 +29,7 @@ from monai_blurvae.losses.robust import REPRESENTATIONS
 from monai_blurvae.losses.wiener import WEIGHTINGS
 from monai_blurvae.networks.blurvae import ARCHITECTURES
 
+NULL = ("null", "none")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -218,10 +219,17 @@ def begin() -> None:
     if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py"):
         sys.excepthook = _report
     parser = current_parser()
-    if EXTENDS in parser.get():
-        parser.set(extended(parser.get()))
-        parser.parse(reset=True)
+    parser.set(_nulls_from_texts(extended(parser.get())))
+    parser.parse(reset=True)
     set_determinism(check_settings(parser).get("seed", 0))
+
+
+def _nulls_from_texts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for which a command line gave ``null``, which arrives as a text; MONAI drops what arrives as None."""
+    return {
+        name: None if name in SETTINGS and str(value).lower() in NULL and SETTINGS[name].accepts(None) else value
+        for name, value in config.items()
+    }
 
 
 def check_settings(parser: ConfigParser) -> dict[str, Any]:

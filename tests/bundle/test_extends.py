@@ -116,3 +116,19 @@ def test_experiment_tracking_adds_its_handlers(hcp_dir, cache_dir, tmp_path):
     assert workflow.parser["train#handlers"][-1] == tracker
     assert workflow.parser["validate#handlers"][-1] == tracker
     assert len(workflow.parser["train#handlers"]) == 4
+
+
+@pytest.mark.parametrize("text", ["null", "None"])
+def test_null_may_be_given_on_the_command_line(text):
+    settings = {"volume_size": text, "gradient_clip": text, "loss": "l2", "device": "cpu"}
+    workflow = ConfigWorkflow(config_file=[TRAIN, str(ROOT / "configs/paper_hcp.yaml")], logging_file=False, **settings)
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("volume_size") is None
+    assert workflow.parser.get_parsed_content("gradient_clip") is None
+
+
+def test_null_is_refused_where_nothing_is_expected_to_be_missing():
+    workflow = ConfigWorkflow(config_file=TRAIN, logging_file=False, lr="null", device="cpu")
+    with pytest.raises(RuntimeError) as error:
+        workflow.initialize()
+    assert "--lr is 'null', but has to be a positive number" in str(cause(error.value))
