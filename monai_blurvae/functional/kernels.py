@@ -46,7 +46,7 @@ def kernel_width(kernel: Tensor, spacing: Sequence[float] | None = None) -> Tens
     For a kernel with negative values (normalisation "none") the absolute values are the weights.
 
     Args:
-        kernel: ``(B, 1, *kernel_size)``.
+        kernel: ``(B, 1, *kernel_size)``, one for all channels of an image.
         spacing: voxel size along each axis in mm; without it the result is in pixels.
 
     Returns:

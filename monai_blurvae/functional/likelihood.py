@@ -47,8 +47,16 @@ def wiener_weight(otf: Tensor, c: float, weighting: str = "wiener") -> Tensor:
     raise ValueError(f"weighting must be 'wiener' or 'bounded_inverse', but is {weighting!r}.")
 
 
+def _check_shared(spectrum: Tensor) -> None:
+    if spectrum.shape[1] != 1:
+        raise ValueError(
+            f"the half spectrum has shape {tuple(spectrum.shape)}, but n_c channels that share a kernel have one, "
+            "(B, 1, *half); of kernels for each channel, sum the determinants of the channels."
+        )
+
+
 def half_log_det(weight: Tensor, image_size: Sequence[int], channels: int = 1) -> Tensor:
-    """½ log|Σ| = −n_c Σ_j log|W_j| of one image, Σ⁻¹ = WᵀW: the exact determinant.
+    """½ log|Σ| = −n_c Σ_j log|W_j| of one image, Σ⁻¹ = I ⊗ WᵀW: the exact determinant.
 
     Args:
         weight: |W| > 0, half spectrum ``(B, 1, *half)``.
@@ -57,7 +65,11 @@ def half_log_det(weight: Tensor, image_size: Sequence[int], channels: int = 1) -
 
     Returns:
         ``(B,)``, in nats.
+
+    Raises:
+        ValueError: if the weight is not one for all channels.
     """
+    _check_shared(weight)
     return -channels * spectral_sum(weight.log(), image_size)
 
 
@@ -75,7 +87,11 @@ def epsilon_half_log_det(otf: Tensor, image_size: Sequence[int], epsilon: float,
 
     Returns:
         ``(B,)``, in nats.
+
+    Raises:
+        ValueError: if the OTF is not one for all channels.
     """
+    _check_shared(otf)
     return channels * spectral_sum(floored_magnitude(otf + epsilon).log(), image_size)
 
 

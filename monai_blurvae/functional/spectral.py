@@ -58,7 +58,7 @@ def blur(x: Tensor, kernel: Tensor) -> Tensor:
 
     Args:
         x: images ``(B, C, *image_size)``.
-        kernel: ``(B, 1, *kernel_size)`` or ``(B, C, *kernel_size)``, odd sizes.
+        kernel: ``(B, 1, *kernel_size)``, the same for all channels, or ``(B, C, *kernel_size)``, odd sizes.
 
     Returns:
         ``(B, C, *image_size)``.
@@ -102,7 +102,7 @@ def weighted_spectral_sum(residual: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         residual: x − x̂, ``(B, C, *image_size)``.
-        weight: |W| as a half spectrum, ``(B, 1, *half)`` or ``(B, C, *half)``.
+        weight: |W| as a half spectrum, ``(B, 1, *half)``, the same for all channels, or ``(B, C, *half)``.
 
     Returns:
         ``(B,)``; with a weight of 1 the squared norm of the residual.

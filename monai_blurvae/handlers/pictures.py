@@ -25,7 +25,8 @@ class FigureRow(NamedTuple):
 
     Attributes:
         label: written above it.
-        images: ``(N, C, H, W)`` in [0, 1].
+        images: ``(N, C, H, W)`` in [0, 1]; the first three channels are drawn as red, green and blue, of one or two
+            channels the first in grey.
     """
 
     label: str
@@ -43,7 +44,7 @@ def reconstruction_figure(
     """Rows of inputs, reconstructions, absolute errors, blur kernels and samples.
 
     Args:
-        images: ``(N, C, H, W)`` in [0, 1].
+        images: ``(N, C, H, W)`` in [0, 1], see :class:`FigureRow`; the errors are those of each channel, in its colour.
         reconstructions: likewise.
         kernels: ``(N, 1, k, k)``, each drawn relative to its own maximum.
         samples: drawn from the prior, like ``images``.
@@ -104,6 +105,6 @@ def save_figure(pixels: Pixels, path: str | Path) -> None:
 
 def _pixels(image: Tensor) -> Pixels:
     values = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    channels = values.expand(3, *values.shape[1:]) if values.shape[0] == 1 else values[:3]
+    channels = values[:3] if len(values) >= 3 else values[:1].expand(3, -1, -1)
     pixels: Pixels = channels.permute(1, 2, 0).contiguous().numpy()
     return pixels

@@ -19,7 +19,7 @@ class Adversary:
 
     Args:
         weight: of the adversarial term in the objective of the VAE, > 0.
-        in_channels: channels of the images.
+        in_channels: channels of the images, which are judged together.
         spatial_dims: 2 or 3.
         channels: feature channels of the discriminator's first layer.
         layers: layers of the discriminator.

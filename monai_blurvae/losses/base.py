@@ -15,7 +15,10 @@ class ReconstructionTerm(nn.Module, ABC):
     """A term of the objective that compares reconstructions with images, one number for each image.
 
     A term sums over the pixels and channels of an image, never averages over them, so that its balance with the KL
-    does not depend on the size of the image.
+    does not depend on the size of the image. It is the sum of the terms of the single channels, and a log-density that
+    of independent channels, but for the two terms that see colours,
+    :class:`~monai_blurvae.losses.vgg.VGGFeatureLoss` and :class:`~monai_blurvae.losses.watson.WatsonLoss`: they take
+    grey or RGB images, and do not grow with the number of channels.
 
     A term with running estimates, called in training mode, takes the batch into them first, as a batch norm does. Given
     the estimates, that is in evaluation mode or by :meth:`per_image`, the value of an image never depends on the others

@@ -12,8 +12,9 @@ from monai_blurvae.losses.base import ReconstructionTerm
 class BernoulliLoss(ReconstructionTerm):
     """−Σ [t log p + (1 − t) log(1 − p)] of each image, with t = (x + 1)/2 and p = (x̂ + 1)/2.
 
-    For gray values between black and white this is no density: exp(−term) does not integrate to 1 over [0, 1], and its
-    integral depends on p. It is smallest at x̂ = x, where it is not zero but the entropy of the pixels, Σ H(t).
+    Each channel of each pixel is a variable of its own. For gray values between black and white this is no density:
+    exp(−term) does not integrate to 1 over [0, 1], and its integral depends on p. It is smallest at x̂ = x, where it is
+    not zero but the entropy of the pixels, Σ H(t).
 
     Args:
         epsilon: p is clamped to [ε, 1 − ε], so a pixel costs at most −log ε (13.8 nats for 1e-6), and a pixel beyond

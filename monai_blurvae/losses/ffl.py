@@ -13,7 +13,8 @@ class FocalFrequencyTerm(ReconstructionTerm):
     """Σ_j w_j |X_j − X̂_j|² of each image, with the weight of a frequency growing with its own error.
 
     w_j = |X_j − X̂_j|^α, divided by its maximum over the frequencies of one channel of one image, and a constant of the
-    gradient. The paper's mean over the frequencies is a sum here. No density: the weights depend on the image.
+    gradient. The paper's mean over the frequencies, and over the channels, is a sum here; each channel has weights of
+    its own, as in the authors' code. No density: the weights depend on the image.
 
     The images are taken as they are. Their scale enters squared, so the term of images in [−1, 1] is four times that of
     the same images in [0, 1]; the weights do not depend on the scale unless ``log_matrix`` is set.

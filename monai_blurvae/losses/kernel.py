@@ -11,6 +11,8 @@ from monai_blurvae.losses.base import ReconstructionTerm
 class KernelLoss(ReconstructionTerm):
     """‖x * k − x̂‖² of each image (eq. 10), summed in Fourier space so that no inverse FFT is needed.
 
+    All channels of an image are blurred with its one kernel.
+
     The trainer detaches x̂ and the latent that k comes from: only the kernel generator learns from this term.
 
     Args:

@@ -105,7 +105,8 @@ class RobustLoss(ReconstructionTerm):
     Args:
         representation: ``"pixel"``: one α and one c for all pixels and channels. ``"dct"``: one pair for each
             coefficient of the orthonormal 2-D DCT-II of each channel; the transform is a rotation, so the density of
-            the coefficients is that of the image.
+            the coefficients is that of the image. Colours stay RGB in both; Barron has a pair for each pixel and
+            channel in the first, and by default turns RGB to YUV, scaled to keep volumes.
         image_size: height and width, for ``"dct"`` alone.
         channels: of the images, for ``"dct"`` alone.
         alpha: first value of α, in (0.001, 1.999).

@@ -13,7 +13,7 @@ from monai_blurvae.losses.wiener import WienerLoss
 
 
 class SigmaVAELoss(FittedGaussianLoss):
-    """Gaussian with one variance for all pixels and images, at its maximum-likelihood value.
+    """Gaussian with one variance for all pixels, channels and images, at its maximum-likelihood value.
 
     Rybkin, Daniilidis and Levine, Simple and Effective VAE Training with Calibrated Decoders, ICML 2021. With
     ``whitening`` the covariance is s² (WᵀW)⁻¹ and s² is fitted.

@@ -15,6 +15,9 @@ from monai_blurvae.losses.wiener import WienerLoss
 class SpectralGaussianLoss(FittedGaussianLoss):
     """Stationary Gaussian whose variances are the power spectrum of the residuals: σ-VAE with a variance per frequency.
 
+    The channels of an image share the spectrum, a mean over them; the density that is fitted after the training,
+    :class:`~monai_blurvae.metrics.likelihood.SpectrumLikelihood`, has one for each channel.
+
     The covariance is circulant, so that its determinant is exact and needs no kernel. Fitted freely it gives up the
     few low frequencies that make the picture, where the residual has most of its power: an error there costs no more
     than one anywhere else. ``tempering`` a < 1 pulls the variances towards their mean: V_j ∝ S_j^a, scaled so that the

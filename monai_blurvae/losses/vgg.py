@@ -13,10 +13,11 @@ from monai_blurvae.networks.perceptual import LearnedPerceptualDistance
 class VGGFeatureLoss(ReconstructionTerm):
     """LPIPS-VGG distance of each image (Zhang et al., CVPR 2018) times its number of pixels.
 
-    LPIPS is a mean over positions; times height · width it is a sum over pixels like the other terms, so that β
-    means the same for all of them. The features are frozen and no part of the ``state_dict``. The paper takes the
-    heads that Czolbe et al. (NeurIPS 2020) fitted; these are LPIPS's own, version 0.1. No likelihood: exp(−term) has no
-    known normaliser.
+    LPIPS is a mean over positions; times height · width it is a sum over pixels like the other terms, so that β means
+    the same for all of them on grey images. RGB goes in as it is and grey is repeated to three channels: a grey image
+    costs the same either way, while the terms that sum over channels grow threefold. The features are frozen and no
+    part of the ``state_dict``. The paper takes the heads that Czolbe et al. (NeurIPS 2020) fitted; these are LPIPS's
+    own, version 0.1. No likelihood: exp(−term) has no known normaliser.
 
     Args:
         weights_dir: folder of ``lpips_vgg.pt``, see :func:`~monai_blurvae.networks.perceptual.load_lpips_weights`.

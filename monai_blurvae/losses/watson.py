@@ -82,7 +82,8 @@ class WatsonLoss(ReconstructionTerm):
     - contrast masking, S_ijk = smax(t_L, |C_ijk|^w · t_L^(1−w)), smax(a, b) = (a eᵃ + b eᵇ) / (eᵃ + eᵇ);
     - pooling, D = (Σ_ijk |(Ĉ_ijk − C_ijk) / S_ijk|^p)^(1/p).
 
-    Colour images (RGB) are compared in Y, Cb, Cr at full resolution, Σ λ_c D_c, all λ = 1/3 unless learned. The
+    Colour images (RGB) are compared in Y, Cb, Cr at full resolution, Σ λ_c D_c, as Czolbe et al. do, all λ = 1/3 unless
+    learned: a mean over the channels and no sum, in which a grey image told in RGB counts a third of the grey one. The
     masking is the image's, not the reconstruction's: the distance is not symmetric. D is a norm of error over
     visibility in just-noticeable differences, pooled over all blocks and not averaged. No likelihood.
 

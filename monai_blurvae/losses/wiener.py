@@ -24,6 +24,9 @@ WEIGHTINGS = ("wiener", "bounded_inverse", "flat")
 class WienerLoss(ReconstructionTerm):
     """½ Σ_j |W_j|² |X_j − X̂_j|² of each image, the quadratic form of a Gaussian with Σ⁻¹ = WᵀW (eq. 7 and 8).
 
+    The channels of an image share its kernel and are independent: the sum runs over them too, and ½ log|Σ| is n_c times
+    that of one channel.
+
     Args:
         c: the Wiener constant C > 0.
         weighting: ``"wiener"`` or ``"bounded_inverse"``, see :func:`~monai_blurvae.functional.wiener_weight`, or

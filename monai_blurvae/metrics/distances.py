@@ -105,7 +105,7 @@ def alexnet_features(images: Tensor, weights_dir: str | Path | None = None, batc
     """Activations of the five stages of AlexNet that LPIPS compares, each averaged over the image, side by side.
 
     Args:
-        images: ``(N, 1 or 3, H, W)`` in [−1, 1].
+        images: ``(N, 1 or 3, H, W)`` in [−1, 1]; RGB goes in as it is, grey is repeated to three channels.
         weights_dir: folder of the weights, see :class:`~monai_blurvae.networks.perceptual.PerceptualFeatures`.
         batch_size: images at once.
 

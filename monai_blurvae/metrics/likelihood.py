@@ -33,6 +33,9 @@ from monai_blurvae.seeding import numpy_rng
 GREY_LEVEL = 1 / 127.5
 """Width of one of the 256 grey levels of 8-bit data on [−1, 1], where v = 0 … 255 stands at v / 127.5 − 1."""
 
+IMAGES_AT_ONCE = 64
+"""Images that are dequantised at once: the noise of each is drawn in float64."""
+
 VARIANCE_FLOOR = 1e-10
 """Smallest fitted variance, about that of rounding to 16 bits on [−1, 1], for models that reproduce their images."""
 
@@ -276,7 +279,8 @@ def dequantize(images: Tensor, seed: int = 0) -> Tensor:
     The 256 levels v / 127.5 − 1 then tile [−1 − 1/255, 1 + 1/255]. The probability of a level is the integral of the
     density over its width, so with D pixels and channels log P(v) = −D log 127.5 + log E_u[p(x + (u − ½) / 127.5)],
     which is at least the mean of log p of dequantised images minus D log 127.5 (Theis et al., A note on the
-    evaluation of generative models, ICLR 2016). :func:`bits_per_dimension` adds that log2 127.5.
+    evaluation of generative models, ICLR 2016). :func:`bits_per_dimension` adds that log2 127.5. Each channel of a
+    pixel has a level, and a u, of its own.
 
     Args:
         images: 8-bit images scaled to [−1, 1], ``(N, C, *image_size)``.
@@ -288,6 +292,16 @@ def dequantize(images: Tensor, seed: int = 0) -> Tensor:
     Raises:
         ValueError: if a value is none of the 256 levels, to a hundredth of their distance.
     """
+    parts = []
+    for first in range(0, len(images), IMAGES_AT_ONCE):
+        part = images[first : first + IMAGES_AT_ONCE]
+        _check_levels(part)
+        noise = _noise(len(part), part[0].numel(), first, seed, "dequantise", part, uniform=True)
+        parts.append(part + GREY_LEVEL * (noise.view(part.shape) - 0.5))
+    return torch.cat(parts)
+
+
+def _check_levels(images: Tensor) -> None:
     levels = (images.double() + 1) / GREY_LEVEL
     distance = float((levels - levels.round()).abs().max())
     if distance > 1e-2 or levels.round().min() < 0 or levels.round().max() > 255:
@@ -295,8 +309,6 @@ def dequantize(images: Tensor, seed: int = 0) -> Tensor:
             f"images between {float(images.min()):.4g} and {float(images.max()):.4g}, up to {distance:.2g} off a grey "
             "level, are not 8-bit images scaled to [-1, 1]; evaluate them as float data."
         )
-    noise = _noise(len(images), images[0].numel(), 0, seed, "dequantise", images, uniform=True)
-    return images + GREY_LEVEL * (noise.view(images.shape) - 0.5)
 
 
 def bits_per_dimension(log_prob: Tensor, dimensions: int, eight_bit: bool) -> Tensor:

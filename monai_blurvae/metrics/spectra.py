@@ -7,6 +7,9 @@ from torch import Tensor
 
 from monai_blurvae.functional.radial import radial_power
 
+IMAGES_AT_ONCE = 64
+"""Images whose spectra or Laplacians are taken at once: in float64, with copies, they need many times their memory."""
+
 POWER_FLOOR = 1e-12
 """Smallest mean power of a radius, in squared units of the images; constant images have none to take the log of."""
 
@@ -31,7 +34,11 @@ def log_spectrum_distance(images: Tensor, reference: Tensor, window: bool = True
         ValueError: if the sets are empty or differ in channels or size, or the images are not 2-D.
     """
     _check_sets(images, reference)
-    spectra = [radial_power(x.double(), window).mean(0).clamp_min(POWER_FLOOR).log10() for x in (images, reference)]
+    powers = [
+        torch.cat([radial_power(part.double(), window) for part in x.split(IMAGES_AT_ONCE)])
+        for x in (images, reference)
+    ]
+    spectra = [power.mean(0).clamp_min(POWER_FLOOR).log10() for power in powers]
     return (spectra[0] - spectra[1]).square().mean().sqrt()
 
 
@@ -55,7 +62,10 @@ def laplacian_variance(images: Tensor) -> Tensor:
             f"the Laplacian needs images (N, C, *image_size) of at least 3 pixels along every axis, but has shape "
             f"{tuple(images.shape)}."
         )
-    images = images.double()
+    return torch.cat([_laplacian_variance(part.double()) for part in images.split(IMAGES_AT_ONCE)])
+
+
+def _laplacian_variance(images: Tensor) -> Tensor:
     interior = (slice(None), slice(None)) + (slice(1, -1),) * (images.ndim - 2)
     laplacian = torch.zeros_like(images[interior])
     for axis in range(2, images.ndim):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,8 @@ def measure_model(
     ======================================== ==========================================================================
     key                                      value
     ======================================== ==========================================================================
-    psnr, ssim                               dB and SSIM on [0, 1], means over the images; higher is better
+    psnr, ssim                               dB and SSIM on [0, 1], means over the images; higher is better. PSNR is of
+                                             the error over all channels together, SSIM the mean of the channels
     lpips                                    LPIPS with AlexNet on [0, 1]; lower is better
     kl                                       rate KL(q(z|x) ‖ N(0, I)) in nats per image
     active_units                             see :class:`~monai_blurvae.metrics.ActiveUnits`
@@ -148,7 +149,7 @@ def measure_model(
             :func:`~monai_blurvae.networks.perceptual.load_lpips_weights` and
             :func:`~monai_blurvae.metrics.distances.inception_weights_file`.
         importance_samples: K, latents of each image for the bounds.
-        chunk_size: latents that are decoded at once.
+        chunk_size: latents that are decoded, and pairs of images that are compared, at once.
         seed: of samples, latents and dequantisation.
         eight_bit: whether the images are 8-bit, v / 127.5 − 1, so that they are dequantised, see
             :func:`~monai_blurvae.metrics.likelihood.dequantize`.
@@ -180,7 +181,7 @@ def measure_model(
             )
 
         groups: dict[tuple[str, ...], Callable[[], Values]] = {
-            QUALITY_KEYS: lambda: _quality(evaluated),
+            QUALITY_KEYS: lambda: _quality(evaluated, chunk_size),
             LPIPS_KEYS: lambda: _lpips(evaluated, weights_dir, chunk_size),
             LATENT_KEYS: lambda: _latent(evaluated),
             KERNEL_KEYS: lambda: _kernel(network, evaluated, uses_kernel, c),
@@ -229,15 +230,22 @@ def _evaluate(network: LatentModel, images: Tensor, chunk_size: int, seed: int) 
     return _Evaluated(images, mu, log_var, reconstructions, samples)
 
 
-def _quality(evaluated: _Evaluated) -> Values:
-    prediction, target = to_unit_range(evaluated.reconstructions), to_unit_range(evaluated.images)
-    metrics = {"psnr": CappedPSNRMetric(), "ssim": make_ssim_metric(target.ndim - 2)}
-    return {key: _mean(metric(prediction, target)) for key, metric in metrics.items()}
+def _unit_pairs(evaluated: _Evaluated, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Reconstructions and images in [0, 1], some at a time: SSIM takes several times the memory of what it compares."""
+    for pair in zip(evaluated.reconstructions.split(chunk_size), evaluated.images.split(chunk_size), strict=True):
+        yield to_unit_range(pair[0]), to_unit_range(pair[1])
+
+
+def _quality(evaluated: _Evaluated, chunk_size: int) -> Values:
+    metrics = {"psnr": CappedPSNRMetric(), "ssim": make_ssim_metric(evaluated.images.ndim - 2)}
+    return {
+        key: _mean(torch.cat([metric(*pair) for pair in _unit_pairs(evaluated, chunk_size)]))
+        for key, metric in metrics.items()
+    }
 
 
 def _lpips(evaluated: _Evaluated, weights_dir: Path | None, chunk_size: int) -> Values:
-    prediction, target = to_unit_range(evaluated.reconstructions), to_unit_range(evaluated.images)
-    pairs = zip(prediction.split(chunk_size), target.split(chunk_size), strict=True)
+    pairs = _unit_pairs(evaluated, chunk_size)
     return {"lpips": _mean(torch.cat([lpips_distance(p, t, net="alex", weights_dir=weights_dir) for p, t in pairs]))}
 
 

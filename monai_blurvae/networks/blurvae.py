@@ -146,7 +146,7 @@ class _BlurVAEParts(nn.Module):
         if list(x.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"the network takes images of shape (B, {self.image_shape}), but got {list(x.shape)}; "
-                "cut or pad them to its patch size."
+                "cut or pad them to its patch size, and give them its number of channels."
             )
         mu, log_var = self.encoder(x)
         return mu, log_var
@@ -176,7 +176,7 @@ class BlurVAE(_BlurVAEParts):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: channels of the images, and of the reconstructions.
+        in_channels: channels of the images, and of the reconstructions: 1 for grey, 3 for RGB. They share one kernel.
         image_size: size of the images along every axis; a multiple of 2 to the number of blocks.
         latent_size: size of the latent.
         channels: feature channels of the encoder's blocks, each of which halves the size.

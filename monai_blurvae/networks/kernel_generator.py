@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class KernelGenerator(nn.Module):
     """G_γ(z): two linear layers from a latent to one blur kernel for each image (appendix A of the paper).
 
+    The channels of an image share its kernel.
+
     Args:
         latent_size: size of the latent.
         kernel_size: odd size of the kernel along every axis.

@@ -280,7 +280,7 @@ class PerceptualFeatures(nn.Module):
         """Features of images.
 
         Args:
-            images: ``(B, 1 or 3, H, W)`` in [−1, 1]; grey is repeated to three channels.
+            images: ``(B, 1 or 3, H, W)`` in [−1, 1], grey, which is repeated to three channels, or RGB.
 
         Returns:
             Five tensors ``(B, channels, h, w)``, not normalised.

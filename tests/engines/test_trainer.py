@@ -23,17 +23,18 @@ from monai_blurvae.networks import BlurVAE
 logging.getLogger("ignite").setLevel(logging.CRITICAL)
 
 
-def batches(n=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+def batches(n=3, channels=1):
+    generator = torch.Generator().manual_seed(0)
     return [
-        {"image": torch.rand(6, 1, 16, 16, generator=generator) * 2 - 1, "source": [f"{i}.nii.gz"] * 6}
+        {"image": torch.rand(6, channels, 16, 16, generator=generator) * 2 - 1, "source": [f"{i}.nii.gz"] * 6}
         for i in range(n)
     ]
 
 
-def make_trainer(objective, data=None, epochs=1, device="cpu", **arguments):
+def make_trainer(objective, data=None, epochs=1, device="cpu", channels=1, **arguments):
     torch.manual_seed(0)
-    network = BlurVAE(image_size=16, channels=(4, 8), latent_size=3, kernel_size=5, kernel_hidden_size=9)
+    sizes = {"image_size": 16, "channels": (4, 8), "latent_size": 3, "kernel_size": 5, "kernel_hidden_size": 9}
+    network = BlurVAE(in_channels=channels, **sizes)
     return BlurVAETrainer(
         device=device,
         max_epochs=epochs,
@@ -54,12 +55,13 @@ def same(before, parameters):
     return all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "objective",
     [ELBOLoss(WienerLoss()), ELBOLoss(WienerLoss(detach_weight=False), "exact"), ELBOLoss(WienerLoss(), "epsilon")],
 )
-def test_each_step_changes_its_own_parameters_only(objective):
-    trainer = make_trainer(objective, batches(1))
+def test_each_step_changes_its_own_parameters_only(objective, channels):
+    trainer = make_trainer(objective, batches(1, channels), channels=channels)
     network, seen = trainer.network, []
     kept = {}
 
@@ -108,9 +110,11 @@ def test_the_objectives_are_moved_to_the_device():
     assert trainer.loss_function is objective
 
 
-def test_warm_up_equals_l2_to_the_digit():
-    wiener = make_trainer(ELBOLoss(WienerLoss(), warmup_epochs=2), epochs=2)
-    l2 = make_trainer(ELBOLoss(L2Loss()), epochs=2)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_warm_up_equals_l2_to_the_digit(channels):
+    arguments = {"data": batches(channels=channels), "epochs": 2, "channels": channels}
+    wiener = make_trainer(ELBOLoss(WienerLoss(), warmup_epochs=2), **arguments)
+    l2 = make_trainer(ELBOLoss(L2Loss()), **arguments)
     losses = {id(wiener): [], id(l2): []}
     for trainer in (wiener, l2):
         trainer.add_event_handler(
@@ -187,8 +191,9 @@ def test_the_vae_step_uses_the_kernel_of_the_updated_generator():
     torch.testing.assert_close(output[BlurVAEKeys.KERNEL], trainer.network.kernel(output[BlurVAEKeys.LATENT]))
 
 
-def test_output_terms_add_up():
-    trainer = make_trainer(ELBOLoss(WienerLoss(), beta=3.0), batches(1))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_output_terms_add_up(channels):
+    trainer = make_trainer(ELBOLoss(WienerLoss(), beta=3.0), batches(1, channels), channels=channels)
     trainer.run()
     out = trainer.state.output
     expected = out[BlurVAEKeys.RECONSTRUCTION_TERM] + out[BlurVAEKeys.HALF_LOG_DET] + 3.0 * out[BlurVAEKeys.KL]
@@ -196,9 +201,10 @@ def test_output_terms_add_up():
     assert out[BlurVAEKeys.KERNEL_LOSS].ndim == 0
 
 
-def test_the_kernel_learns_a_known_blur():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_kernel_learns_a_known_blur(channels):
     """A decoder that blurs by a shifted delta has to be found by G, which sees only x and x̂."""
-    trainer = make_trainer(ELBOLoss(WienerLoss()), batches(1), epochs=150)
+    trainer = make_trainer(ELBOLoss(WienerLoss()), batches(1, channels), epochs=150, channels=channels)
     network = trainer.network
     for group in trainer.optimizer.param_groups:
         group["lr"] = 0.0
@@ -301,9 +307,10 @@ def test_training_learns_flat_images():
     assert errors[-1] < 0.2 * errors[0]
 
 
-def test_evaluator_reconstructs_from_the_posterior_mean():
-    trainer = make_trainer(ELBOLoss(L2Loss()))
-    data = batches(1)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_evaluator_reconstructs_from_the_posterior_mean(channels):
+    trainer = make_trainer(ELBOLoss(L2Loss()), batches(channels=channels), channels=channels)
+    data = batches(1, channels)
     evaluator = BlurVAEEvaluator(device="cpu", val_data_loader=data, network=trainer.network)
     evaluator.run()
     trainer.network.eval()

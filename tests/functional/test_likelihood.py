@@ -85,6 +85,16 @@ def test_normalizer_is_the_constant_of_a_standard_gaussian():
     assert gaussian_log_normalizer(12) == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_kernels_of_each_channel_are_not_counted_as_often_as_there_are_channels():
+    otf = torch.ones(2, 3, 5, 4, dtype=torch.complex64)
+    for determinant in (
+        lambda: half_log_det(wiener_weight(otf, 0.025), (5, 6), 3),
+        lambda: epsilon_half_log_det(otf, (5, 6), 0.5, 3),
+    ):
+        with pytest.raises(ValueError, match=r"shape \(2, 3, 5, 4\), but n_c channels that share a kernel have one"):
+            determinant()
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -33,22 +33,23 @@ def test_only_the_generator_term_reaches_the_reconstruction():
     assert bool(y.grad.abs().sum() > 0)
 
 
-def test_an_image_is_judged_by_itself():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_is_judged_by_itself(channels):
     torch.manual_seed(0)
-    adversary = Adversary(1.0, channels=4)
-    y = images(1)
+    adversary = Adversary(1.0, in_channels=channels, channels=4)
+    y = images(1, channels=channels)
     alone = torch.stack([adversary.generator_term(image[None]) for image in y])
     torch.testing.assert_close(adversary.generator_term(y), alone.mean())
     assert alone.std() > 0
 
 
-def test_gradients():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradients(channels):
     torch.manual_seed(0)
-    adversary = Adversary(1.0, channels=2, layers=1)
+    adversary = Adversary(1.0, in_channels=channels, channels=2, layers=1)
     adversary.discriminator.double()
-    assert torch.autograd.gradcheck(
-        adversary.generator_term, images(1, batch=2)[..., :10, :10].double().requires_grad_()
-    )
+    y = images(1, batch=2, channels=channels)[..., :10, :10].double()
+    assert torch.autograd.gradcheck(adversary.generator_term, y.requires_grad_())
 
 
 def test_it_learns_to_tell_the_two_apart():

@@ -14,24 +14,25 @@ from monai_blurvae.networks import VAEOutput
 from tests.dense import random_kernel
 
 
-def example():
+def example(channels=1):
     generator = torch.Generator().manual_seed(0)
-    x, y = (torch.rand(3, 1, 8, 8, generator=generator) * 2 - 1 for _ in range(2))
+    x, y = (torch.rand(3, channels, 8, 8, generator=generator) * 2 - 1 for _ in range(2))
     mu, log_var = (torch.randn(3, 5, generator=generator) for _ in range(2))
     kernel = torch.stack([random_kernel((3, 3), i) for i in range(3)])[:, None].float()
     return VAEOutput(y, mu, log_var, mu), x, kernel
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("determinant", ["omit", "epsilon", "exact"])
-def test_the_objective_is_the_sum_of_its_parts(determinant):
-    output, x, kernel = example()
+def test_the_objective_is_the_sum_of_its_parts(determinant, channels):
+    output, x, kernel = example(channels)
     terms = ELBOLoss(WienerLoss(c=0.1), determinant, epsilon=0.3, beta=2.5)(output, x, kernel)
     kl = kl_standard_normal(output.mu, output.log_var).mean()
     otf = kernel_otf(kernel, (8, 8))
     log_dets = {
         "omit": torch.zeros(3),
-        "epsilon": epsilon_half_log_det(otf, (8, 8), 0.3),
-        "exact": half_log_det(wiener_weight(otf, 0.1), (8, 8)),
+        "epsilon": epsilon_half_log_det(otf, (8, 8), 0.3, channels),
+        "exact": half_log_det(wiener_weight(otf, 0.1), (8, 8), channels),
     }
     log_det = log_dets[determinant].mean()
     torch.testing.assert_close(terms.kl, kl)
@@ -40,17 +41,19 @@ def test_the_objective_is_the_sum_of_its_parts(determinant):
     torch.testing.assert_close(terms.loss, terms.reconstruction + log_det + 2.5 * kl)
 
 
-def test_exact_objective_with_unit_beta_is_the_negative_elbo_but_for_its_constant():
-    output, x, kernel = example()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_exact_objective_with_unit_beta_is_the_negative_elbo_but_for_its_constant(channels):
+    output, x, kernel = example(channels)
     loss = ELBOLoss(WienerLoss(detach_weight=False), "exact")(output, x, kernel).loss
     log_prob = WienerLoss().log_prob(output.reconstruction, x, kernel).mean()
     kl = kl_standard_normal(output.mu, output.log_var).mean()
-    constant = 0.5 * 64 * torch.log(torch.tensor(2 * torch.pi))
+    constant = 0.5 * 64 * channels * torch.log(torch.tensor(2 * torch.pi))
     torch.testing.assert_close(loss, -(log_prob - kl) - constant, rtol=1e-4, atol=1e-3)
 
 
-def test_warm_up_is_l2_to_the_digit():
-    output, x, kernel = example()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_warm_up_is_l2_to_the_digit(channels):
+    output, x, kernel = example(channels)
     objective = ELBOLoss(WienerLoss(), warmup_epochs=2)
     plain = ELBOLoss(L2Loss())(output, x)
     for epoch in (1, 2):
@@ -58,15 +61,16 @@ def test_warm_up_is_l2_to_the_digit():
     assert not torch.equal(objective(output, x, kernel, epoch=3).loss, plain.loss)
 
 
-def test_fixed_ignores_the_predicted_kernel():
-    output, x, kernel = example()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_fixed_ignores_the_predicted_kernel(channels):
+    output, x, kernel = example(channels)
     objective = ELBOLoss(WienerLoss(), "fixed", fixed_variance=2.0, kernel_size=5)
     gaussian = gaussian_kernel(5, 2.0).expand(3, 1, 5, 5)
     terms = objective(output, x, kernel)
     assert not objective.uses_kernel
     torch.testing.assert_close(terms.reconstruction, WienerLoss()(output.reconstruction, x, gaussian))
     weight = wiener_weight(kernel_otf(gaussian, (8, 8)), 0.025)
-    torch.testing.assert_close(terms.half_log_det, half_log_det(weight, (8, 8)).mean())
+    torch.testing.assert_close(terms.half_log_det, half_log_det(weight, (8, 8), channels).mean())
     assert torch.equal(terms.loss, objective(output, x, None).loss)
 
 

@@ -90,7 +90,7 @@ def test_reductions_and_independence_of_the_batch():
 
 def test_gradients():
     # alpha = 0 alone has weights that do not depend on the images
-    y, x = data(channels=2)
+    y, x = data(channels=3)
     y.requires_grad_()
     x.requires_grad_()
     assert torch.autograd.gradcheck(FocalFrequencyTerm(alpha=0), (y, x))

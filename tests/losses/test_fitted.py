@@ -52,21 +52,23 @@ def test_sigma_vae_log_prob_is_the_normal_with_the_batch_variance(channels):
     torch.testing.assert_close(term.log_prob(y, x), expected)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("make", [lambda w: SigmaVAELoss(w), lambda w: SpectralGaussianLoss(SIZE, 1.0, w)])
-def test_whitened_log_prob_is_the_dense_gaussian(make):
-    term = fitted(make(WienerLoss(c=0.1)))
-    y, x, kernel = pair()
+def test_whitened_log_prob_is_the_dense_gaussian(make, channels):
+    term = fitted(make(WienerLoss(c=0.1)), channels)
+    y, x, kernel = pair(channels=channels)
     for i in range(len(x)):
         w = wiener_matrix(circulant(kernel[i, 0], SIZE), 0.1)
         covariance = torch.linalg.inv(w) @ dense_covariance(term) @ torch.linalg.inv(w).T
-        dense = MultivariateNormal(y[i].flatten(), 0.5 * (covariance + covariance.T))
+        dense = MultivariateNormal(y[i].flatten(), torch.block_diag(*[0.5 * (covariance + covariance.T)] * channels))
         torch.testing.assert_close(term.log_prob(y, x, kernel)[i], dense.log_prob(x[i].flatten()))
 
 
-@pytest.mark.parametrize("term", [SigmaVAELoss(), SpectralGaussianLoss(SIZE)])
-def test_no_other_variance_makes_the_batch_likelier(term):
-    term = fitted(term)
-    y, x, _ = pair(64, seed=9)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("make", [SigmaVAELoss, lambda: SpectralGaussianLoss(SIZE)])
+def test_no_other_variance_makes_the_batch_likelier(make, channels):
+    term = fitted(make(), channels)
+    y, x, _ = pair(64, channels, seed=9)
     best = term.log_prob(y, x).mean()
     generator = torch.Generator().manual_seed(3)
     power = term.power.clone()
@@ -75,9 +77,10 @@ def test_no_other_variance_makes_the_batch_likelier(term):
         assert term.log_prob(y, x).mean() < best
 
 
-def test_tempering_has_the_likeliest_scale():
-    term = fitted(SpectralGaussianLoss(SIZE, 0.4))
-    y, x, _ = pair(64, seed=9)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tempering_has_the_likeliest_scale(channels):
+    term = fitted(SpectralGaussianLoss(SIZE, 0.4), channels)
+    y, x, _ = pair(64, channels, seed=9)
     power, variance, best = term.power.clone(), term.variance(), term.log_prob(y, x).mean()
     for factor in (0.9, 1.1):
         term.power = power * factor
@@ -95,10 +98,13 @@ def test_the_running_mean_is_normalised_from_the_first_batch_on():
     torch.testing.assert_close(term.variance(), torch.tensor((0.75 * 4 + 1) / 1.75, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("term", [SigmaVAELoss(), SpectralGaussianLoss(SIZE, 0.5), SigmaVAELoss(WienerLoss())])
-def test_gradients_and_independence_of_the_batch(term):
-    term = fitted(term)
-    y, x, kernel = pair()
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "make", [SigmaVAELoss, lambda: SpectralGaussianLoss(SIZE, 0.5), lambda: SigmaVAELoss(WienerLoss())]
+)
+def test_gradients_and_independence_of_the_batch(make, channels):
+    term = fitted(make(), channels)
+    y, x, kernel = pair(channels=channels)
     assert torch.autograd.gradcheck(lambda r: term.per_image(r, x, kernel), y.clone().requires_grad_())
     torch.testing.assert_close(term.per_image(y[1:2], x[1:2], kernel[1:2]), term.per_image(y, x, kernel)[1:2])
     again = term.per_image(x, x, kernel)
@@ -107,17 +113,18 @@ def test_gradients_and_independence_of_the_batch(term):
     assert bool((again < term.per_image(y, x, kernel)).all())
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("weighting", ["wiener", "bounded_inverse", "flat"])
 @pytest.mark.parametrize("make", [lambda w: SigmaVAELoss(w), lambda w: SpectralGaussianLoss(SIZE, 0.5, w)])
-def test_the_gradient_through_the_whitening_weight(make, weighting):
-    y, x, kernel = pair()
+def test_the_gradient_through_the_whitening_weight(make, weighting, channels):
+    y, x, kernel = pair(channels=channels)
     kernel.requires_grad_()
-    kept = fitted(make(WienerLoss(c=0.1, weighting=weighting, detach_weight=False)))
+    kept = fitted(make(WienerLoss(c=0.1, weighting=weighting, detach_weight=False)), channels)
     assert not kept.detach_weight
     assert torch.autograd.gradcheck(lambda k: kept.per_image(y, x, k), kernel)
     (gradient,) = torch.autograd.grad(kept.per_image(y, x, kernel).sum(), kernel)
     assert bool(gradient.abs().sum() > 0)
-    detached = fitted(make(WienerLoss(c=0.1, weighting=weighting)))
+    detached = fitted(make(WienerLoss(c=0.1, weighting=weighting)), channels)
     assert detached.detach_weight
     assert not detached.per_image(y, x, kernel).requires_grad
 
@@ -149,8 +156,9 @@ def test_images_of_another_size_are_refused(size):
     assert term.total_weight == 0
 
 
-def test_the_objective_updates_in_training_alone():
-    y, x, _ = pair()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_objective_updates_in_training_alone(channels):
+    y, x, _ = pair(channels=channels)
     zeros = torch.zeros(3, 4, dtype=torch.float64)
     output = VAEOutput(y, zeros, zeros, zeros)
     objective = ELBOLoss(SigmaVAELoss().double())
@@ -158,10 +166,10 @@ def test_the_objective_updates_in_training_alone():
     assert objective.term.total_weight == 0
     terms = objective.train()(output, x)
     mean_square = (x - y).square().mean()
-    expected = 0.5 * PIXELS * (1 + mean_square.log())
+    expected = 0.5 * PIXELS * channels * (1 + mean_square.log())
     torch.testing.assert_close(terms.loss, expected)
     log_prob = objective.term.log_prob(y, x).mean()
-    torch.testing.assert_close(-terms.loss - gaussian_log_normalizer(PIXELS), log_prob)
+    torch.testing.assert_close(-terms.loss - gaussian_log_normalizer(PIXELS * channels), log_prob)
 
 
 def test_bad_arguments():

@@ -12,14 +12,16 @@ PLAIN = [name for name in LOSS_NAMES if name != "wiener"]
 FITTED = ["sigma_vae", "spectral_gaussian"]
 
 
-def images():
-    return torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
+def images(channels=1):
+    return torch.rand(4, channels, 16, 16, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_a_plain_loop_comes_nearer_to_the_image(name, random_weights_dir):
-    term = make_reconstruction_term(name, image_size=(16, 16), weights_dir=random_weights_dir)
-    x = images()
+@pytest.mark.parametrize(
+    ("name", "channels"), [*((name, 1) for name in PLAIN), *((name, 3) for name in PLAIN if name != "vgg")]
+)
+def test_a_plain_loop_comes_nearer_to_the_image(name, channels, random_weights_dir):
+    term = make_reconstruction_term(name, image_size=(16, 16), channels=channels, weights_dir=random_weights_dir)
+    x = images(channels)
     y = torch.zeros_like(x, requires_grad=True)
     optimizer = torch.optim.Adam([y], 0.02)
     before = term(y, x).item()

@@ -18,15 +18,22 @@ VARIANTS = [
 ]
 
 
+@pytest.fixture(params=[1, 3], ids=["grey", "colour"])
+def channels(request):
+    return request.param
+
+
 @pytest.fixture(params=VARIANTS, ids=[" ".join([name, *settings]) for name, settings in VARIANTS])
-def term(request, random_weights_dir):
+def term(request, channels, random_weights_dir):
     name, settings = request.param
-    return make_reconstruction_term(name, image_size=SIZE, weights_dir=random_weights_dir, **settings)
+    return make_reconstruction_term(
+        name, image_size=SIZE, channels=channels, weights_dir=random_weights_dir, **settings
+    )
 
 
-def data():
+def data(channels):
     generator = torch.Generator().manual_seed(0)
-    y, x = (torch.rand(3, 1, *SIZE, generator=generator) * 1.6 - 0.8 for _ in range(2))
+    y, x = (torch.rand(3, channels, *SIZE, generator=generator) * 1.6 - 0.8 for _ in range(2))
     kernel = torch.rand(3, 1, 5, 5, generator=generator)
     return y, x, kernel / kernel.sum((2, 3), keepdim=True)
 
@@ -42,8 +49,8 @@ def value_and_gradient(call, y, context):
     return value, torch.autograd.grad(value, y)[0]
 
 
-def test_autocast_changes_no_term(term):
-    y, x, kernel = data()
+def test_autocast_changes_no_term(term, channels):
+    y, x, kernel = data(channels)
     again = copy.deepcopy(term)  # fitted ones change with each call
     expected = value_and_gradient(lambda r: term(r, x, kernel), y, nullcontext())
     found = value_and_gradient(lambda r: again(r, x, kernel), y, low_precision())
@@ -54,8 +61,8 @@ def test_autocast_changes_no_term(term):
             assert torch.equal(term.log_prob(y, x, kernel), log_prob)
 
 
-def test_autocast_changes_no_objective(term):
-    y, x, kernel = data()
+def test_autocast_changes_no_objective(term, channels):
+    y, x, kernel = data(channels)
     z = torch.linspace(-1, 1, 12).view(3, 4)
     objective = ELBOLoss(term, auxiliary=[(0.1, SpectrumLoss())])
     again = copy.deepcopy(objective)
@@ -65,8 +72,8 @@ def test_autocast_changes_no_objective(term):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_lifted(term, dtype):
-    y, x, kernel = (tensor.to(dtype) for tensor in data())
+def test_half_precision_is_lifted(term, channels, dtype):
+    y, x, kernel = (tensor.to(dtype) for tensor in data(channels))
     z = torch.linspace(-1, 1, 12, dtype=dtype).view(3, 4)
     again, objective = copy.deepcopy(term), ELBOLoss(copy.deepcopy(term))
     lifted = copy.deepcopy(objective)
@@ -76,8 +83,8 @@ def test_half_precision_is_lifted(term, dtype):
     torch.testing.assert_close(tuple(found), tuple(expected), rtol=0, atol=0)
 
 
-def test_autocast_changes_no_kernel_loss():
-    y, x, kernel = data()
+def test_autocast_changes_no_kernel_loss(channels):
+    y, x, kernel = data(channels)
     expected = KernelLoss(window=True)(y, x, kernel)
     with low_precision():
         assert torch.equal(KernelLoss(window=True)(y, x, kernel), expected)

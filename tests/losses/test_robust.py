@@ -232,8 +232,8 @@ def test_reductions_and_independence_of_the_batch(representation):
 
 @pytest.mark.parametrize("representation", ["pixel", "dct"])
 def test_gradients(representation):
-    y, x = data(channels=2)
-    term = make(representation, 2)
+    y, x = data(channels=3)
+    term = make(representation, 3)
 
     def value(y, x, raw_alpha, raw_scale):
         parameters = {"raw_alpha": raw_alpha, "raw_scale": raw_scale}

@@ -85,7 +85,7 @@ def test_reductions_and_independence_of_the_batch():
 @pytest.mark.parametrize("size", [(6, 6), (5, 7)])
 @pytest.mark.parametrize("window", [False, True])
 def test_gradients(size, window):
-    y, x = data(channels=2, size=size)
+    y, x = data(channels=3, size=size)
     assert torch.autograd.gradcheck(SpectrumLoss(window=window), (y.requires_grad_(), x.requires_grad_()))
 
 

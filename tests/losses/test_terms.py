@@ -54,9 +54,10 @@ def test_kernel_loss_is_the_dense_residual(channels):
     torch.testing.assert_close(KernelLoss(reduction="none")(reconstruction, x, kernel), torch.stack(expected))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("term", [L2Loss, WienerLoss, KernelLoss])
-def test_reductions_and_independence_of_the_batch(term):
-    y, x, kernel = data(batch=4)
+def test_reductions_and_independence_of_the_batch(term, channels):
+    y, x, kernel = data(channels, batch=4)
     each = term(reduction="none")(y, x, kernel)
     assert each.shape == (4,)
     torch.testing.assert_close(term(reduction="mean")(y, x, kernel), each.mean())
@@ -64,22 +65,25 @@ def test_reductions_and_independence_of_the_batch(term):
     torch.testing.assert_close(term(reduction="none")(y[1:2], x[1:2], kernel[1:2]), each[1:2])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("term", [L2Loss(), WienerLoss()])
-def test_a_perfect_reconstruction_costs_nothing(term):
-    _, x, kernel = data()
+def test_a_perfect_reconstruction_costs_nothing(term, channels):
+    _, x, kernel = data(channels)
     assert term(x, x, kernel).item() == 0
 
 
-def test_a_perfect_blur_costs_the_kernel_nothing():
-    _, x, kernel = data()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_perfect_blur_costs_the_kernel_nothing(channels):
+    _, x, kernel = data(channels)
     blurred = torch.stack(
         [(circulant(k[0], SIZE) @ xi.flatten(1).T).T.reshape(xi.shape) for xi, k in zip(x, kernel, strict=True)]
     )
     assert KernelLoss()(blurred, x, kernel).item() == pytest.approx(0, abs=1e-20)
 
 
-def test_without_blur_wiener_is_l2_over_one_plus_c_squared():
-    y, x, _ = data()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_blur_wiener_is_l2_over_one_plus_c_squared(channels):
+    y, x, _ = data(channels)
     delta = torch.zeros(2, 1, 3, 3, dtype=torch.float64)
     delta[..., 1, 1] = 1
     torch.testing.assert_close(WienerLoss(c=0.25)(y, x, delta), L2Loss()(y, x) / 1.25**2)
@@ -156,15 +160,17 @@ def test_flat_weights_are_the_squared_error_times_the_mean_square_of_the_dense_w
     torch.testing.assert_close(term.log_prob(y, x, kernel), torch.stack(gaussians))
 
 
-def test_the_windowed_kernel_loss_is_the_loss_of_the_windowed_images():
-    y, x, kernel = data()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_windowed_kernel_loss_is_the_loss_of_the_windowed_images(channels):
+    y, x, kernel = data(channels)
     window = torch.outer(*(0.5 - 0.5 * torch.cos(2 * torch.pi * torch.arange(n).double() / n) for n in SIZE))
     window = window / window.square().mean().sqrt()
     torch.testing.assert_close(KernelLoss(window=True)(y, x, kernel), KernelLoss()(y * window, x * window, kernel))
 
 
-def test_every_name_of_the_registry_builds_its_term(random_weights_dir):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_name_of_the_registry_builds_its_term(channels, random_weights_dir):
     for name in LOSS_NAMES:
-        term = make_reconstruction_term(name, image_size=(16, 16), weights_dir=random_weights_dir)
+        term = make_reconstruction_term(name, image_size=(16, 16), channels=channels, weights_dir=random_weights_dir)
         assert isinstance(term, ReconstructionTerm)
         assert term.is_likelihood == hasattr(term, "log_prob")

@@ -21,13 +21,14 @@ def test_the_real_network(lpips_weights):
     torch.testing.assert_close(VGGFeatureLoss(lpips_weights)(y, x), expected)
 
 
-def test_zero_gradient_and_no_neighbours(random_weights_dir):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_zero_gradient_and_no_neighbours(channels, random_weights_dir):
     term = VGGFeatureLoss(random_weights_dir, reduction="none")
-    y, x = image_pair(1, size=16, batch=3)
+    y, x = image_pair(channels, size=16, batch=3)
     assert torch.equal(term(x, x), torch.zeros(3))
     torch.testing.assert_close(term(y[1:2], x[1:2]), term(y, x)[1:2])
     double = VGGFeatureLoss(random_weights_dir, reduction="none").double()
-    y, x = image_pair(1, size=16, batch=1, dtype=torch.float64)
+    y, x = image_pair(channels, size=16, batch=1, dtype=torch.float64)
     assert torch.autograd.gradcheck(double, (y.requires_grad_(), x), fast_mode=True)
 
 

@@ -160,7 +160,8 @@ def test_bad_arguments_for_inception(tmp_path):
         inception_features(images(channels=2), weights_dir=tmp_path)
 
 
-def test_fid_is_that_of_torchmetrics(tmp_path, hub, monkeypatch):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_fid_is_that_of_torchmetrics(tmp_path, hub, monkeypatch, channels):
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     fid = pytest.importorskip("torchmetrics.image.fid")
     network_class = module.FeatureExtractorInceptionV3
@@ -171,7 +172,7 @@ def test_fid_is_that_of_torchmetrics(tmp_path, hub, monkeypatch):
         patch.setattr(network_class, "load_state_dict", lambda *_, **__: None)
         torch.save(network_class("random", ["64"]).state_dict(), path)
 
-    x, y = images(4, 1, 32), images(4, 1, 32, seed=1) * 0.5
+    x, y = images(4, channels, 32), images(4, channels, 32, seed=1) * 0.5
     result = [inception_features(z, (64, 192), tmp_path, batch_size=3) for z in (x, y)]
     assert {size: tuple(f.values.shape) for size, f in result[0].items()} == {64: (4, 64), 192: (4, 192)}
     # Without antialiasing torchmetrics resizes as the original FID did, and torch-fidelity does.

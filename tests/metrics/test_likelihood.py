@@ -143,19 +143,20 @@ def test_bounds_of_known_weights():
     torch.testing.assert_close(bounds.elbo.exp(), torch.tensor([math.sqrt(3), 2.0], dtype=torch.float64))
 
 
-def small_network(seed=0):
+def small_network(seed=0, channels=1):
     torch.manual_seed(seed)
-    network = BlurVAE(image_size=8, latent_size=4, channels=(4, 8), kernel_size=3, kernel_hidden_size=8).double()
-    return network.eval()
+    sizes = {"image_size": 8, "latent_size": 4, "channels": (4, 8), "kernel_size": 3, "kernel_hidden_size": 8}
+    return BlurVAE(in_channels=channels, **sizes).double().eval()
 
 
-def patches(count=7, seed=5):
-    return torch.rand(count, 1, 8, 8, generator=rng(seed), dtype=torch.float64) * 2 - 1
+def patches(count=7, seed=5, channels=1):
+    return torch.rand(count, channels, 8, 8, generator=rng(seed), dtype=torch.float64) * 2 - 1
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("chunk_size", [1, 4, 5, 13, 1000])
-def test_the_chunk_size_changes_nothing(chunk_size):
-    network, x = small_network(), patches()
+def test_the_chunk_size_changes_nothing(chunk_size, channels):
+    network, x = small_network(channels=channels), patches(channels=channels)
     likelihoods = fit_likelihoods(network, x, uses_kernel=True)
     expected = log_weights(network, x, likelihoods, samples=5, chunk_size=35)
     values = log_weights(network, x, likelihoods, samples=5, chunk_size=chunk_size)
@@ -200,8 +201,9 @@ def mean_log_prob(model, x, likelihood, samples, seed=0):
     return log_weights(model, x, {"a": likelihood}, samples=samples, seed=seed)["a"].mean()
 
 
-def test_the_fitted_variances_are_the_most_likely_ones():
-    network, x = small_network(), patches()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_fitted_variances_are_the_most_likely_ones(channels):
+    network, x = small_network(channels=channels), patches(channels=channels)
     fitted = fit_likelihoods(network, x, uses_kernel=True, samples=4)
     for kind, rescale in [
         ("variance", lambda factor: VarianceLikelihood(fitted["variance"].variance * factor)),
@@ -210,7 +212,7 @@ def test_the_fitted_variances_are_the_most_likely_ones():
         best = mean_log_prob(network, x, fitted[kind], 4)
         down, up = (mean_log_prob(network, x, rescale(factor), 4) for factor in (1 / 1.01, 1.01))
         # Around its maximum the density falls by ¼ D h² for a change of log s² by h.
-        drop = 0.25 * 64 * math.log(1.01) ** 2
+        drop = 0.25 * 64 * channels * math.log(1.01) ** 2
         assert (best - down).item() == pytest.approx(drop, rel=0.05)
         assert (best - up).item() == pytest.approx(drop, rel=0.05)
 
@@ -292,7 +294,7 @@ def test_bits_per_dimension_bound_the_probability_of_the_levels():
 
 
 def test_dequantised_images_stay_within_their_levels():
-    levels = torch.arange(256, dtype=torch.float64).view(1, 1, 16, 16).expand(40, -1, -1, -1)
+    levels = torch.arange(256, dtype=torch.float64).view(1, 1, 16, 16).expand(70, -1, -1, -1)
     x = levels / 127.5 - 1
     noise = (dequantize(x, seed=3) - x) * 127.5
     assert noise.min() >= -0.5
@@ -300,7 +302,8 @@ def test_dequantised_images_stay_within_their_levels():
     assert noise.mean().item() == pytest.approx(0, abs=5 / math.sqrt(12 * noise.numel()))
     assert noise.var().item() == pytest.approx(1 / 12, rel=0.05)
     assert torch.equal(dequantize(x, seed=3), dequantize(x, seed=3))
-    assert torch.equal(dequantize(x[:2], seed=3), dequantize(x, seed=3)[:2])
+    assert torch.equal(dequantize(x[:66], seed=3), dequantize(x, seed=3)[:66])
+    assert len(torch.unique(noise[:, 0, 0, 0])) == 70
     assert not torch.equal(dequantize(x, seed=3), dequantize(x, seed=4))
     assert dequantize(x.float()).dtype == torch.float32
 
@@ -319,9 +322,10 @@ def test_bad_arguments(arguments):
         log_weights(small_network(), x, {"a": VarianceLikelihood(1.0)}, **arguments)
 
 
-def test_residual_power_and_variance_agree():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_residual_power_and_variance_agree(channels):
     # The fitted variance is the mean of the fitted spectrum over all frequencies (Parseval).
-    network, x = small_network(), patches()
+    network, x = small_network(channels=channels), patches(channels=channels)
     fitted = fit_likelihoods(network, x, uses_kernel=False, pseudo_images=0.0)
     spectrum = fitted["spectrum"].variance
     full = torch.fft.fft2(torch.fft.irfft2(spectrum, s=(8, 8))).real

@@ -6,29 +6,32 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from monai_blurvae.metrics import ActiveUnits, CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
 
 
-def pair(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(3, 1, 32, 40, generator=generator)
+def pair(channels):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, channels, 32, 40, generator=generator)
     return (x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(0, 1), x
 
 
-def test_psnr_against_scikit_image_and_its_cap():
-    y, x = pair()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_psnr_against_scikit_image_and_its_cap(channels):
+    y, x = pair(channels)
     values = CappedPSNRMetric()(y, x).flatten()
-    expected = [peak_signal_noise_ratio(a[0].numpy(), b[0].numpy(), data_range=1) for a, b in zip(x, y, strict=True)]
+    expected = [peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1) for a, b in zip(x, y, strict=True)]
     np.testing.assert_allclose(values, expected, rtol=1e-5)
     assert CappedPSNRMetric()(x, x).flatten().tolist() == [100.0] * 3
 
 
-def test_ssim_against_scikit_image():
-    y, x = pair()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ssim_against_scikit_image(channels):
+    y, x = pair(channels)
     values = make_ssim_metric()(y, x).flatten()
     expected = []
     for a, b in zip(x, y, strict=True):
         # MONAI takes the mean over the places where the whole 11 x 11 window fits
         _, local = structural_similarity(
-            a[0].double().numpy(),
-            b[0].double().numpy(),
+            a.double().numpy(),
+            b.double().numpy(),
+            channel_axis=0,
             data_range=1,
             gaussian_weights=True,
             sigma=1.5,
@@ -36,7 +39,7 @@ def test_ssim_against_scikit_image():
             use_sample_covariance=False,
             full=True,
         )
-        expected.append(local[5:-5, 5:-5].mean())
+        expected.append(local[:, 5:-5, 5:-5].mean())
     np.testing.assert_allclose(values, expected, atol=2e-4)
 
 

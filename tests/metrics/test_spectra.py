@@ -36,6 +36,14 @@ def test_spectrum_distance_against_numpy(window, channels, size):
     assert log_spectrum_distance(b, a, window).item() == pytest.approx(expected)
 
 
+def test_sets_are_measured_in_parts():
+    a, b = randn(150, 3, 9, 9) * torch.linspace(0.5, 2, 150).double().view(-1, 1, 1, 1), randn(70, 3, 9, 9, seed=1)
+    expected = np.sqrt(((numpy_log_spectrum(a, True) - numpy_log_spectrum(b, True)) ** 2).mean())
+    assert log_spectrum_distance(a, b).item() == pytest.approx(expected)
+    expected = [np.mean([ndimage.laplace(channel)[1:-1, 1:-1].var() for channel in image]) for image in a.numpy()]
+    np.testing.assert_allclose(laplacian_variance(a).numpy(), expected)
+
+
 @pytest.mark.parametrize("window", [True, False])
 def test_spectrum_distance_of_scaled_images(window):
     x = randn(4, 1, 16, 16)

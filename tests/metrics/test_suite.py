@@ -30,27 +30,43 @@ def no_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
 
+@pytest.fixture(scope="module", params=[1, 3], ids=["grey", "colour"])
+def channels(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def network():
+def network(channels):
     torch.manual_seed(0)
-    network = BlurVAE(image_size=SIZE, latent_size=6, channels=(4, 8), kernel_size=5, kernel_hidden_size=8)
+    sizes = {"image_size": SIZE, "latent_size": 6, "channels": (4, 8), "kernel_size": 5, "kernel_hidden_size": 8}
+    network = BlurVAE(in_channels=channels, **sizes)
     with torch.no_grad():
-        network(torch.rand(8, 1, SIZE, SIZE) * 2 - 1)  # running statistics of the batch norm
+        network(torch.rand(8, channels, SIZE, SIZE) * 2 - 1)  # running statistics of the batch norm
         network.encoder.posterior.weight *= 20
     return network
 
 
-def levels(count, seed):
+def levels(count, seed, channels):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 1, SIZE, SIZE), generator=generator) / 127.5 - 1
+    return torch.randint(0, 256, (count, channels, SIZE, SIZE), generator=generator) / 127.5 - 1
 
 
-IMAGES, REFERENCE = levels(6, 1), levels(5, 2)
+IMAGES, REFERENCE = (
+    {channels: levels(count, seed, channels) for channels in (1, 3)} for count, seed in ((6, 1), (5, 2))
+)
+
+
+def images_of(network):
+    return IMAGES[network.image_shape[0]]
+
+
+def reference_of(network):
+    return REFERENCE[network.image_shape[0]]
 
 
 def measure(network, weights_dir, **kwargs):
     arguments = {"uses_kernel": True, "weights_dir": weights_dir, "importance_samples": 3, "chunk_size": 4} | kwargs
-    return measure_model(network, IMAGES, REFERENCE, **arguments)
+    return measure_model(network, images_of(network), reference_of(network), **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +92,15 @@ def test_every_key_has_a_value_or_a_reason(measures):
 def answers(network):
     network.eval()
     with torch.no_grad():
-        mu, log_var = network.encode(IMAGES)
+        mu, log_var = network.encode(images_of(network))
         result = mu, log_var, network.decode(mu), network.kernel(mu)
     network.train()
     return result
 
 
 def test_quality_against_scikit_image(network, measures):
-    reconstruction = ((answers(network)[2][:, 0] + 1) / 2).numpy()
-    image = ((IMAGES[:, 0] + 1) / 2).numpy()
+    reconstruction = ((answers(network)[2] + 1) / 2).numpy()
+    image = ((images_of(network) + 1) / 2).numpy()
     pairs = list(zip(image, reconstruction, strict=True))
     psnr = np.mean([peak_signal_noise_ratio(x, y, data_range=1) for x, y in pairs])
     assert measures["psnr"].value == pytest.approx(psnr, rel=1e-5)
@@ -92,9 +108,9 @@ def test_quality_against_scikit_image(network, measures):
     for x, y in pairs:
         # MONAI averages SSIM over the pixels whose window lies inside the image, without Bessel's correction.
         _, local = structural_similarity(
-            x, y, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+            x, y, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True, channel_axis=0
         )
-        ssim.append(local[5:-5, 5:-5].mean())
+        ssim.append(local[:, 5:-5, 5:-5].mean())
     assert measures["ssim"].value == pytest.approx(np.mean(ssim), abs=1e-4)
 
 
@@ -118,20 +134,23 @@ def test_latent_and_kernel_against_their_definitions(network, measures):
 class Identity:
     """A model that is no module, whose latent is the image."""
 
+    def __init__(self, channels):
+        self.channels = channels
+
     def encode(self, x):
         return x.flatten(1), torch.full_like(x.flatten(1), -10.0)
 
     def decode(self, z):
-        return z.view(-1, 1, SIZE, SIZE)
+        return z.view(-1, self.channels, SIZE, SIZE)
 
     def kernel(self, z):
         raise AssertionError("a kernel that is not trained is not asked for")
 
 
-def test_of_the_identity_reconstructions_are_the_images_and_samples_the_prior(weights_dir):
+def test_of_the_identity_reconstructions_are_the_images_and_samples_the_prior(weights_dir, channels):
     # White noise of standard deviation 0.25 is an image in [-1, 1]; samples are white noise of standard deviation 1.
-    x = 0.25 * torch.randn(40, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    result = measure_model(Identity(), x, x, uses_kernel=False, weights_dir=weights_dir, importance_samples=2)
+    x = 0.25 * torch.randn(40, channels, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    result = measure_model(Identity(channels), x, x, uses_kernel=False, weights_dir=weights_dir, importance_samples=2)
     assert result["psnr"].value == 100
     assert result["ssim"].value == pytest.approx(1, abs=1e-5)
     assert result["lpips"].value == pytest.approx(0, abs=1e-6)
@@ -139,7 +158,7 @@ def test_of_the_identity_reconstructions_are_the_images_and_samples_the_prior(we
     assert result["sharpness_reconstruction"].value == pytest.approx(1)
     assert result["spectrum_sample"].value == pytest.approx(math.log10(16), rel=0.05)
     assert result["sharpness_sample"].value == pytest.approx(16, rel=0.05)
-    assert result["kl"].value == pytest.approx(SIZE**2 * (0.25**2 + math.exp(-10) - 1 + 10) / 2, rel=0.01)
+    assert result["kl"].value == pytest.approx(channels * SIZE**2 * (0.25**2 + math.exp(-10) - 1 + 10) / 2, rel=0.01)
     assert result["nll_variance"].value == pytest.approx(result["nll_spectrum"].value, rel=0.05)
     assert result["mmd_alexnet"].value > 0
 
@@ -147,7 +166,8 @@ def test_of_the_identity_reconstructions_are_the_images_and_samples_the_prior(we
 @pytest.mark.parametrize("eight_bit", [False, True])
 def test_likelihoods_are_the_bounds_of_the_fitted_models(network, weights_dir, eight_bit):
     result = measure(network, weights_dir, eight_bit=eight_bit, seed=3)
-    x, reference = (dequantize(z, 3) if eight_bit else z for z in (IMAGES, REFERENCE))
+    both = images_of(network), reference_of(network)
+    x, reference = (dequantize(z, 3) if eight_bit else z for z in both)
     fitted = fit_likelihoods(network, reference, uses_kernel=True, seed=3)
     bounds = evidence_bounds(network, x, fitted, samples=3, seed=3)
     for name in ("variance", "kernel", "spectrum"):
@@ -155,7 +175,8 @@ def test_likelihoods_are_the_bounds_of_the_fitted_models(network, weights_dir, e
         assert result[f"iw_nll_{name}"].value == pytest.approx(-bounds[name].importance.mean().item(), rel=1e-6)
         assert result[f"iw_nll_{name}"].value < result[f"nll_{name}"].value
     for name in ("variance", "spectrum"):
-        bits = result[f"nll_{name}"].value / math.log(2) / SIZE**2 + (math.log2(127.5) if eight_bit else 0)
+        dimensions = network.image_shape[0] * SIZE**2
+        bits = result[f"nll_{name}"].value / math.log(2) / dimensions + (math.log2(127.5) if eight_bit else 0)
         assert result[f"bpd_{name}"].value == pytest.approx(bits)
 
 
@@ -220,9 +241,8 @@ def test_a_value_that_is_not_finite_is_missing(network, weights_dir, monkeypatch
 
 
 def test_float_images_as_eight_bit_leave_a_reason(network, weights_dir):
-    result = measure_model(
-        network, IMAGES * 0.9, REFERENCE, uses_kernel=True, weights_dir=weights_dir, eight_bit=True, chunk_size=8
-    )
+    both = images_of(network) * 0.9, reference_of(network)
+    result = measure_model(network, *both, uses_kernel=True, weights_dir=weights_dir, eight_bit=True, chunk_size=8)
     assert result["bpd_variance"].value is None
     assert "not 8-bit images" in result["bpd_variance"].reason
     assert result["psnr"].value is not None
@@ -239,7 +259,8 @@ def test_the_network_is_left_as_it_was(network, weights_dir):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("shape", [(0, 1, SIZE, SIZE), (2, 3, SIZE, SIZE)])
-def test_bad_images(network, shape):
+@pytest.mark.parametrize(("count", "other"), [(0, False), (2, True)])
+def test_bad_images(network, channels, count, other):
+    images = torch.zeros(count, 4 - channels if other else channels, SIZE, SIZE)
     with pytest.raises(ValueError, match="images and reference need one shape"):
-        measure_model(network, torch.zeros(shape), REFERENCE, uses_kernel=True)
+        measure_model(network, images, reference_of(network), uses_kernel=True)

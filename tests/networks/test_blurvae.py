@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ CASES = [
     {"image_size": 256, **SMALL, "channels": (2, 3, 4, 4, 4, 4), "kernel_size": 41},
     {"image_size": 64, **SMALL, "architecture": "upsample", "channels": (4, 4, 4, 4, 4)},
     {"image_size": 48, **SMALL, "in_channels": 3},
+    {"image_size": 32, **SMALL, "in_channels": 3, "architecture": "upsample"},
     {"image_size": 16, **SMALL, "spatial_dims": 3, "channels": (4, 6), "kernel_size": 5},
     {"image_size": 16, **SMALL, "spatial_dims": 3, "channels": (4, 6), "kernel_size": 5, "architecture": "upsample"},
 ]
@@ -87,20 +89,24 @@ def test_log_var_is_clamped():
     assert network(torch.rand(2, 1, 64, 64)).log_var.max() == 10
 
 
-def test_samples_repeat_with_their_generator():
-    network = BlurVAE(**SMALL).eval()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_repeat_with_their_generator(channels):
+    network = BlurVAE(**SMALL, in_channels=channels).eval()
     a, b = (network.sample(3, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert a.shape == (3, 1, 64, 64)
+    assert a.shape == (3, channels, 64, 64)
     assert torch.equal(a, b)
     assert not torch.equal(a, network.sample(3, torch.Generator().manual_seed(2)))
 
 
-def test_reconstructor_takes_the_weights_and_survives_torchscript():
-    network = BlurVAE(**SMALL).train()
-    x = torch.rand(4, 1, 64, 64) * 2 - 1
+@pytest.mark.parametrize("architecture", ["transposed", "upsample"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reconstructor_takes_the_weights_and_survives_torchscript(channels, architecture):
+    arguments = SMALL | {"in_channels": channels, "architecture": architecture}
+    network = BlurVAE(**arguments).train()
+    x = torch.rand(4, channels, 64, 64) * 2 - 1
     network(x)
     network.eval()
-    reconstructor = BlurVAEReconstructor(**SMALL)
+    reconstructor = BlurVAEReconstructor(**arguments)
     reconstructor.load_state_dict(network.state_dict())
     reconstructor.eval()
     expected = network(x)
@@ -123,6 +129,19 @@ def test_a_checkpoint_of_another_architecture_is_refused_in_one_sentence():
         BlurVAE(**SMALL).load_state_dict(BlurVAE(**SMALL | {"channels": (4, 6, 8, 12)}).state_dict())
 
 
+@pytest.mark.parametrize("network", [BlurVAE, BlurVAEReconstructor])
+@pytest.mark.parametrize("architecture", ["transposed", "upsample"])
+@pytest.mark.parametrize(("there", "here"), [(3, 1), (1, 3)])
+def test_a_checkpoint_of_another_number_of_channels_is_refused_in_one_sentence(network, architecture, there, here):
+    arguments = SMALL | {"architecture": architecture}
+    weights = BlurVAE(**arguments, in_channels=there).state_dict()
+    message = (
+        f"the checkpoint is of another architecture: in_channels is {there} there and {here} here; set --in_channels"
+    )
+    with pytest.raises(ValueError, match=f"^{message} to the checkpoint's.$"):
+        network(**arguments, in_channels=here).load_state_dict(weights)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -142,9 +161,11 @@ def test_bad_arguments(arguments, message):
         BlurVAE(**SMALL | arguments)
 
 
-def test_an_image_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="the network takes images of shape"):
-        BlurVAE(**SMALL)(torch.zeros(1, 1, 32, 32))
+@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 3, 64, 64), (1, 64, 64)])
+def test_an_image_of_another_size_or_number_of_channels_is_refused(shape):
+    message = re.escape(f"the network takes images of shape (B, [1, 64, 64]), but got {list(shape)}")
+    with pytest.raises(ValueError, match=message):
+        BlurVAE(**SMALL)(torch.zeros(shape))
 
 
 def test_free_kernels_may_be_negative():
@@ -152,8 +173,9 @@ def test_free_kernels_may_be_negative():
     assert KernelGenerator(4, 5, normalization="none")(torch.randn(8, 4)).min() < 0
 
 
-def test_both_steps_reach_every_parameter():
-    network = BlurVAE(**SMALL)
-    output = network(torch.rand(4, 1, 64, 64))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_both_steps_reach_every_parameter(channels):
+    network = BlurVAE(**SMALL, in_channels=channels)
+    output = network(torch.rand(4, channels, 64, 64))
     (output.reconstruction.sum() + output.log_var.sum() + network.kernel(output.z).square().sum()).backward()
     assert all(p.grad is not None for p in network.parameters())

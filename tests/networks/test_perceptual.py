@@ -94,9 +94,10 @@ def test_real_features_see_blur_where_the_error_is_the_same(net, lpips_weights):
     assert distance(blurred, image) > 10 * distance(level, image)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("net", NETS)
-def test_zero_and_stationary_at_equal_images(net, random_weights_dir):
-    _, x = image_pair(1)
+def test_zero_and_stationary_at_equal_images(net, channels, random_weights_dir):
+    _, x = image_pair(channels)
     y = x.clone().requires_grad_()
     distance = LearnedPerceptualDistance(net, random_weights_dir)(y, x)
     assert torch.equal(distance, torch.zeros(2))
@@ -115,9 +116,10 @@ def test_gradient_where_all_features_are_zero(net):
     assert torch.equal(y.grad, torch.zeros_like(y))
 
 
-def test_gradient_is_the_difference_quotient():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gradient_is_the_difference_quotient(channels):
     distance = LearnedPerceptualDistance("alex", weights=random_weights("alex")).double()
-    y, x = image_pair(1, size=31, batch=1, dtype=torch.float64)
+    y, x = image_pair(channels, size=31, batch=1, dtype=torch.float64)
     assert torch.autograd.gradcheck(distance, (y.requires_grad_(), x.requires_grad_()), fast_mode=True)
 
 
