@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 STORE_ERROR = 2.0**-4
 """How far, in grey levels, the store's float16 on [0, 1] may be off an 8-bit value: 255 · 2⁻¹² and a little."""
 
+LEVELS_AT_ONCE = 64
 
 FIXED_KERNEL = "the loss has a fixed kernel, and the generator's plays no part in it"
 """The reason for a missing value of the kernel where a generator may have been trained all the same."""
@@ -115,7 +116,7 @@ DESCRIPTIONS: dict[str, Description] = {
     },
     **{
         f"bpd_{key}": Description(
-            f"−log2 p / D, {name}", "bits per dimension", 3, -1, f"minus the ELBO under {what}; D pixels"
+            f"−log2 p / D, {name}", "bits per dimension", 3, -1, f"minus the ELBO under {what}; D pixels times channels"
         )
         for key, (name, what) in LIKELIHOODS.items()
         if key != "kernel"
@@ -155,9 +156,14 @@ def to_grey_levels(images: Tensor) -> Tensor:
     Returns:
         Like ``images``; those that are no 8-bit images come back as they are.
     """
+    parts = [_nearest_grey_levels(part) for part in images.split(LEVELS_AT_ONCE)]  # in float64 all would be too many
+    return images if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
+
+
+def _nearest_grey_levels(images: Tensor) -> Tensor | None:
     levels = (images.double() + 1) * 127.5
     if (levels - levels.round()).abs().max() > STORE_ERROR:
-        return images
+        return None
     return (levels.round() / 127.5 - 1).to(images)
 
 

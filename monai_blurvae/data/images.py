@@ -156,9 +156,11 @@ class Images:
         """
         folder = f"{self.root}{os.sep}"
         files = [
-            [split.source(i).removeprefix(folder).replace(os.sep, "/"), int(split.store.sizes[split.indices[i]])]
+            [
+                [split.source(i).removeprefix(folder).replace(os.sep, "/"), int(split.store.sizes[split.indices[i]])]
+                for i in range(len(split))
+            ]
             for split in (self.training, self.validation)
-            for i in range(len(split))
         ]
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
@@ -219,9 +221,8 @@ def prepare_images(
         subjects = [listed[split][i]["subject"] for i in indices]
         parts[split] = ImageSplit(store, first + indices, subjects, skip_bad_files and split == "training")
         if split in required and not len(indices):
-            raise DataError(
-                f"no usable image is left for {split}; repair the data list or the files: {' '.join(left_out.values())}"
-            )
+            bad = next((f": {sentence}" for sentence in left_out.values()), ".")
+            raise DataError(f"no usable image is left for {split}; repair the data list or the files{bad}")
         first += len(listed[split])
     _retry(parts["training"])
     images = Images(datalist.dataset_dir, **parts, remark=datalist.remark, left_out=left_out)

@@ -1,22 +1,25 @@
-"""Tables and a picture of an evaluation."""
+"""Tables, a picture and the record of an evaluation."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
+from torch import Tensor
 
 from monai_blurvae.engines import BlurVAEKeys
 from monai_blurvae.files import make_folder, write_text
-from monai_blurvae.functional import kernel_width
+from monai_blurvae.functional import kernel_width, kl_standard_normal, radial_power
+from monai_blurvae.handlers.evaluation_record import EVALUATION, EvaluationRecord, Numbers, Pixels
 from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
 from monai_blurvae.metrics import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
 from monai_blurvae.networks import BlurVAE
@@ -24,26 +27,60 @@ from monai_blurvae.seeding import torch_rng
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("subject", "slice", "row", "column", "psnr", "ssim", "kl", "kernel_width")
 MEASURES = {
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
     "kl": "KL (nats)",
     "kernel_width": "kernel width (pixels)",
 }
+SPECTRUM_SAMPLES = 64
+"""Samples whose spectra are averaged: of one sample the power in an annulus of n frequencies scatters by about n^-½."""
+SAMPLES_AT_ONCE = 8
+
+
+class _Example(NamedTuple):
+    """One image of the picture, in [0, 1], with its reconstruction, kernel and line of the table."""
+
+    image: Tensor
+    reconstruction: Tensor
+    kernel: Tensor
+    row: Mapping[str, Any]
+
+
+class _RunningMeans:
+    """Means over images, of which none is kept."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Take the values of a batch, with the batch first."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + value.cpu().double().sum(0)
+        self._count += len(next(iter(values.values())))
+
+    def __getitem__(self, name: str) -> Numbers:
+        mean: Numbers = (self._sums[name] / self._count).numpy()
+        return mean
 
 
 class EvaluationReportHandler:
-    """Write ``metrics.csv`` (a line for each image), ``metrics.md`` (mean ± std) and ``reconstructions.png``.
+    """Write ``metrics.csv`` (a line for each image), ``metrics.md`` (mean ± std), a picture and ``evaluation.npz``.
+
+    The latter holds what a report draws, see :class:`~monai_blurvae.handlers.evaluation_record.EvaluationRecord`; the
+    picture is ``reconstructions.png``. A batch with ``position`` holds patches of subjects, one without it images whose
+    names are under ``subject``.
 
     Args:
         folder: gives the folder when the evaluation is completed.
-        network: draws the samples and gives the voxel size.
+        network: draws the samples and gives the voxel size of the training.
         title: what was evaluated.
-        synthetic: whether the images are synthetic, which table and picture then say.
         count: images in the picture, spread over the images evaluated.
         seed: of the samples in the picture.
         quarter_turns: rotation of the pictures, see :func:`~monai_blurvae.handlers.reconstruction_figure`.
+        remark: what every table and picture has to say of the images, for example that they are synthetic.
+        voxel_size: in-plane voxel size in mm of the evaluated images; None where there is none.
     """
 
     def __init__(
@@ -51,19 +88,21 @@ class EvaluationReportHandler:
         folder: Callable[[], Path],
         network: BlurVAE,
         title: str = "test",
-        synthetic: bool = False,
         count: int = 8,
         seed: int = 0,
         quarter_turns: int = 0,
+        remark: str = "",
+        voxel_size: Sequence[float] | None = None,
     ) -> None:
         self.folder = folder
         self.network = network
-        self.title = f"{title}, SYNTHETIC images" if synthetic else title
+        self.title = ", ".join(filter(None, (title, remark)))
         self.count = count
         self.seed = seed
         self.quarter_turns = quarter_turns
-        self._rows: list[dict[str, Any]] = []
-        self._pictures: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self.remark = remark
+        self.voxel_size = None if voxel_size is None else [float(v) for v in voxel_size]
+        self._reset()
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluation engine."""
@@ -71,8 +110,10 @@ class EvaluationReportHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _reset(self, engine: Engine) -> None:
-        self._rows, self._pictures = [], []
+    def _reset(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+        self._examples: list[_Example] = []
+        self._means = _RunningMeans()
 
     def _collect(self, engine: Engine) -> None:
         batch, output = engine.state.batch, engine.state.output
@@ -83,28 +124,22 @@ class EvaluationReportHandler:
             "kl": output[BlurVAEKeys.KL],
             "kernel_width": kernel_width(output[BlurVAEKeys.KERNEL]),
         }
-        slices, rows, columns = batch["position"]
-        total = engine.state.epoch_length * len(output[CommonKeys.IMAGE])
-        step = max(1, total // self.count)
-        for i, subject in enumerate(batch["subject"]):
-            place = {"subject": subject, "slice": int(slices[i]), "row": int(rows[i]), "column": int(columns[i])}
-            if len(self._rows) % step == 0 and len(self._pictures) < self.count:
-                self._pictures.append((pair[1][i].cpu(), pair[0][i].cpu(), output[BlurVAEKeys.KERNEL][i].cpu()))
-            self._rows.append(place | {name: float(value[i]) for name, value in values.items()})
+        step = max(1, len(engine.state.dataloader.dataset) // self.count)
+        for i, place in enumerate(_places(batch)):
+            row = place | {name: float(value[i]) for name, value in values.items()}
+            if len(self._rows) % step == 0 and len(self._examples) < self.count:
+                kernel = output[BlurVAEKeys.KERNEL][i]
+                self._examples.append(_Example(pair[1][i].cpu(), pair[0][i].cpu(), kernel.cpu(), row))
+            self._rows.append(row)
+        self._means.add(_averaged(output))
 
     def _write(self, engine: Engine) -> None:
         folder = make_folder(self.folder())
-        table = io.StringIO()
-        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-            for row in self._rows
-        )
-        write_text(folder / "metrics.csv", table.getvalue())
-        markdown = self._markdown(engine)
-        write_text(folder / "metrics.md", markdown)
+        record = self._record(engine.state.metrics.get("active_units"))
+        write_text(folder / "metrics.csv", self._table())
+        write_text(folder / "metrics.md", self._markdown(record.about))
         save_figure(self._figure(), folder / "reconstructions.png")
+        record.write(folder / EVALUATION)
         logger.info(f"{self.title}: {self.summary()}; tables and picture in {folder}")
 
     def summary(self) -> str:
@@ -116,19 +151,26 @@ class EvaluationReportHandler:
         values = [row[name] for row in self._rows]
         return fmean(values), stdev(values) if len(values) > 1 else 0.0
 
-    def _markdown(self, engine: Engine) -> str:
-        subjects = len({row["subject"] for row in self._rows})
-        lines = [f"# {self.title}", "", f"{len(self._rows)} patches of {subjects} subjects.", ""]
+    def _table(self) -> str:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(self._rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+            for row in self._rows
+        )
+        return table.getvalue()
+
+    def _markdown(self, about: Mapping[str, Any]) -> str:
+        lines = [f"# {self.title}", "", f"{about['evaluated_on']}.", ""]
         lines += ["| measure | mean ± std |", "|---|---|"]
         for name, label in MEASURES.items():
             mean, std = self._mean_and_std(name)
             lines.append(f"| {label} | {mean:.4g} ± {std:.2g} |")
-        active = engine.state.metrics.get("active_units")
-        if active is not None:
-            lines.append(f"| active latent units | {active} of {self.network.latent_size} |")
-        voxel_size = [float(v) for v in self.network.get_buffer("voxel_size")]
-        if all(voxel_size):
-            width = self._mean_and_std("kernel_width")[0] * fmean(voxel_size)
+        if about["active_units"] is not None:
+            lines.append(f"| active latent units | {about['active_units']} of {about['latent_size']} |")
+        if all(about["training_voxel_size"]):
+            width = self._mean_and_std("kernel_width")[0] * fmean(about["training_voxel_size"])
             lines.append(f"| kernel width (mm) | {width:.3g} |")
         lines += [
             "",
@@ -136,9 +178,93 @@ class EvaluationReportHandler:
         ]
         return "\n".join(lines) + "\n"
 
-    def _figure(self) -> Any:
-        images, reconstructions, kernels = (torch.stack(parts) for parts in zip(*self._pictures, strict=True))
-        self.network.eval()
-        samples = to_unit_range(self.network.sample(len(images), torch_rng(self.seed, "pictures")))
+    def _figure(self) -> Pixels:
+        images, reconstructions, kernels = self._stacked_examples()
         title = f"{self.title}: {self.summary()}"
-        return reconstruction_figure(images, reconstructions, kernels, samples.cpu(), title, self.quarter_turns)
+        return reconstruction_figure(images, reconstructions, kernels, self._samples(), title, self.quarter_turns)
+
+    def _stacked_examples(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, reconstructions and kernels."""
+        images, reconstructions, kernels, _ = zip(*self._examples, strict=True)
+        return torch.stack(images), torch.stack(reconstructions), torch.stack(kernels)
+
+    def _samples(self) -> Tensor:
+        """As many as there are examples, in [0, 1]."""
+        self.network.eval()
+        return to_unit_range(self.network.sample(len(self._examples), torch_rng(self.seed, "pictures"))).cpu()
+
+    def _record(self, active_units: int | None) -> EvaluationRecord:
+        images, reconstructions, kernels = self._stacked_examples()
+        power = self._means["image_power"]
+        return EvaluationRecord(
+            images=_pixels(images),
+            reconstructions=_pixels(reconstructions),
+            samples=_pixels(self._samples()),
+            kernels=kernels[:, 0].double().numpy(),
+            mean_kernel=self._means["kernel"],
+            frequencies=np.arange(1, len(power) + 1) / min(images.shape[2:]),
+            image_power=power,
+            reconstruction_power=self._means["reconstruction_power"],
+            sample_power=self._sample_power(),
+            unit_kl=self._means["unit_kl"],
+            about=self._about(active_units),
+        )
+
+    def _sample_power(self) -> Numbers:
+        generator, means = torch_rng(self.seed, "spectrum"), _RunningMeans()
+        self.network.eval()
+        for _ in range(SPECTRUM_SAMPLES // SAMPLES_AT_ONCE):
+            means.add({"power": _power(self.network.sample(SAMPLES_AT_ONCE, generator))})
+        return means["power"]
+
+    def _about(self, active_units: int | None) -> dict[str, Any]:
+        count, are_patches = len(self._rows), "subject" in self._rows[0]
+        subjects = len({row["subject"] for row in self._rows}) if are_patches else None
+        names = {name: self._mean_and_std(name) for name in MEASURES}
+        return {
+            "title": self.title,
+            "remark": self.remark,
+            "evaluated_on": f"{count} patches of {subjects} subjects" if are_patches else f"{count} images",
+            "images": count,
+            "subjects": subjects,
+            "metrics": {name: {"mean": mean, "std": std} for name, (mean, std) in names.items()},
+            "active_units": None if active_units is None else int(active_units),
+            "latent_size": self.network.latent_size,
+            "training_voxel_size": [float(v) for v in self.network.get_buffer("voxel_size")],
+            "voxel_size": self.voxel_size,
+            "quarter_turns": self.quarter_turns,
+            "examples": [dict(example.row) for example in self._examples],
+        }
+
+
+def _places(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where each image of a batch is from: the first columns of the table."""
+    if "position" not in batch:
+        return [{"image": name} for name in batch["subject"]]
+    slices, rows, columns = batch["position"]
+    return [
+        {"subject": subject, "slice": int(slices[i]), "row": int(rows[i]), "column": int(columns[i])}
+        for i, subject in enumerate(batch["subject"])
+    ]
+
+
+def _averaged(output: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What is averaged over the images, with the batch first."""
+    mu, log_var = (output[key].cpu().double() for key in (BlurVAEKeys.MU, BlurVAEKeys.LOG_VAR))
+    return {
+        "image_power": _power(output[CommonKeys.IMAGE]),
+        "reconstruction_power": _power(output[CommonKeys.PRED]),
+        "unit_kl": kl_standard_normal(mu.reshape(-1, 1), log_var.reshape(-1, 1)).view_as(mu),
+        "kernel": output[BlurVAEKeys.KERNEL][:, 0],
+    }
+
+
+def _power(images: Tensor) -> Tensor:
+    """Mean over the channels of the radial power, ``(B, R)``."""
+    return radial_power(images.float()).mean(1)
+
+
+def _pixels(images: Tensor) -> Pixels:
+    """Images in [0, 1] as 8-bit ones of the same shape."""
+    pixels: Pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return pixels
