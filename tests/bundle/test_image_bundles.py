@@ -372,3 +372,26 @@ def test_an_error_is_one_line_for_the_user(root):  # noqa: F811
     assert last.startswith("error: ")
     assert bad.name in last
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_images_prepared_ahead_are_those_that_a_training_draws(root):  # noqa: F811
+    folder = make_photographs(root / "data", count=10)
+    write_partition(folder, (6, 2, 2))
+    bad = spoil(folder, "000001.png")
+    settings = options(dataset_dir="data", patch_size=32, crop_size=36, cache_dir=root / "cache")
+    command = [LINE[0], ROOT / "scripts/prepare.py", "images", *settings]
+    refused = call(root, *command)
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines()[-1].startswith(f"error: {bad}")
+    done = call(root, *command, "--skip_bad_files")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "9 of 10 images are ready in" in done.stdout
+    (store,) = (root / "cache" / "images").glob("*/")
+    before = (store / "images.npy").read_bytes()
+    small = {**TINY_IMAGES, "crop_size": 36, "max_epochs": 1, "dataset_dir": "data", "cache_dir": root / "cache"}
+    line = [*LINE, "training", "--config_file", "bundles/celeba/train.json", "--skip_bad_files", "true"]
+    done = call(root, *line, *options(**small))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [store] == list((root / "cache" / "images").glob("*/"))
+    assert (store / "images.npy").read_bytes() == before
