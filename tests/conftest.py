@@ -47,6 +47,13 @@ def random_weights_dir(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def _no_report(request, monkeypatch):
+    """Drawing one takes a second after each of a hundred runs; those of the shared fixtures have theirs."""
+    if "draws_report" not in request.keywords:
+        monkeypatch.setattr("monai_blurvae.bundle.wiring.write_report", lambda run_dir, evaluation_dir=None: run_dir)
+
+
+@pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
     monkeypatch.delenv("HCP_DIR", raising=False)
     logging.getLogger("ignite").setLevel(logging.CRITICAL)

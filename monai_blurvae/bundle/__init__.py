@@ -17,6 +17,7 @@ from monai_blurvae.bundle.wiring import (
     load_weights,
     parameter_groups,
     prepare_network,
+    report_run,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "new_numbered_folder",
     "parameter_groups",
     "prepare_network",
+    "report_run",
 ]

@@ -14,6 +14,7 @@ from monai_blurvae.data import PreparedImages, find_images, find_volumes
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import BlurVAE
+from monai_blurvae.report import write_report
 from monai_blurvae.transforms import read_header
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,19 @@ def inference_images(dataset_dir: str | Path, image_pattern: str) -> list[dict[s
     """
     found = find_images(dataset_dir, image_pattern)
     return [{"image": str(Path(dataset_dir).expanduser() / item["image"])} for item in found]
+
+
+def report_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> None:
+    """Write the report of a run; what keeps it from being written is logged, since the run itself has ended well.
+
+    Args:
+        run_dir: the run's folder.
+        evaluation_dir: of an evaluation that the report shows in place of the training's test.
+    """
+    try:
+        logger.info(f"Report in {write_report(run_dir, evaluation_dir)}.")
+    except (ImportError, RunFolderError) as error:
+        logger.warning(f"No report: {error}")
 
 
 def check_voxel_size(network: nn.Module, images: PreparedImages) -> None:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import logging
 import pickle
+import sys
 
 import monai.bundle
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-from monai_blurvae.bundle import SECTIONS, SETTINGS
+from monai_blurvae.bundle import SECTIONS, SETTINGS, report_run
 from monai_blurvae.bundle.extends import extended
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.networks import BlurVAEReconstructor
@@ -395,3 +397,20 @@ def test_images_prepared_ahead_are_those_that_a_training_draws(root):  # noqa: F
     assert done.returncode == 0, done.stderr[-3000:]
     assert [store] == list((root / "cache" / "images").glob("*/"))
     assert (store / "images.npy").read_bytes() == before
+
+
+@pytest.mark.draws_report
+def test_a_training_and_an_evaluation_end_with_a_report(image_run, cache_dir):
+    assert "<h1>" in (image_run[1] / "report.html").read_text(encoding="utf-8")
+    run("evaluating", EVALUATE, runs_dir=str(image_run[0]), cache_dir=cache_dir, device="cpu")
+    newest = max((image_run[1] / "evaluation").iterdir())
+    assert "<h1>" in (newest / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.draws_report
+def test_without_matplotlib_the_run_ends_all_the_same_and_the_extra_is_named(image_run, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    logging.getLogger("monai_blurvae").propagate = True
+    report_run(image_run[1])
+    assert "No report: " in caplog.text
+    assert "monai-blurvae[report]" in caplog.text
