@@ -1,0 +1,293 @@
+"""The words, numbers and tables of a report."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from monai_blurvae.handlers.evaluation import MEASURES as METRICS
+from monai_blurvae.report.checks import size_text
+from monai_blurvae.report.run_record import CONFIG, DATALIST, RunRecord
+
+SPLITS = ("training", "validation", "test")
+FIRST_ENTRIES = 5
+"""Entries of each split that are shown; a data list may hold hundreds of thousands."""
+EXTREMES = 5
+"""Images with the lowest and the highest PSNR that are shown."""
+LONG = 48
+"""Characters from which on a value is folded away."""
+
+GROUPS = {
+    "Data": (
+        *("dataset_dir", "image_pattern", "partition_file", "datalist", "slice_axis", "volume_size", "in_channels"),
+        *("crop_size", "patch_size", "patches_per_volume", "eval_patches_per_volume", "eval_images", "min_foreground"),
+        "skip_bad_files",
+    ),
+    "Network": ("architecture", "channels", "latent_size", "kernel_size", "kernel_normalization"),
+    "Loss": (
+        *("loss", "beta", "warmup_epochs", "wiener_c", "weighting", "detach_weight", "determinant", "epsilon"),
+        *("fixed_variance", "train_kernel", "kernel_window", "tempering", "whitening", "robust_representation"),
+        *("watson_weights", "weights_dir", "spectrum_weight", "adversarial_weight"),
+    ),
+    "Optimisation": ("max_epochs", "batch_size", "lr", "gradient_clip", "precision", "seed", "val_interval"),
+}
+"""The settings by what they are about; any other is under Other."""
+
+
+class Table(NamedTuple):
+    """A table.
+
+    Attributes:
+        head: of the columns.
+        rows: cells, one for each column.
+        caption: above it; empty for none.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+class Setting(NamedTuple):
+    """A setting as it is shown.
+
+    Attributes:
+        name: its key.
+        text: its value.
+        is_long: whether the value is folded away.
+    """
+
+    name: str
+    text: str
+    is_long: bool
+
+
+class SettingGroup(NamedTuple):
+    """Settings of one kind.
+
+    Attributes:
+        title: of the kind.
+        settings: in it.
+    """
+
+    title: str
+    settings: Sequence[Setting]
+
+
+class Split(NamedTuple):
+    """A split of the data list.
+
+    Attributes:
+        name: of the split.
+        files: its entries.
+        subjects: that they are of.
+        first: a few entries, subject and image.
+    """
+
+    name: str
+    files: int
+    subjects: int
+    first: Sequence[tuple[str, str]]
+
+
+def subtitle(run: RunRecord) -> str:
+    """State, epochs, loss and remark of a run in a line."""
+    max_epochs = run.setting("max_epochs")
+    summary = run.summary
+    parts = [
+        "not finished" if summary is None else f"finished {str(summary.get('finished', ''))[:10]}".strip(),
+        f"epoch {run.history.epochs}" + (f" of {max_epochs}" if max_epochs else ""),
+        f"loss {run.setting('loss')}" if run.setting("loss") else "",
+        run.remark,
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def tiles(run: RunRecord) -> list[tuple[str, str]]:
+    """Label and value of the figures that one looks for first; those of the validation where there is no evaluation."""
+    return _validated(run) if run.evaluation is None else _evaluated(run, run.evaluation.about)
+
+
+def _evaluated(run: RunRecord, about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    metrics = about["metrics"]
+    shown = [
+        ("PSNR", f"{metrics['psnr']['mean']:.2f} ± {metrics['psnr']['std']:.2f} dB"),
+        ("SSIM", f"{metrics['ssim']['mean']:.3f} ± {metrics['ssim']['std']:.3f}"),
+        ("KL", f"{metrics['kl']['mean']:.1f} nats"),
+    ]
+    if about["active_units"] is not None:
+        shown.append(("active latent units", f"{about['active_units']} of {about['latent_size']}"))
+    if run.history.trains_kernel:
+        width = metrics["kernel_width"]["mean"]
+        sizes = about["training_voxel_size"]
+        millimetres = f" = {width * fmean(sizes):.2f} mm" if all(sizes) else ""
+        shown.append(("kernel width", f"{width:.2f} pixels{millimetres}"))
+    return shown
+
+
+def _validated(run: RunRecord) -> list[tuple[str, str]]:
+    last = {name: list(run.history.scalar(f"validation/{name}").values())[-1:] for name in ("psnr", "ssim", "kl")}
+    texts = {"psnr": ("PSNR", "{:.2f} dB"), "ssim": ("SSIM", "{:.3f}"), "kl": ("KL", "{:.1f} nats")}
+    return [
+        (f"{label}, last validation", text.format(*last[name])) for name, (label, text) in texts.items() if last[name]
+    ]
+
+
+def setting_groups(settings: Mapping[str, Any]) -> list[SettingGroup]:
+    """The settings by what they are about, those of other kinds last.
+
+    Args:
+        settings: by name.
+    """
+    known = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "Other": tuple(name for name in settings if name not in known)}
+    made = [
+        SettingGroup(title, [_setting(name, settings[name]) for name in names if name in settings])
+        for title, names in groups.items()
+    ]
+    return [group for group in made if group.settings]
+
+
+def _setting(name: str, value: Any) -> Setting:
+    text = value_text(value)
+    return Setting(name, text, len(text) > LONG)
+
+
+def value_text(value: Any) -> str:
+    """A value as one writes it: ``–`` for null, ``true`` and ``false``, lists with commas."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(value_text(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def splits(datalist: Mapping[str, Any]) -> list[Split]:
+    """Counts and first entries of each split of a data list.
+
+    Args:
+        datalist: content of ``datalist.json``.
+    """
+    return [_split(name, datalist.get(name, [])) for name in SPLITS]
+
+
+def _split(name: str, entries: Sequence[Mapping[str, Any]]) -> Split:
+    first = [(str(entry.get("subject", "")), str(entry.get("image", ""))) for entry in entries[:FIRST_ENTRIES]]
+    return Split(name, len(entries), len({entry.get("subject", entry.get("image")) for entry in entries}), first)
+
+
+def data_facts(run: RunRecord) -> list[tuple[str, str]]:
+    """Name and value of what is known of the data."""
+    listed = run.datalist or {}
+    about = run.evaluation.about if run.evaluation else {}
+    trained, here = about.get("training_voxel_size") or [], about.get("voxel_size")
+    facts = [
+        ("description", str(listed.get("description", ""))),
+        ("remark", run.remark),
+        ("folder", str(listed.get("dataset_dir", ""))),
+        ("voxel size of the training, in plane", f"{size_text(trained)} mm" if trained and all(trained) else ""),
+        ("voxel size of the evaluated images", f"{size_text(here)} mm" if here else ""),
+    ]
+    return [fact for fact in facts if fact[1]]
+
+
+def metric_table(about: Mapping[str, Any]) -> Table:
+    """Mean and standard deviation of each metric.
+
+    Args:
+        about: of the evaluation's record.
+    """
+    rows = [
+        (label, f"{about['metrics'][name]['mean']:.4g} ± {about['metrics'][name]['std']:.2g}")
+        for name, label in METRICS.items()
+    ]
+    if about["active_units"] is not None:
+        rows.append(("active latent units", f"{about['active_units']} of {about['latent_size']}"))
+    return Table(("measure", "mean ± std over the images"), rows, f"{about['title']}: {about['evaluated_on']}")
+
+
+def extreme_tables(rows: Sequence[Mapping[str, str]]) -> list[Table]:
+    """The images with the lowest and the highest PSNR, or all of them where they are few.
+
+    Args:
+        rows: of ``metrics.csv``.
+    """
+    ordered = sorted(rows, key=lambda row: float(row["psnr"]))
+    if not ordered:
+        return []
+    if len(ordered) <= 2 * EXTREMES:
+        return [_rows_table(ordered, "All images, by PSNR")]
+    return [
+        _rows_table(ordered[:EXTREMES], f"The {EXTREMES} images with the lowest PSNR"),
+        _rows_table(ordered[: -EXTREMES - 1 : -1], f"The {EXTREMES} images with the highest PSNR"),
+    ]
+
+
+def _rows_table(rows: Sequence[Mapping[str, str]], caption: str) -> Table:
+    cells = [[f"{float(text):.4g}" if name in METRICS else text for name, text in row.items()] for row in rows]
+    return Table([METRICS.get(name, name) for name in rows[0]], cells, caption)
+
+
+def example_text(row: Mapping[str, Any]) -> str:
+    """Where an example is from and how well it is reconstructed.
+
+    Args:
+        row: its line of ``metrics.csv``.
+    """
+    (_, name), *rest = [(key, value) for key, value in row.items() if key not in METRICS]
+    place = ", ".join([str(name), *(f"{key} {value}" for key, value in rest)])
+    return f"{place}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
+
+
+def measure_table(measures: Mapping[str, Any]) -> Table:
+    """All measures of a comparison.
+
+    Args:
+        measures: content of ``measures.json``.
+    """
+    rows = []
+    for row in measures["measures"].values():
+        arrow = {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
+        features = f"; features: {row['features']}" if row["features"] else ""
+        value = f"– ({row['reason']})" if row["value"] is None else number_text(row["value"])
+        rows.append((row["name"] + arrow, value, row["unit"], row["what"] + features))
+    return Table(("measure", "value", "unit", "what it is"), rows, str(measures.get("title", "")))
+
+
+def number_text(value: float) -> str:
+    """Four digits, more for large numbers, with a minus sign."""
+    text = f"{value:.1f}" if abs(value) >= 1000 and math.isfinite(value) else f"{value:.4g}"
+    return text.replace("-", "−")
+
+
+def resume_command(run_dir: Path) -> str:
+    """What goes on with a run.
+
+    Args:
+        run_dir: its folder.
+    """
+    return f"{repeat_command(run_dir)} --output_dir {shlex.quote(str(run_dir))} --resume true"
+
+
+def repeat_command(run_dir: Path) -> str:
+    """What does a run again.
+
+    Args:
+        run_dir: its folder.
+    """
+    return f"python -m monai.bundle run training --config_file {shlex.quote(str(run_dir / CONFIG))}"
+
+
+def same_split_option(run_dir: Path) -> str:
+    """What makes a repetition take the same images, whatever the data folder holds by then.
+
+    Args:
+        run_dir: its folder.
+    """
+    return f"--datalist {shlex.quote(str(run_dir / DATALIST))}"

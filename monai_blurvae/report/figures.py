@@ -1,0 +1,324 @@
+"""The charts and pictures of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers
+from monai_blurvae.report.charts import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Chart,
+    Series,
+    area_chart,
+    histogram,
+    late_range,
+    line_chart,
+)
+from monai_blurvae.report.checks import flat_width
+from monai_blurvae.report.content import example_text
+from monai_blurvae.report.history import KERNELS, PICTURES, History, spread
+from monai_blurvae.report.pictures import Picture, error_maps, kernel_pixels, picture, strips, upright
+
+KERNEL_EPOCHS, PICTURE_EPOCHS = 8, 3
+"""Epochs of the training whose kernels and pictures are shown."""
+QUIET_UNIT = 0.01
+"""KL in nats below which a latent unit counts as unused in the caption."""
+POWER_FLOOR = 1e-12
+"""Smallest power in a chart; constant images have none to take the log of."""
+
+TERMS = {
+    "loss": ("Training loss", "loss", "What is minimised, the sum of its terms with the KL times β"),
+    "reconstruction": ("Reconstruction term", "reconstruction term", "A sum over the pixels"),
+    "half_log_det": ("Half log-determinant", "½ log |Σ| (nats)", "Of the covariance that the kernel implies"),
+    "kernel_loss": ("Kernel loss", "kernel loss", "What the kernel generator minimises: ‖x * k − x̂‖²"),
+    "auxiliary": ("Auxiliary terms", "auxiliary terms", "On top of the likelihood"),
+    "adversarial": ("Adversarial term", "adversarial term", "On top of the likelihood"),
+    "discriminator_loss": ("Discriminator loss", "discriminator loss", "Of the patch discriminator"),
+}
+"""Title, label and explanation of the training's terms that have a chart of their own."""
+PER_EPOCH = "mean over each epoch, per image"
+
+
+class Example(NamedTuple):
+    """An image that was evaluated.
+
+    Attributes:
+        caption: where it is from and how well it is reconstructed.
+        pictures: the image, its reconstruction, the error and, if it was trained, the kernel.
+    """
+
+    caption: str
+    pictures: Sequence[Picture]
+
+
+class ColourBar(NamedTuple):
+    """What the colours of the error maps mean.
+
+    Attributes:
+        low: value of the first colour.
+        high: value of the last one.
+        meaning: in words.
+        bar: all colours.
+    """
+
+    low: str
+    high: str
+    meaning: str
+    bar: Picture
+
+
+class Stage(NamedTuple):
+    """Pictures of a few validation images at one time of the training.
+
+    Attributes:
+        epoch: of the training.
+        pictures: in rows.
+    """
+
+    epoch: int
+    pictures: Sequence[Picture]
+
+
+def training_charts(history: History) -> list[Chart]:
+    """The terms of the loss and the metrics over the epochs.
+
+    Args:
+        history: of the training.
+    """
+    charts = [_quality_chart(history, name) for name in ("psnr", "ssim")]
+    charts += [_term_chart(history, name) for name in TERMS]
+    charts += [_kl_chart(history), _units_chart(history)]
+    return [chart for chart in charts if chart is not None]
+
+
+def _term_chart(history: History, name: str) -> Chart | None:
+    values = history.scalar(f"train/{name}")
+    if not any(values.values()):  # a term that the loss has not
+        return None
+    title, label, what = TERMS[name]
+    y_range = late_range(list(values.values()))
+    begins = "" if y_range is None else f" It begins at {next(iter(values.values())):.4g}, outside of the chart."
+    svg = line_chart(name, title, "epoch", label, [_series("training", values, BLUE)], y_range=y_range)
+    return Chart(svg, f"{title}. {what}; {PER_EPOCH}.{begins}")
+
+
+def _quality_chart(history: History, name: str) -> Chart | None:
+    values = history.scalar(f"validation/{name}")
+    if not values:
+        return None
+    label, unit = {"psnr": ("PSNR", " dB"), "ssim": ("SSIM", "")}[name]
+    best = max(values, key=lambda epoch: values[epoch])
+    caption = f"{label} of the validation images; higher is better. Best at epoch {best}: {values[best]:.4g}{unit}."
+    y_label = f"{label} ({unit.strip()})" if unit else label
+    series = [_series("validation", values, ORANGE, "o")]
+    return Chart(line_chart(name, caption, "epoch", y_label, series), caption)
+
+
+def _kl_chart(history: History) -> Chart | None:
+    series = _both(history, "kl")
+    if not series:
+        return None
+    caption = "KL from the posterior to the prior, the rate: how much the latent tells of its image."
+    return Chart(line_chart("kl", caption, "epoch", "KL (nats per image)", series, from_zero=True), caption)
+
+
+def _units_chart(history: History) -> Chart | None:
+    values = history.scalar("validation/active_units")
+    if not values:
+        return None
+    caption = "Active latent units: their posterior mean varies over the validation images by more than 0.01."
+    series = [_series("validation", values, ORANGE, "o")]
+    return Chart(line_chart("active", caption, "epoch", "active latent units", series, from_zero=True), caption)
+
+
+def kernel_chart(history: History, kernel_size: Any) -> Chart | None:
+    """The kernel's width over the epochs, with that of a flat kernel.
+
+    Args:
+        history: of the training.
+        kernel_size: of the window, or None if unknown.
+    """
+    series = _both(history, "kernel_width")
+    if not series:
+        return None
+    level = (flat_width(kernel_size), "flat kernel") if isinstance(kernel_size, int) else None
+    caption = "Mean width of the predicted kernels, the RMS radius about their centroid."
+    label = "kernel width (pixels)"
+    return Chart(line_chart("width", caption, "epoch", label, series, from_zero=True, level=level), caption)
+
+
+def _both(history: History, name: str) -> list[Series]:
+    training, validation = history.scalar(f"train/{name}"), history.scalar(f"validation/{name}")
+    series = [_series("training", training, BLUE), _series("validation", validation, ORANGE, "o")]
+    return [s for s in series if len(s.x)]
+
+
+def _series(label: str, values: Mapping[int, float], colour: str, marker: str = "") -> Series:
+    return Series(label, list(values), list(values.values()), colour, marker or ("o" if len(values) == 1 else ""))
+
+
+def kernel_stages(history: History) -> list[Stage]:
+    """The kernels of a few validation images over the training.
+
+    Args:
+        history: of the training.
+    """
+    pictures = history.picture(KERNELS)
+    return [
+        Stage(epoch, [picture(strips(pictures[epoch], 1)[0], f"kernels of validation images at epoch {epoch}")])
+        for epoch in spread(list(pictures), KERNEL_EPOCHS)
+    ]
+
+
+def picture_stages(history: History) -> tuple[Picture | None, list[Stage]]:
+    """A few validation images, and their reconstructions and some samples over the training.
+
+    Args:
+        history: of the training.
+    """
+    pictures = history.picture(PICTURES)
+    rows = {epoch: strips(pictures[epoch], 3) for epoch in spread(list(pictures), PICTURE_EPOCHS)}
+    stages = [
+        Stage(
+            epoch,
+            [
+                picture(reconstructions, f"reconstructions at epoch {epoch}", "reconstructions"),
+                picture(samples, f"samples from the prior at epoch {epoch}", "samples"),
+            ],
+        )
+        for epoch, (_, reconstructions, samples) in rows.items()
+    ]
+    inputs = [picture(row[0], "validation images", "validation images") for row in list(rows.values())[-1:]]
+    return (inputs[0] if inputs else None), stages
+
+
+def examples(record: EvaluationRecord, with_kernels: bool) -> tuple[list[Example], ColourBar]:
+    """Evaluated images with reconstructions, errors and kernels.
+
+    Args:
+        record: of the evaluation.
+        with_kernels: whether the kernels mean something.
+    """
+    turns = record.about["quarter_turns"]
+    images, reconstructions = upright(record.images, turns), upright(record.reconstructions, turns)
+    errors = error_maps(record.images, record.reconstructions, turns)
+    made = []
+    for i, row in enumerate(record.about["examples"]):
+        caption = example_text(row)
+        pictures = [
+            picture(images[i], f"image {caption}", "image"),
+            picture(reconstructions[i], f"reconstruction of {caption}", "reconstruction"),
+            picture(errors.maps[i], f"error of {caption}", "error"),
+        ]
+        if with_kernels:
+            pictures.append(picture(kernel_pixels(record.kernels[i], turns), f"kernel of {caption}", "kernel"))
+        made.append(Example(caption, pictures))
+    bar = picture(errors.bar, f"colours from {errors.low:.2f} to {errors.high:.2f}")
+    low, high = (f"{value:+.2f}".replace("-", "−") if value else "0" for value in (errors.low, errors.high))
+    return made, ColourBar(low, high, errors.meaning, bar)
+
+
+def samples(record: EvaluationRecord) -> list[Picture]:
+    """Samples from the prior.
+
+    Args:
+        record: of the evaluation.
+    """
+    turned = upright(record.samples, record.about["quarter_turns"])
+    return [picture(sample, f"sample {i + 1} from the prior") for i, sample in enumerate(turned)]
+
+
+def mean_kernel(record: EvaluationRecord) -> Picture:
+    """The mean kernel over all evaluated images.
+
+    Args:
+        record: of the evaluation.
+    """
+    return picture(
+        kernel_pixels(record.mean_kernel, record.about["quarter_turns"]),
+        "mean of the predicted kernels",
+        f"Mean kernel over {record.about['evaluated_on']}, relative to its maximum.",
+    )
+
+
+def spectrum_charts(record: EvaluationRecord) -> list[Chart]:
+    """Radial power spectra, and what reconstructions and samples lack.
+
+    Args:
+        record: of the evaluation.
+    """
+    image, reconstruction, sample = (
+        np.log10(np.maximum(power, POWER_FLOOR))
+        for power in (record.image_power, record.reconstruction_power, record.sample_power)
+    )
+    x = list(record.frequencies)
+    label = "frequency (cycles per pixel)"
+    caption = "Mean power at each spatial frequency."
+    curves = [
+        Series("images", x, list(image), GREY),
+        Series("reconstructions", x, list(reconstruction), BLUE),
+        Series("samples", x, list(sample), ORANGE, line="--"),
+    ]
+    lacks = [
+        Series("reconstructions", x, list(reconstruction - image), BLUE),
+        Series("samples", x, list(sample - image), ORANGE, line="--"),
+    ]
+    lack_caption = f"The same relative to the images. {_blur_text(record.frequencies, reconstruction - image)}"
+    return [
+        Chart(line_chart("spectra", caption, label, "log₁₀ power", curves), caption),
+        Chart(
+            line_chart("lack", lack_caption, label, "log₁₀ power, less the images'", lacks, level=(0.0, "images")),
+            lack_caption,
+        ),
+    ]
+
+
+def frequency_text(about: Mapping[str, Any]) -> str:
+    """What the largest frequency is in mm, where the voxels are square; else nothing.
+
+    Args:
+        about: of the evaluation's record.
+    """
+    size = about["voxel_size"]
+    if not size or not all(size) or max(size) > 1.01 * min(size):
+        return ""
+    return f" 0.5 cycles per pixel are {0.5 / size[0]:.2g} cycles per mm."
+
+
+def _blur_text(frequencies: Numbers, difference: Numbers) -> str:
+    place = int(np.abs(frequencies - 0.25).argmin())
+    share = 10 ** float(difference[place])
+    return f"At {frequencies[place]:.2f} cycles per pixel the reconstructions have {share:.1%} of the images' power."
+
+
+def latent_chart(record: EvaluationRecord) -> Chart:
+    """The KL of each latent unit, the largest first.
+
+    Args:
+        record: of the evaluation.
+    """
+    ordered = np.sort(record.unit_kl)[::-1]
+    quiet = int((ordered < QUIET_UNIT).sum())
+    caption = (
+        f"Mean KL of each of the {len(ordered)} latent units, the largest first: {ordered.sum():.1f} nats in all, "
+        f"{quiet} units below {QUIET_UNIT:g} nats."
+    )
+    return Chart(area_chart("units", caption, "latent unit, by rank", "KL (nats)", ordered), caption)
+
+
+def psnr_chart(rows: Sequence[Mapping[str, str]]) -> Chart | None:
+    """How the PSNR is distributed over the images.
+
+    Args:
+        rows: of ``metrics.csv``.
+    """
+    if not rows:
+        return None
+    caption = f"PSNR of the {len(rows)} images."
+    values = [float(row["psnr"]) for row in rows]
+    return Chart(histogram("psnrs", caption, "PSNR (dB)", "images", values), caption)

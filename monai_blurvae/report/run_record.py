@@ -1,0 +1,156 @@
+"""All that a report is made from: the files in the folder of a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from monai_blurvae.errors import RunFolderError
+from monai_blurvae.handlers.evaluation_record import EVALUATION, EvaluationRecord
+from monai_blurvae.report.history import History, read_history
+from monai_blurvae.transforms.prepare_volume import SYNTHETIC_MARK
+
+CONFIG, DATALIST, VERSIONS, SUMMARY = "config.json", "datalist.json", "versions.json", "summary.json"
+TENSORBOARD, TEST, METRICS, MEASURES = "tensorboard", "test", "metrics.csv", "measures.json"
+
+Content = TypeVar("Content")
+
+
+class RunRecord(NamedTuple):
+    """The files of a run, as far as they are there.
+
+    Attributes:
+        path: the run's folder.
+        evaluation_dir: the evaluation that is shown, by default the test at the end of the training.
+        settings: every plain value of the config: neither expressions nor parts that are built.
+        datalist: the images of each split, or None.
+        versions: of the packages, and the state of the checkout; empty if unknown.
+        summary: written at the end of a training; None for an unfinished one.
+        history: curves and pictures.
+        evaluation: examples, spectra and means of ``evaluation_dir``, or None.
+        rows: of ``metrics.csv`` there.
+        measures: of ``measures.json`` there, or None.
+        problems: a sentence for each file that is there and cannot be read.
+    """
+
+    path: Path
+    evaluation_dir: Path
+    settings: Mapping[str, Any]
+    datalist: Mapping[str, Any] | None
+    versions: Mapping[str, Any]
+    summary: Mapping[str, Any] | None
+    history: History
+    evaluation: EvaluationRecord | None
+    rows: Sequence[Mapping[str, str]]
+    measures: Mapping[str, Any] | None
+    problems: Sequence[str]
+
+    def setting(self, name: str) -> Any:
+        """The value of a setting, or None."""
+        return self.settings.get(name)
+
+    @property
+    def remark(self) -> str:
+        """What has to be said of the data wherever a result stands; mostly nothing."""
+        listed = self.datalist or {}
+        description = str(listed.get("description", ""))
+        synthetic = description if description.lower().startswith(SYNTHETIC_MARK) else ""
+        sources = (self.evaluation.about if self.evaluation else {}, self.summary or {}, listed)
+        remarks = [str(source["remark"]) for source in sources if source.get("remark")] or [synthetic]
+        return "; ".join(dict.fromkeys(remarks))
+
+    @property
+    def skipped(self) -> list[str]:
+        """A sentence for each file that was left out."""
+        return [str(line) for line in (self.summary or {}).get("skipped", [])]
+
+
+def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> RunRecord:
+    """Read the folder of a run, finished or not.
+
+    Args:
+        run_dir: the folder.
+        evaluation_dir: of an evaluation, in place of the test at the end of the training.
+
+    Raises:
+        RunFolderError: if it is no folder of a run, or the evaluation that was asked for is not there.
+    """
+    path = Path(run_dir).expanduser()
+    if not (path / CONFIG).is_file():
+        raise RunFolderError(f"{path} holds no {CONFIG}; give the folder of a training.")
+    evaluated = path / TEST if evaluation_dir is None else Path(evaluation_dir).expanduser()
+    if evaluation_dir is not None and not (evaluated / EVALUATION).is_file():
+        raise RunFolderError(f"{evaluated} holds no {EVALUATION}; give the folder that an evaluation wrote.")
+    files = _Reader()
+    return RunRecord(
+        path=path,
+        evaluation_dir=evaluated,
+        settings=plain_settings(_read_object(path / CONFIG)),
+        datalist=files.read(path / DATALIST, _read_object, None),
+        versions=files.read(path / VERSIONS, _read_object, {}),
+        summary=files.read(path / SUMMARY, _read_object, None),
+        history=files.read(path / TENSORBOARD, read_history, History({}, {})),
+        evaluation=files.read(evaluated / EVALUATION, EvaluationRecord.read, None),
+        rows=files.read(evaluated / METRICS, _read_rows, []),
+        measures=files.read(evaluated / MEASURES, _read_object, None),
+        problems=files.problems,
+    )
+
+
+def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The top-level keys of a config whose value is a number, a text, a truth value, null, or a list of such.
+
+    Args:
+        config: of a MONAI bundle, in which ``$…``, ``@…`` and ``%…`` are expressions and references.
+    """
+    return {name: value for name, value in config.items() if _is_plain(value) and not name.startswith("_")}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.startswith(("$", "@", "%"))
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float))
+
+
+class _Reader:
+    """Reads files that may be missing or broken, and notes those that are broken."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def read(self, path: Path, read: Callable[[Path], Content], absent: Content) -> Content:
+        if not path.exists():
+            return absent
+        try:
+            return read(path)
+        except RunFolderError as error:
+            self.problems.append(str(error))
+            return absent
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read as JSON ({error}); write it again, or remove it.") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} holds a {type(content).__name__}, where an object is expected; remove it.")
+    return content
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        for row in rows:
+            float(row["psnr"])
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise RunFolderError(
+            f"{path} cannot be read as a table with a column psnr ({error}); evaluate the run again."
+        ) from error
+    return rows
