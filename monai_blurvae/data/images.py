@@ -221,8 +221,8 @@ def prepare_images(
         subjects = [listed[split][i]["subject"] for i in indices]
         parts[split] = ImageSplit(store, first + indices, subjects, skip_bad_files and split == "training")
         if split in required and not len(indices):
-            bad = next((f": {sentence}" for sentence in left_out.values()), ".")
-            raise DataError(f"no usable image is left for {split}; repair the data list or the files{bad}")
+            example = next((f": {sentence}" for sentence in left_out.values()), ".")
+            raise DataError(f"no usable image is left for {split}; repair the data list or the files{example}")
         first += len(listed[split])
     _retry(parts["training"])
     images = Images(datalist.dataset_dir, **parts, remark=datalist.remark, left_out=left_out)

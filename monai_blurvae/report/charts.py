@@ -20,8 +20,10 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
 
 SIZE = (4.2, 2.9)
 """Inches."""
-FONT_SIZE = 10.5
-"""Points. Drawn at least 350 CSS pixels wide, the text has 12 pixels or more."""
+FONT_SIZE = 11
+"""Points. Drawn at least 330 CSS pixels wide, as on a phone, the text has 12 pixels or more."""
+EPOCH = "epoch"
+"""The label of an axis of whole numbers."""
 EXTRA = 'reports need matplotlib: pip install "monai-blurvae[report]".'
 
 
@@ -196,11 +198,15 @@ def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[f
 
 
 def _finish(figure: Figure, axes: Axes, name: str, description: str, x_label: str, y_label: str) -> Markup:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlabel(x_label, fontsize=FONT_SIZE)
     axes.set_ylabel(y_label, fontsize=FONT_SIZE)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_tick_params(labelsize=FONT_SIZE)
         axis.get_offset_text().set_fontsize(FONT_SIZE)
+    if x_label == EPOCH:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return _to_svg(figure, name, description)

@@ -32,8 +32,8 @@ the squared error; seeds of one setting scatter by about that."""
 RISE_AT_BEST = 0.05
 """The same where the last validation was the best one, which noise alone does to one of many only."""
 
-FEWEST_VALIDATIONS = 4
-"""Validations that a line is fitted to, at least: with fewer, the line would follow the noise."""
+FEWEST_VALIDATIONS = 5
+"""Validations that a line is fitted to, at least: with fewer, its own error would be too uncertain to judge it by."""
 
 DROP = 0.5
 """Fall of the validation PSNR in dB below its best, both means of three validations, that counts as overfitting: 12 %
@@ -54,6 +54,10 @@ two standard deviations about 1/4: 0.32, 0.26 and 0.24 for windows of 5, 11 and 
 
 FEWEST_COMPARED = 6
 """Validations that overfitting is looked for in, at least: two groups of three."""
+
+
+NORMAL_MEDIAN = 1.4826
+"""Standard deviation of a normal variable over the median of its absolute value."""
 
 
 class Finding(NamedTuple):
@@ -107,8 +111,8 @@ def posterior_collapse(active_units: int | None, latent_size: int, kl: float, im
     units = "" if active_units is None else f"{active_units} of {latent_size} latent units are active, and "
     return Finding(
         "Posterior collapse",
-        f"Over {images} images {units}the mean KL is {kl:.3g} nats (expected: at least {LEAST_ACTIVE_SHARE:.0%} of the "
-        f"units and {LEAST_KL:g} nats).",
+        f"Over {images} images, {units}the mean KL is {kl:.3g} nats (expected: at least {LEAST_ACTIVE_SHARE:.0%} of "
+        f"the units and {LEAST_KL:g} nats).",
         "The latent says little about its image: the decoder gives nearly the same for all of them, and samples and "
         "reconstructions are close to the mean image.",
         "Lower --beta, train longer or with a higher --lr, or use a smaller --latent_size if the reconstructions are "
@@ -193,8 +197,8 @@ def overfitting(psnr: Mapping[int, float]) -> Finding | None:
     """The validation PSNR ends more than :data:`DROP` below its best.
 
     Compared are means of three validations in a row, the best ones and the last ones, since the best of many noisy
-    values is too high; the fall also has to exceed twice the noise, the standard deviation of the steps from one
-    validation to the next over √2.
+    values is too high. The fall also has to exceed three times the noise, which is taken from the median step from one
+    validation to the next, so that a steep beginning does not count.
 
     Args:
         psnr: on the validation images in dB, by epoch.
@@ -206,8 +210,8 @@ def overfitting(psnr: Mapping[int, float]) -> Finding | None:
     means = np.convolve(values, np.ones(3) / 3, "valid")
     best = int(means.argmax())
     drop = float(means[best] - means[-1])
-    noise = float(np.diff(values).std(ddof=1)) / math.sqrt(2)
-    if drop <= max(DROP, 2 * noise):
+    noise = float(np.median(np.abs(np.diff(values)))) * NORMAL_MEDIAN / math.sqrt(2)
+    if drop <= max(DROP, 3 * noise):
         return None
     return Finding(
         "Overfitting",

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.handlers.evaluation import MEASURES as METRICS
 from monai_blurvae.report.checks import size_text
 from monai_blurvae.report.run_record import CONFIG, DATALIST, RunRecord
 
-SPLITS = ("training", "validation", "test")
 FIRST_ENTRIES = 5
 """Entries of each split that are shown; a data list may hold hundreds of thousands."""
 EXTREMES = 5
@@ -78,19 +78,31 @@ class SettingGroup(NamedTuple):
     settings: Sequence[Setting]
 
 
+class Measures(NamedTuple):
+    """What ``measures.json`` holds.
+
+    Attributes:
+        table: of the measures that have a value.
+        missing: name and reason of each that has none.
+        notes: without which they would be misread.
+    """
+
+    table: Table
+    missing: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+
+
 class Split(NamedTuple):
     """A split of the data list.
 
     Attributes:
         name: of the split.
-        files: its entries.
-        subjects: that they are of.
+        entries: how many.
         first: a few entries, subject and image.
     """
 
     name: str
-    files: int
-    subjects: int
+    entries: int
     first: Sequence[tuple[str, str]]
 
 
@@ -179,7 +191,7 @@ def splits(datalist: Mapping[str, Any]) -> list[Split]:
 
 def _split(name: str, entries: Sequence[Mapping[str, Any]]) -> Split:
     first = [(str(entry.get("subject", "")), str(entry.get("image", ""))) for entry in entries[:FIRST_ENTRIES]]
-    return Split(name, len(entries), len({entry.get("subject", entry.get("image")) for entry in entries}), first)
+    return Split(name, len(entries), first)
 
 
 def data_facts(run: RunRecord) -> list[tuple[str, str]]:
@@ -245,19 +257,22 @@ def example_text(row: Mapping[str, Any]) -> str:
     return f"{place}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
 
 
-def measure_table(measures: Mapping[str, Any]) -> Table:
-    """All measures of a comparison.
+def measures_of(content: Mapping[str, Any]) -> Measures:
+    """The measures of a comparison.
 
     Args:
-        measures: content of ``measures.json``.
+        content: of ``measures.json``.
     """
-    rows = []
-    for row in measures["measures"].values():
-        arrow = {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
-        features = f"; features: {row['features']}" if row["features"] else ""
-        value = f"– ({row['reason']})" if row["value"] is None else number_text(row["value"])
-        rows.append((row["name"] + arrow, value, row["unit"], row["what"] + features))
-    return Table(("measure", "value", "unit", "what it is"), rows, str(measures.get("title", "")))
+    rows = content["measures"].values()
+    cells = [_measure_cells(row) for row in rows if row["value"] is not None]
+    table = Table(("measure", "value", "unit", "what it is"), cells, str(content["title"]))
+    return Measures(table, [(row["name"], row["reason"]) for row in rows if row["value"] is None], content["notes"])
+
+
+def _measure_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
+    features = f"; features: {row['features']}" if row["features"] else ""
+    return row["name"] + arrow, number_text(row["value"]), row["unit"], row["what"] + features
 
 
 def number_text(value: float) -> str:

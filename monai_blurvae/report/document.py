@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import make_folder, write_text
@@ -72,9 +73,15 @@ def render(run: RunRecord) -> str:
     """
     folder = files("monai_blurvae.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["options"] = _with_options
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     style = (folder / "style.css").read_text(encoding="utf-8")
     return template.render(style=Markup(style), **_everything(run)) + "\n"
+
+
+def _with_options(text: str) -> Markup:
+    """Text in which the options of a command line, ``--name``, stand out and are not torn."""
+    return Markup(re.sub(r"(?<![\w-])(--\w+)", r'<code class="option">\1</code>', str(escape(text))))
 
 
 def _everything(run: RunRecord) -> dict[str, Any]:
@@ -109,7 +116,7 @@ def _kernels(run: RunRecord) -> dict[str, Any]:
 
 def _evaluation(run: RunRecord) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "measures": None if run.measures is None else content.measure_table(run.measures),
+        "measures": None if run.measures is None else content.measures_of(run.measures),
         "extreme_tables": content.extreme_tables(run.rows),
         "psnr_chart": figures.psnr_chart(run.rows),
         "examples": None,

@@ -10,6 +10,7 @@ import numpy as np
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers
 from monai_blurvae.report.charts import (
     BLUE,
+    EPOCH,
     GREY,
     ORANGE,
     Chart,
@@ -103,7 +104,7 @@ def _term_chart(history: History, name: str) -> Chart | None:
     title, label, what = TERMS[name]
     y_range = late_range(list(values.values()))
     begins = "" if y_range is None else f" It begins at {next(iter(values.values())):.4g}, outside of the chart."
-    svg = line_chart(name, title, "epoch", label, [_series("training", values, BLUE)], y_range=y_range)
+    svg = line_chart(name, title, EPOCH, label, [_series("training", values, BLUE)], y_range=y_range)
     return Chart(svg, f"{title}. {what}; {PER_EPOCH}.{begins}")
 
 
@@ -116,7 +117,7 @@ def _quality_chart(history: History, name: str) -> Chart | None:
     caption = f"{label} of the validation images; higher is better. Best at epoch {best}: {values[best]:.4g}{unit}."
     y_label = f"{label} ({unit.strip()})" if unit else label
     series = [_series("validation", values, ORANGE, "o")]
-    return Chart(line_chart(name, caption, "epoch", y_label, series), caption)
+    return Chart(line_chart(name, caption, EPOCH, y_label, series), caption)
 
 
 def _kl_chart(history: History) -> Chart | None:
@@ -124,7 +125,7 @@ def _kl_chart(history: History) -> Chart | None:
     if not series:
         return None
     caption = "KL from the posterior to the prior, the rate: how much the latent tells of its image."
-    return Chart(line_chart("kl", caption, "epoch", "KL (nats per image)", series, from_zero=True), caption)
+    return Chart(line_chart("kl", caption, EPOCH, "KL (nats per image)", series, from_zero=True), caption)
 
 
 def _units_chart(history: History) -> Chart | None:
@@ -133,7 +134,7 @@ def _units_chart(history: History) -> Chart | None:
         return None
     caption = "Active latent units: their posterior mean varies over the validation images by more than 0.01."
     series = [_series("validation", values, ORANGE, "o")]
-    return Chart(line_chart("active", caption, "epoch", "active latent units", series, from_zero=True), caption)
+    return Chart(line_chart("active", caption, EPOCH, "active latent units", series, from_zero=True), caption)
 
 
 def kernel_chart(history: History, kernel_size: Any) -> Chart | None:
@@ -149,7 +150,7 @@ def kernel_chart(history: History, kernel_size: Any) -> Chart | None:
     level = (flat_width(kernel_size), "flat kernel") if isinstance(kernel_size, int) else None
     caption = "Mean width of the predicted kernels, the RMS radius about their centroid."
     label = "kernel width (pixels)"
-    return Chart(line_chart("width", caption, "epoch", label, series, from_zero=True, level=level), caption)
+    return Chart(line_chart("width", caption, EPOCH, label, series, from_zero=True, level=level), caption)
 
 
 def _both(history: History, name: str) -> list[Series]:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from monai_blurvae.handlers.pictures import LABEL_HEIGHT, Pixels
 
-LARGEST_PNG = 200_000
-"""Bytes from which on a picture is a JPEG instead, so that a report of large photographs stays a few megabytes."""
+LARGEST_PNG = 60_000
+"""Bytes from which on a picture is a JPEG instead, so that a report of large photographs stays a few megabytes. Images
+of 128×128 pixels and less are below, and shown exactly."""
 JPEG_QUALITY = 90
 
 ERROR_PERCENTILE = 99.5
@@ -148,7 +149,7 @@ def _round_up(value: float) -> float:
 
 def _data_uri(pixels: Pixels) -> str:
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    content = _encoded(image, "PNG", optimize=True)
+    content = _encoded(image, "PNG")
     if len(content) <= LARGEST_PNG:
         return _uri("png", content)
     return _uri("jpeg", _encoded(image, "JPEG", quality=JPEG_QUALITY))

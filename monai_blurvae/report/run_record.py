@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.evaluation_record import EVALUATION, EvaluationRecord
 from monai_blurvae.report.history import History, read_history
@@ -15,6 +16,9 @@ from monai_blurvae.transforms.prepare_volume import SYNTHETIC_MARK
 
 CONFIG, DATALIST, VERSIONS, SUMMARY = "config.json", "datalist.json", "versions.json", "summary.json"
 TENSORBOARD, TEST, METRICS, MEASURES = "tensorboard", "test", "metrics.csv", "measures.json"
+
+MEASURE_KEYS = {"value", "reason", "name", "unit", "what", "features", "better"}
+"""What is known of each measure."""
 
 Content = TypeVar("Content")
 
@@ -89,13 +93,13 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
         path=path,
         evaluation_dir=evaluated,
         settings=plain_settings(_read_object(path / CONFIG)),
-        datalist=files.read(path / DATALIST, _read_object, None),
+        datalist=files.read(path / DATALIST, _read_datalist, None),
         versions=files.read(path / VERSIONS, _read_object, {}),
         summary=files.read(path / SUMMARY, _read_object, None),
         history=files.read(path / TENSORBOARD, read_history, History({}, {})),
         evaluation=files.read(evaluated / EVALUATION, EvaluationRecord.read, None),
         rows=files.read(evaluated / METRICS, _read_rows, []),
-        measures=files.read(evaluated / MEASURES, _read_object, None),
+        measures=files.read(evaluated / MEASURES, _read_measures, None),
         problems=files.problems,
     )
 
@@ -140,6 +144,26 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise RunFolderError(f"{path} cannot be read as JSON ({error}); write it again, or remove it.") from error
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} holds a {type(content).__name__}, where an object is expected; remove it.")
+    return content
+
+
+def _read_datalist(path: Path) -> dict[str, Any]:
+    content = _read_object(path)
+    for split in SPLITS:
+        entries = content.get(split, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise RunFolderError(f"{path} has no list of objects under {split!r}; take it from a copy of the run.")
+    return content
+
+
+def _read_measures(path: Path) -> dict[str, Any]:
+    content = _read_object(path)
+    rows = content.get("measures")
+    if not {"title", "notes"} <= content.keys() or not isinstance(rows, dict):
+        raise RunFolderError(f"{path} holds no title, measures and notes; evaluate the run again with --measures true.")
+    for name, row in rows.items():
+        if not isinstance(row, dict) or not row.keys() >= MEASURE_KEYS:
+            raise RunFolderError(f"{path} lacks parts of {name!r}; evaluate the run again with --measures true.")
     return content
 
 
