@@ -166,6 +166,18 @@ def test_what_an_earlier_run_found_bad_is_said_at_once(tmp_path, datalist, caplo
     assert prepare(datalist, tmp_path / "cache").skipped == []
 
 
+def test_lists_that_split_the_same_files_otherwise_share_the_store(tmp_path, datalist):
+    spoil(datalist, TRAINING - 1)
+    images = prepare(datalist, tmp_path / "cache", skip_bad_files=True)
+    training_batches(images, 1)
+    last = datalist.training[-1:]
+    moved = replace(datalist, training=datalist.training[:-1], validation=last + datalist.validation)
+    others = prepare(moved, tmp_path / "cache", skip_bad_files=True)
+    assert others.training.store.folder == images.training.store.folder
+    assert others.training.skipped() == {}
+    assert others.skipped == images.skipped  # once, as one of the validation
+
+
 def test_what_can_be_read_again_is_not_skipped(tmp_path, datalist):
     """A disk that was away for a moment."""
     images = prepare(datalist, tmp_path / "cache", skip_bad_files=True)

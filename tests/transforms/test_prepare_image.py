@@ -102,7 +102,11 @@ TEXT_ORIENTATION = exif(6).tobytes().replace(SHORT, TEXT)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@pytest.mark.parametrize("damage", [b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0nonsense", TEXT_ORIENTATION, exif(9)])
+@pytest.mark.parametrize(
+    "damage",
+    [b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0nonsense", TEXT_ORIENTATION, exif(9)],
+    ids=["offset", "nonsense", "text", "unknown"],
+)
 def test_damaged_exif_counts_as_none(tmp_path, damage):
     colours, image = quadrants()
     path = saved(image, tmp_path / "a.jpg", exif=damage, quality=95)
