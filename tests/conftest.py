@@ -57,4 +57,7 @@ def _no_report(request, monkeypatch):
 def _quiet(monkeypatch):
     monkeypatch.delenv("HCP_DIR", raising=False)
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
+    own = logging.getLogger("monai_blurvae")  # what another test's bundle made of it by its logging.conf
+    own.propagate = True
+    own.setLevel(logging.NOTSET)
     warnings.filterwarnings("ignore", message="parsing config_file")

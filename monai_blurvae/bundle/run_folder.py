@@ -326,7 +326,7 @@ class FinishedRun:
         entries, root = content["validation"], Path(content["dataset_dir"])
         mend = f'put it back, or write where the images are now as "dataset_dir" into {path}'
         for entry in entries:
-            if not image_file(root / entry["image"]).is_file():
+            if not Path(image_file(str(root / entry["image"]))).is_file():
                 raise DataError(
                     f"the likelihoods are fitted on the run's validation images, but {root / entry['image']} is not "
                     f"there any more; {mend}, or leave out --measures."

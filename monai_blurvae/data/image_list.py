@@ -180,7 +180,7 @@ def image_loader(datalist: Datalist) -> Callable[[str], Image.Image] | None:
         The ``load`` of :class:`~monai_blurvae.transforms.PrepareImage`; None for image files.
     """
     first = next((entry["image"] for split in SPLITS for entry in getattr(datalist, split)), "")
-    return None if image_file(first) == Path(first) else read_cifar_image
+    return None if image_file(first) == first else read_cifar_image
 
 
 @dataclass

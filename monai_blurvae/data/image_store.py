@@ -18,6 +18,7 @@ import numpy.typing as npt
 from filelock import FileLock
 from tqdm import tqdm
 
+from monai_blurvae.data.datalist import image_file
 from monai_blurvae.errors import DataError
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, writing_to
 from monai_blurvae.transforms.prepare_image import PrepareImage
@@ -187,7 +188,7 @@ class ImageStore:
         return hashlib.sha256(os.fsencode("\n".join([identity, *lines]))).hexdigest()[:32]
 
     def _require_unchanged(self, index: int) -> None:
-        if _stat(_file_of(self.sources[index])) != (self.sizes[index], self._times[index]):
+        if _stat(image_file(self.sources[index])) != (self.sizes[index], self._times[index]):
             raise DataError(
                 f"{self.sources[index]} has changed since the images were listed; "
                 "leave the files as they are, and start again."
@@ -239,12 +240,6 @@ def _is_array(path: Path, shape: tuple[int, ...], dtype: type) -> bool:
     return array.shape == shape and array.dtype == dtype
 
 
-def _file_of(source: str) -> str:
-    """The file that holds an image: what stands before ``#N``."""
-    path, _, number = source.rpartition("#")
-    return path if path and number.isdigit() else source
-
-
 def _stat(path: str) -> tuple[int, int]:
     """Size and time of change."""
     try:
@@ -256,7 +251,7 @@ def _stat(path: str) -> tuple[int, int]:
 
 def _stat_files(sources: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Sizes and times of change, asking for those of each file once."""
-    files = [_file_of(source) for source in sources]
+    files = [image_file(source) for source in sources]
     known = {file: _stat(file) for file in dict.fromkeys(files)}
     status = np.array([known[file] for file in files], np.int64)
     return status[:, 0], status[:, 1]

@@ -38,6 +38,11 @@ SPECTRUM_SAMPLES = 64
 SAMPLES_AT_ONCE = 8
 
 
+def mean_and_std_text(mean: float, std: float) -> str:
+    """``"472.2 ± 240"``: four digits of the mean and two of the standard deviation, seldom with exponents."""
+    return f"{mean:.4g} ± {float(f'{std:.2g}'):g}"
+
+
 class _Example(NamedTuple):
     """One image of the picture, in [0, 1], with its reconstruction, kernel and line of the table."""
 
@@ -166,7 +171,7 @@ class EvaluationReportHandler:
         lines += ["| measure | mean ± std |", "|---|---|"]
         for name, label in MEASURES.items():
             mean, std = self._mean_and_std(name)
-            lines.append(f"| {label} | {mean:.4g} ± {std:.2g} |")
+            lines.append(f"| {label} | {mean_and_std_text(mean, std)} |")
         if about["active_units"] is not None:
             lines.append(f"| active latent units | {about['active_units']} of {about['latent_size']} |")
         if all(about["training_voxel_size"]):

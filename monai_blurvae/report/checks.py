@@ -267,8 +267,8 @@ def kernel_hits_window(mean_kernel: npt.ArrayLike) -> Finding | None:
         return None
     return Finding(
         "The kernel hits the edge of its window",
-        f"The outermost pixels of the mean kernel hold {border / weights.sum():.0%} of its weight, {ratio:.2f} of what "
-        f"they hold in a flat kernel (expected: at most {BORDER:g}).",
+        f"The outermost pixels of the mean kernel hold {border / weights.sum():.0%} of its weight, {ratio:.2f} times "
+        f"what they hold in a flat kernel (expected: at most {BORDER:g}).",
         "The blur reaches farther than the kernel can, so that the kernel and all that is derived from it are cut off.",
         "Train longer, since the kernel narrows as the reconstructions sharpen, or set a larger --kernel_size.",
     )

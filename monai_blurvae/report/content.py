@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.handlers.evaluation import MEASURES as METRICS
+from monai_blurvae.handlers.evaluation import mean_and_std_text
 from monai_blurvae.report.checks import size_text
 from monai_blurvae.report.run_record import CONFIG, DATALIST, RunRecord
 
@@ -216,7 +217,7 @@ def metric_table(about: Mapping[str, Any]) -> Table:
         about: of the evaluation's record.
     """
     rows = [
-        (label, f"{about['metrics'][name]['mean']:.4g} ± {about['metrics'][name]['std']:.2g}")
+        (label, mean_and_std_text(about["metrics"][name]["mean"], about["metrics"][name]["std"]))
         for name, label in METRICS.items()
     ]
     if about["active_units"] is not None:

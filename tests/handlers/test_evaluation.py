@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from monai_blurvae.engines import BlurVAEEvaluator
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers import EvaluationReportHandler
+from monai_blurvae.handlers.evaluation import mean_and_std_text
 from monai_blurvae.handlers.evaluation_record import ABOUT, EVALUATION, EvaluationRecord
 from monai_blurvae.metrics import additional_metrics, key_metric
 from monai_blurvae.networks import BlurVAE
@@ -176,3 +177,11 @@ def test_the_record_comes_back_as_it_was_and_runs_nothing(tmp_path):
     for name in ("pickled.npz", "empty.npz", "cut.npz", "other.npz", "old.npz", "absent.npz"):
         with pytest.raises(RunFolderError, match=f"{name} cannot be read as the record of an evaluation"):
             EvaluationRecord.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "text"),
+    [(472.16, 239.08, "472.2 ± 240"), (17.414, 1.283, "17.41 ± 1.3"), (0.48, 0.12, "0.48 ± 0.12")],
+)
+def test_mean_and_standard_deviation_are_rounded_but_not_in_exponents(mean, std, text):
+    assert mean_and_std_text(mean, std) == text

@@ -154,7 +154,7 @@ def test_kernel_hits_window(size, inside, outside):
     kernels = [gaussian_kernel(size, sigma**2)[0, 0].numpy() for sigma in (inside, outside)]
     assert [checks.kernel_hits_window(kernel) is not None for kernel in kernels] == [False, True]
     flat = checks.kernel_hits_window(np.ones((size, size)))
-    assert "1.00 of what they hold in a flat kernel" in flat.found
+    assert "1.00 times what they hold in a flat kernel" in flat.found
 
 
 def test_kernel_hits_window_at_the_threshold():
