@@ -7,7 +7,7 @@ from typing import Any
 
 from monai_blurvae.data import Datalist, load_datalist, prepare_volumes, read_datalist
 from monai_blurvae.data.datalist import SPLITS
-from monai_blurvae.errors import RunFolderError
+from monai_blurvae.errors import RunFolderError, SettingsError
 from monai_blurvae.files import write_json
 from monai_blurvae.study.configs import RowConfigs
 from monai_blurvae.study.folder import StudyFolder, read_json
@@ -28,11 +28,18 @@ def prepare(options: StudyOptions, folder: StudyFolder) -> RowConfigs:
         folder: of the study.
 
     Raises:
+        SettingsError: for a bundle that is not of volumes.
         RunFolderError: if the folder holds a study with other data or settings.
         DataError: for data that cannot be used.
     """
     settings = read_settings([options.config(file) for file in options.base_files])
     settings |= {**options.budget.settings, **options.settings}
+    missing = [name for name in DATA_SETTINGS if name not in settings]
+    if missing:
+        raise SettingsError(
+            f"bundles/{options.bundle} has no {missing[0]}: a study compares losses on patches of volumes; choose a "
+            "--bundle of volumes, such as hcp."
+        )
     data = {name: settings[name] for name in DATA_SETTINGS}
     datalist = _datalist(options, folder)
     volumes = prepare_volumes(

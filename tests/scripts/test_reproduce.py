@@ -67,6 +67,13 @@ def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_bundle_of_images_is_refused_in_one_line(tmp_path, capsys):
+    assert main(["--output", str(tmp_path / "out"), "--bundle", "celeba"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: bundles/celeba has no slice_axis: a study compares losses on patches of volumes")
+    assert error.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_two_losses_twice(tmp_path):
     pytest.importorskip("matplotlib")
