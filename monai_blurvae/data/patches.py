@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
@@ -185,5 +186,18 @@ def make_train_loader(
     """Loader whose batches do not depend on the number of workers; ``len`` is the number of batches in an epoch."""
     sampler = EndlessBatchSampler(len(dataset), batch_size)
     return DataLoader(
-        cast(Dataset[dict[str, Any]], dataset), batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory
+        cast(Dataset[dict[str, Any]], dataset),
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_process_group,
     )
+
+
+def _leave_process_group(worker: int) -> None:
+    """Leave signals to the whole group, as ``timeout`` and terminals send them, to the main process.
+
+    It needs its workers until it has written a checkpoint, and ends them itself.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
+from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import BlurVAEReconstructor
 from tests.volumes import ROOT, TINY, make_dataset
 
@@ -109,3 +112,33 @@ def test_two_processes_build_one_store_together(root):
     volumes = root / "cache" / "volumes"
     assert len(list(volumes.glob("*.npy"))) == len(list(volumes.glob("*.json"))) == 5
     assert not list(volumes.rglob("*.part*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_process_group_ends_the_run_with_a_checkpoint(root, number):
+    """As ``timeout`` and a terminal send it: the workers get it too, and must not die before the checkpoint."""
+    make_dataset(root / "data")
+    small = {
+        **TINY,
+        "max_epochs": 10_000,
+        "num_workers": 2,
+        "dataset_dir": "data",
+        "cache_dir": "cache",
+        "output_dir": "run",
+    }
+    line = [*LINE, "training", "--config_file", "bundles/hcp/train.json", *options(**small)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    log = (root / "log.txt").open("w")
+    # a shell's background job ignores SIGINT, which a process inherits
+    process = subprocess.Popen(
+        [str(a) for a in line], cwd=root, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not (root / "run" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=120) == 128 + number, (root / "log.txt").read_text()[-3000:]
+    assert "Traceback" not in (root / "log.txt").read_text()
+    assert load_safely(root / "run" / "checkpoint.pt")["trainer"]["iteration"] > 0
