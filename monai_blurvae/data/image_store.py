@@ -169,9 +169,8 @@ class ImageStore:
     def _announce(self) -> None:
         needed = len(self) * (int(np.prod(self.transform.shape)) + 4)
         root = self.folder.parent
-        logger.info(
-            f"{len(self)} images are prepared as they are needed, once: up to {needed / 1e9:.2f} GB in {self.folder}."
-        )
+        amount = f"{needed / 1e9:.2f} GB" if needed >= 1e8 else f"{needed / 1e6:.1f} MB"
+        logger.info(f"{len(self)} images are prepared as they are needed, once: up to {amount} in {self.folder}.")
         free = shutil.disk_usage(root).free
         if needed > free:
             raise DataError(

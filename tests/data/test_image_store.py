@@ -316,7 +316,7 @@ def test_space_is_announced_and_checked_before_the_store_is_made(tmp_path, image
     with caplog.at_level(logging.INFO):
         store, _ = open_store(tmp_path, paths)
     assert [record.getMessage() for record in caplog.records] == [
-        f"6 images are prepared as they are needed, once: up to 0.00 GB in {store.folder}."
+        f"6 images are prepared as they are needed, once: up to 0.0 MB in {store.folder}."
     ]
     caplog.clear()
     with caplog.at_level(logging.INFO):
