@@ -144,7 +144,11 @@ def load_image_datalist(
 
 
 def evaluation_image_datalist(
-    dataset_dir: str | Path | None, image_pattern: str, datalist: str | Path | None, split: str
+    dataset_dir: str | Path | None,
+    image_pattern: str,
+    datalist: str | Path | None,
+    split: str,
+    partition_file: str | Path | None = None,
 ) -> Datalist:
     """The images that an evaluation looks at, as the test split of a list.
 
@@ -154,6 +158,7 @@ def evaluation_image_datalist(
         image_pattern: see :func:`find_images`.
         datalist: list whose split is evaluated.
         split: ``"training"``, ``"validation"``, ``"test"`` or ``"all"``.
+        partition_file: says what belongs to the split of ``dataset_dir``; None to look for it.
 
     Raises:
         DataError: if there is nothing to evaluate.
@@ -162,7 +167,7 @@ def evaluation_image_datalist(
         return read_split(datalist, dataset_dir, split)
     if dataset_dir is None:
         raise DataError("there is neither a --datalist nor a --dataset_dir to evaluate.")
-    folder = _read_folder(dataset_dir, image_pattern, None)
+    folder = _read_folder(dataset_dir, image_pattern, partition_file)
     if split == "all":
         return Datalist(folder.root, [], [], folder.entries, f"all images of {folder.root}")
     if not folder.parts.get(split):

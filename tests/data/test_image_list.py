@@ -537,6 +537,15 @@ def test_an_evaluation_without_a_list_takes_the_split_that_the_folder_says(tmp_p
     assert subjects(made) == [[], [], CELEBA_SPLIT[SPLITS.index(split)]]
 
 
+def test_an_evaluation_takes_the_split_of_a_given_partition_file(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    folder = celeba(tmp_path / "celeba", partition="../elsewhere/mine.txt")
+    made = evaluation_image_datalist(folder, "**/*", None, "test", tmp_path / "elsewhere" / "mine.txt")
+    assert subjects(made) == [[], [], CELEBA_SPLIT[2]]
+    with pytest.raises(DataError, match=r"none\.txt is not there"):
+        evaluation_image_datalist(folder, "**/*", None, "test", tmp_path / "none.txt")
+
+
 def test_an_evaluation_without_a_list_takes_all_images_of_a_folder(tmp_path):
     assert names(evaluation_image_datalist(touch(tmp_path, "a.jpg", "b.jpg"), "*", None, "all")) == [
         [],
