@@ -108,6 +108,8 @@ def report_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) ->
         logger.info(f"Report in {write_report(run_dir, evaluation_dir)}.")
     except (ImportError, RunFolderError) as error:
         logger.warning(f"No report: {error}")
+    except Exception:  # a training of days must not count as failed for a chart
+        logger.exception("No report, by a fault of the report and not of the run:")
 
 
 def check_voxel_size(network: nn.Module, images: PreparedImages) -> None:

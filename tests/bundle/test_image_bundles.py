@@ -344,6 +344,16 @@ def test_images_smaller_than_the_crop(photographs, cache_dir, tmp_path):
     assert "has 36×40 pixels, fewer than the crop_size 38; set --crop_size null" in str(cause(error.value))
 
 
+def test_a_fault_of_the_report_is_told_and_fails_no_run(image_run, monkeypatch, caplog):
+    def fault(run_dir, evaluation_dir=None):
+        raise KeyError("a chart")
+
+    monkeypatch.setattr("monai_blurvae.bundle.wiring.write_report", fault)
+    report_run(image_run[1])
+    assert "No report, by a fault of the report" in caplog.text
+    assert "KeyError: 'a chart'" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLES)
 def test_as_typed_without_data(root, name):  # noqa: F811
