@@ -7,7 +7,14 @@ from pathlib import Path
 
 
 class BlurVAEError(Exception):
-    """Base of the errors that are reported without a traceback on the command line."""
+    """Base of the errors that are reported without a traceback on the command line.
+
+    Torch makes an error in a worker process of a ``DataLoader`` anew in the main process, from its class and a text
+    that has the worker's traceback before the sentence; as text it is the sentence alone there, too.
+    """
+
+    def __str__(self) -> str:
+        return super().__str__().rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].strip()
 
 
 class DataError(BlurVAEError, ValueError):

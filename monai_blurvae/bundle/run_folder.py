@@ -332,18 +332,16 @@ class FinishedRun:
                     f"there any more; {mend}, or leave out --measures."
                 )
         parser = self.parser()
-        parser["data"] = Datalist(
-            root, [], entries, []
-        )  # not as a section: MONAI changes the # of a CIFAR row in those
+        datalist = Datalist(root, [], entries, [])
+        parser["data"] = datalist  # no section of its own: MONAI changes the # of a CIFAR row in those
         parser["images"]["required"] = ["validation"]
         parser["cache_dir"] = str(cache_dir)
         images: PreparedImages = parser.get_parsed_content("images")
-        for stored, entry in zip(images.validation, entries, strict=False):
-            if "sha256" in entry and entry["sha256"] != stored.checksum:
-                raise DataError(
-                    f"the likelihoods are fitted on the run's validation images, but {stored.source} has changed "
-                    f"since the training; {mend}, or leave out --measures."
-                )
+        for source in images.changed(datalist):
+            raise DataError(
+                f"the likelihoods are fitted on the run's validation images, but {source} has changed since the "
+                f"training; {mend}, or leave out --measures."
+            )
         dataset: SizedDataset = parser.get_parsed_content("validate#dataset")
         return dataset, images
 

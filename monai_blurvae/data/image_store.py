@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from monai_blurvae.data.datalist import image_file
+from monai_blurvae.data.store import require_space
 from monai_blurvae.errors import DataError
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, writing_to
 from monai_blurvae.transforms.prepare_image import PrepareImage
@@ -168,15 +168,9 @@ class ImageStore:
 
     def _announce(self) -> None:
         needed = len(self) * (int(np.prod(self.transform.shape)) + 4)
-        root = self.folder.parent
         amount = f"{needed / 1e9:.2f} GB" if needed >= 1e8 else f"{needed / 1e6:.1f} MB"
         logger.info(f"{len(self)} images are prepared as they are needed, once: up to {amount} in {self.folder}.")
-        free = shutil.disk_usage(root).free
-        if needed > free:
-            raise DataError(
-                f"cache_dir {root} has {free / 1e9:.2f} GB free, but the images need {needed / 1e9:.2f} GB; "
-                "set --cache_dir to a larger disk."
-            )
+        require_space(self.folder.parent, needed, "images")
 
     def _key(self) -> str:
         identity = json.dumps({"format": STORE_FORMAT, "preprocessing": self.transform.parameters()}, sort_keys=True)

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from monai_blurvae.data.datalist import SPLITS, Datalist
 from monai_blurvae.data.image_store import NOT_THERE, ImageStore
-from monai_blurvae.errors import BlurVAEError, DataError
-from monai_blurvae.seeding import numpy_rng
+from monai_blurvae.data.patches import EpochOrder
+from monai_blurvae.errors import DataError
 from monai_blurvae.transforms.prepare_image import PrepareImage
 
 logger = logging.getLogger(__name__)
@@ -170,6 +170,10 @@ class Images:
         indices = [(split, i) for split in splits for i in range(len(split))]
         return {f"{split.source(i)} {split.store.sizes[split.indices[i]]}" for split, i in indices}
 
+    def changed(self, datalist: Datalist) -> list[str]:
+        """None: a list of images records no contents, which would all have to be read."""
+        return []
+
     def count_text(self, count: int) -> str:
         """Images."""
         return f"{count} image{'' if count == 1 else 's'}"
@@ -231,16 +235,6 @@ def prepare_images(
     return images
 
 
-class WorkerError(DataError):
-    """An error in a worker process of a ``DataLoader``, which keeps its sentence on the way out.
-
-    Torch makes it anew in the main process, from its class and a text with the worker's traceback before the sentence.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text.rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2].strip())
-
-
 class ImageDataset(Dataset[dict[str, Any]]):
     """Prepared images, scaled to [−1, 1].
 
@@ -255,34 +249,22 @@ class ImageDataset(Dataset[dict[str, Any]]):
     Each sample is a dictionary with ``image`` ``(channels, size, size)`` float32, ``subject`` and ``source``.
 
     Raises:
-        DataError: when an image that cannot be prepared is asked for; from the workers of a ``DataLoader`` as
-            :class:`WorkerError`, which is one.
+        DataError: when an image that cannot be prepared is asked for.
     """
 
     def __init__(self, data: ImageSplit, seed: int = 0, shuffle: bool = False) -> None:
         self.data = data
         self.seed = seed
         self.shuffle = shuffle
-        self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+        self._order = EpochOrder(len(data), seed)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        try:
-            prepared = self.data[self._shuffled(index) if self.shuffle else index]
-        except BlurVAEError as error:
-            if get_worker_info() is None:
-                raise
-            raise WorkerError(str(error)) from error
+        prepared = self.data[self._order[index][1] if self.shuffle else index]
         image = torch.from_numpy(prepared.array.astype(np.float32) / 127.5 - 1.0)
         return {"image": image, "subject": prepared.subject, "source": prepared.source}
-
-    def _shuffled(self, index: int) -> int:
-        epoch, i = divmod(index, len(self))
-        if self._order[0] != epoch:
-            self._order = (epoch, numpy_rng(self.seed, "order", epoch).permutation(len(self)))
-        return int(self._order[1][i])
 
 
 def _evenly(indices: npt.NDArray[np.int64], count: int | None) -> npt.NDArray[np.int64]:

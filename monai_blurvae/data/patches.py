@@ -82,6 +82,27 @@ class SizedDataset(Protocol):
         """One sample."""
 
 
+class EpochOrder:
+    """The random order of a dataset in each epoch, a function of (seed, epoch).
+
+    Args:
+        size: of the dataset.
+        seed: of the order.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self._newest: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        """The epoch of index n = epoch · size + i, which runs on over all epochs, and what is i-th in its order."""
+        epoch, i = divmod(index, self.size)
+        if self._newest[0] != epoch:
+            self._newest = (epoch, numpy_rng(self.seed, "order", epoch).permutation(self.size))
+        return epoch, int(self._newest[1][i])
+
+
 class SlicePatchDataset(Dataset[dict[str, Any]]):
     """Square patches of slices, scaled to [−1, 1].
 
@@ -121,7 +142,7 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
         self.min_foreground = min_foreground
         self.seed = seed
         self.shuffle = shuffle
-        self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+        self._order = EpochOrder(len(self), seed)
 
     def __len__(self) -> int:
         return len(self.data) * self.patches_per_volume
@@ -133,11 +154,9 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
         return {"image": image, "subject": volume.subject, "source": volume.source, "position": position}
 
     def _training_draw(self, index: int) -> tuple[StoredVolume, np.random.Generator]:
-        epoch, i = divmod(index, len(self))
-        if self._order[0] != epoch:
-            self._order = (epoch, numpy_rng(self.seed, "order", epoch).permutation(len(self)))
-        volume = self.data[int(self._order[1][i]) // self.patches_per_volume]
-        return volume, numpy_rng(self.seed, "patch", epoch, i)
+        epoch, place = self._order[index]
+        volume = self.data[place // self.patches_per_volume]
+        return volume, numpy_rng(self.seed, "patch", epoch, index % len(self))
 
     def _fixed_draw(self, index: int) -> tuple[StoredVolume, np.random.Generator]:
         if not 0 <= index < len(self):

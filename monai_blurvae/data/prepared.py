@@ -51,6 +51,9 @@ class PreparedImages(Protocol):
     def used(self, datalist: Datalist) -> Datalist:
         """The data list without what was left out, to be recorded."""
 
+    def changed(self, datalist: Datalist) -> list[str]:
+        """Files whose content is not that which the data list has recorded, if it has."""
+
     def count_text(self, count: int) -> str:
         """What ``count`` evaluated images are, for example ``"32 patches of 2 subjects"``."""
 

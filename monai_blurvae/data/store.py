@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from monai_blurvae.errors import DataError
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, sha256_of, write_json, write_text
 from monai_blurvae.transforms import PrepareVolume, VolumeHeader
 
@@ -137,6 +139,25 @@ class VolumeStore:
         checksum = sha256_of(path)
         write_text(note, checksum)
         return checksum
+
+
+def require_space(root: Path, needed: int, what: str) -> None:
+    """Check that a store fits onto its disk before it is made.
+
+    Args:
+        root: folder of the store.
+        needed: bytes.
+        what: that need it, for the message.
+
+    Raises:
+        DataError: if there is less space.
+    """
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise DataError(
+            f"cache_dir {root} has {free / 1e9:.2f} GB free, but the {what} need {needed / 1e9:.2f} GB; "
+            "set --cache_dir to a larger disk."
+        )
 
 
 def _tuple(value: Any) -> Any:

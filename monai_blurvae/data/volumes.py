@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from monai_blurvae.data.datalist import SPLITS, Datalist
 from monai_blurvae.data.patches import largest_foreground
-from monai_blurvae.data.store import StoredVolume, VolumeStore
+from monai_blurvae.data.store import StoredVolume, VolumeStore, require_space
 from monai_blurvae.errors import DataError
 from monai_blurvae.transforms import PrepareVolume
 
@@ -90,6 +89,15 @@ class Volumes:
                 if item["image"] in stored
             ]
         return Datalist.of(datalist.dataset_dir, parts, datalist.description, datalist.remark)
+
+    def changed(self, datalist: Datalist) -> list[str]:
+        """Volumes whose checksum is not the recorded one; all entries of the list have to be in use."""
+        return [
+            volume.source
+            for split in SPLITS
+            for volume, entry in zip(getattr(self, split), getattr(datalist, split), strict=True)
+            if entry.get("sha256", volume.checksum) != volume.checksum
+        ]
 
     def count_text(self, count: int) -> str:
         """Patches of subjects."""
@@ -201,9 +209,4 @@ def _announce(missing: list[int], root: Path) -> None:
         f"Preparing {len(missing)} volumes, once: {needed / 1e9:.2f} GB in {root}, about "
         f"{f'{minutes:.0f} min' if minutes >= 1 else f'{60 * minutes:.0f} s'}."
     )
-    free = shutil.disk_usage(root).free
-    if needed > free:
-        raise DataError(
-            f"cache_dir {root} has {free / 1e9:.2f} GB free, but the volumes need {needed / 1e9:.2f} GB; "
-            "set --cache_dir to a larger disk."
-        )
+    require_space(root, needed, "volumes")

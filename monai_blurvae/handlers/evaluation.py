@@ -140,10 +140,11 @@ class EvaluationReportHandler:
 
     def _write(self, engine: Engine) -> None:
         folder = make_folder(self.folder())
-        record = self._record(engine.state.metrics.get("active_units"))
+        samples = self._samples()
+        record = self._record(engine.state.metrics.get("active_units"), samples)
         write_text(folder / "metrics.csv", self._table())
         write_text(folder / "metrics.md", self._markdown(record.about))
-        save_figure(self._figure(), folder / "reconstructions.png")
+        save_figure(self._figure(samples), folder / "reconstructions.png")
         record.write(folder / EVALUATION)
         logger.info(f"{self.title}: {self.summary()}; tables and picture in {folder}")
 
@@ -183,10 +184,10 @@ class EvaluationReportHandler:
         ]
         return "\n".join(lines) + "\n"
 
-    def _figure(self) -> Pixels:
+    def _figure(self, samples: Tensor) -> Pixels:
         images, reconstructions, kernels = self._stacked_examples()
         title = f"{self.title}: {self.summary()}"
-        return reconstruction_figure(images, reconstructions, kernels, self._samples(), title, self.quarter_turns)
+        return reconstruction_figure(images, reconstructions, kernels, samples, title, self.quarter_turns)
 
     def _stacked_examples(self) -> tuple[Tensor, Tensor, Tensor]:
         """Images, reconstructions and kernels."""
@@ -198,13 +199,13 @@ class EvaluationReportHandler:
         self.network.eval()
         return to_unit_range(self.network.sample(len(self._examples), torch_rng(self.seed, "pictures"))).cpu()
 
-    def _record(self, active_units: int | None) -> EvaluationRecord:
+    def _record(self, active_units: int | None, samples: Tensor) -> EvaluationRecord:
         images, reconstructions, kernels = self._stacked_examples()
         power = self._means["image_power"]
         return EvaluationRecord(
             images=_pixels(images),
             reconstructions=_pixels(reconstructions),
-            samples=_pixels(self._samples()),
+            samples=_pixels(samples),
             kernels=kernels[:, 0].double().numpy(),
             mean_kernel=self._means["kernel"],
             frequencies=np.arange(1, len(power) + 1) / min(images.shape[2:]),

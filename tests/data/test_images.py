@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from monai_blurvae.data.datalist import Datalist
-from monai_blurvae.data.images import ImageDataset, WorkerError, prepare_images
+from monai_blurvae.data.images import ImageDataset, prepare_images
 from monai_blurvae.data.patches import make_train_loader
 from monai_blurvae.errors import DataError, user_error
 from monai_blurvae.transforms.prepare_image import PrepareImage
@@ -289,7 +289,7 @@ def test_an_error_in_a_worker_reaches_the_user_as_its_sentence(tmp_path, datalis
     shown = None
     try:
         next(batches)
-    except WorkerError as error:
+    except DataError as error:
         shown = user_error(error)
         error.__traceback__ = None  # it leads back to the batches: the worker would be left to the garbage collector
     assert str(shown) == str(here.value)
@@ -297,8 +297,8 @@ def test_an_error_in_a_worker_reaches_the_user_as_its_sentence(tmp_path, datalis
     assert "\n" not in str(shown)
 
 
-def test_a_worker_error_made_in_the_main_process_keeps_its_text():
-    assert str(WorkerError("x.png is bad: mend it.")) == "x.png is bad: mend it."
+def test_an_error_made_in_the_main_process_keeps_its_text():
+    assert str(DataError("x.png is bad: mend it.")) == "x.png is bad: mend it."
 
 
 def test_datasets_pickle(tmp_path, datalist):
