@@ -41,13 +41,15 @@ def user_error(error: BaseException) -> BaseException | None:
     """The error to show: the first in a chain of causes that the user can mend, or None if there is none.
 
     MONAI wraps whatever an expression of a config raises in errors of its own. A ``ValueError`` counts if this package
-    raised it.
+    raised it, and a ``TypeError`` if it tells of an argument that a component of the config does not have or lacks.
     """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, BlurVAEError) or (isinstance(cause, ValueError) and _raised_here(cause)):
             return cause
-        cause = cause.__cause__
+        if isinstance(cause, TypeError) and isinstance(error, RuntimeError) and "argument" in str(cause):
+            return SettingsError(f"a component of the config cannot be built: {cause}.")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 
 

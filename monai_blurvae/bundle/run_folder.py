@@ -1,36 +1,34 @@
-"""Where a run writes, and where an evaluation finds it."""
+"""Where a run writes."""
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from filelock import FileLock, Timeout
-from monai.bundle import ConfigParser
+from ignite.engine import Engine, Events
+from torch.utils.data import Dataset
 
-from monai_blurvae.bundle.settings import FREE_ON_RESUME, SETTINGS, boolean, current_parser
-from monai_blurvae.data import Datalist, PreparedImages, SizedDataset, log_skipped
+from monai_blurvae import __version__
+from monai_blurvae.bundle.run_configs import write_configs
+from monai_blurvae.bundle.running import RunningConfig
+from monai_blurvae.data import DatasetFacts, facts_of
 from monai_blurvae.data.datalist import image_file
-from monai_blurvae.errors import DataError, RunFolderError
-from monai_blurvae.files import make_folder, remove_leftovers, write_json, write_text
-from monai_blurvae.losses import ELBOLoss, WienerLoss
+from monai_blurvae.errors import RunFolderError
+from monai_blurvae.files import make_folder, remove_leftovers, write_json
+from monai_blurvae.run_files import CHECKPOINT, CONFIG, DATALIST, MODEL, SUMMARY, TENSORBOARD, TEST, VERSIONS
 
 logger = logging.getLogger(__name__)
 
-CONFIG, DATALIST, SUMMARY = "config.json", "datalist.json", "summary.json"
-MODEL, CHECKPOINT = "model.pt", "checkpoint.pt"
 RUN_FILES = (CONFIG, DATALIST, SUMMARY, MODEL, CHECKPOINT)
-FEATURE_LOSSES = ("vgg", "watson")
-"""Losses that are not built to be asked: no likelihoods, no kernel, and weights that may be on another machine."""
-
-PACKAGES = ("monai-blurvae", "torch", "monai", "pytorch-ignite", "numpy", "nibabel")
+PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "nibabel")
 
 
 class RunFolder:
@@ -40,34 +38,40 @@ class RunFolder:
     begins leaves nothing behind.
 
     Args:
-        runs_dir: gets a new numbered folder for each run.
-        output_dir: a folder of one's own instead.
-        resume: go on with the run in ``output_dir`` or, without one, with the newest unfinished run in ``runs_dir``;
+        output_dir: gets a new numbered folder for each run.
+        run_dir: a folder of one's own instead.
+        resume: go on with the run in ``run_dir`` or, without one, with the newest unfinished run in ``output_dir``;
             ``"auto"`` starts a new run if there is none.
+        config: what is recorded, and compared when a run is resumed; see :func:`running_config`.
 
     Raises:
-        RunFolderError: if ``output_dir`` holds a run already, there is no run to resume, or nothing can be written.
+        ValueError: if ``resume`` is something else.
+        RunFolderError: if ``run_dir`` holds a run already, there is no run to resume, or nothing can be written.
     """
 
     def __init__(
         self,
-        runs_dir: str | Path,
-        output_dir: str | Path | None = None,
+        output_dir: str | Path,
+        run_dir: str | Path | None = None,
         resume: bool | str = False,
+        config: RunningConfig | None = None,
     ) -> None:
-        self.runs_dir = Path(runs_dir).expanduser()
+        if not isinstance(resume, bool) and resume != "auto":
+            raise ValueError(f"resume must be true, false or auto, but is {resume!r}.")
+        self.output_dir = Path(output_dir).expanduser()
+        self.config = config
         self._auto = resume == "auto"
-        self._resumed = self._auto or boolean(resume)
-        self._parser = current_parser()
-        self._chosen = self._choose(None if output_dir is None else Path(output_dir).expanduser())
+        self._resumed = bool(resume)
+        self._chosen = self._choose(None if run_dir is None else Path(run_dir).expanduser())
         self._path: Path | None = None
         self._lock: FileLock | None = None
+        self._datasets: Mapping[str, Dataset[Any]] = {}
 
     @property
     def path(self) -> Path:
         """The folder; created when first asked for."""
         if self._path is None:
-            path = new_numbered_folder(self.runs_dir) if self._chosen is None else make_folder(self._chosen)
+            path = new_numbered_folder(self.output_dir) if self._chosen is None else make_folder(self._chosen)
             self._acquire(path)
             remove_leftovers(path)
             self._path = path
@@ -84,66 +88,91 @@ class RunFolder:
 
     def tensorboard_dir(self) -> Path:
         """Event files."""
-        return self.path / "tensorboard"
+        return self.path / TENSORBOARD
 
     def test_dir(self) -> Path:
         """Test tables and picture, written when the training is finished."""
-        return self.path / "test"
+        return self.path / TEST
 
-    def finish(self, metrics: Mapping[str, Any], epochs: int, images: PreparedImages) -> None:
-        """Mark the run as finished, and list the files that it left out."""
+    def result_config(self, training: Dataset[Any], validation: Dataset[Any]) -> dict[str, Any]:
+        """What the result depends on, ``{id of the config: value}``, the content of the data in place of its folder.
+
+        Args:
+            training: dataset.
+            validation: likewise.
+        """
+        items = {} if self.config is None else self.config.result_items()
+        digests = [facts_of(dataset).digest for dataset in (training, validation)]
+        return items | {"data": f"data with checksum {'-'.join(filter(None, digests))}"}
+
+    def record(self, datasets: Mapping[str, Dataset[Any]]) -> None:
+        """Write what is needed to repeat, evaluate and use the run, once; ``--config_file FOLDER/config.json`` does.
+
+        Args:
+            datasets: by split.
+        """
+        self._datasets = datasets
+        if (self.path / CONFIG).is_file():
+            return
+        write_json(self.path / VERSIONS, versions())
+        facts = {split: facts_of(dataset) for split, dataset in datasets.items()}
+        write_json(self.path / DATALIST, _datalist(facts))
+        if self.config is not None:
+            write_configs(self.path, self.config, facts["training"])
+
+    def mark_unfinished(self) -> None:
+        """A finished run that goes on with more epochs is unfinished again."""
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
+    def finish(self, trainer: Engine, tester: Engine) -> None:
+        """Mark the run as finished, and list the files that it left out.
+
+        Args:
+            trainer: has trained.
+            tester: has evaluated the test images, if there are any.
+        """
+        facts = [facts_of(dataset) for dataset in self._datasets.values()]
+        skipped = list(dict.fromkeys(sentence for fact in facts for sentence in fact.skipped))
         content = {
-            "epochs": epochs,
-            "test": {name: float(value) for name, value in metrics.items()},
-            "remark": images.remark,
-            "skipped": images.skipped,
+            "epochs": trainer.state.epoch,
+            "test": {name: float(value) for name, value in tester.state.metrics.items()},
+            "remark": next((fact.remark for fact in facts if fact.remark), ""),
+            "skipped": skipped,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         write_json(self.path / SUMMARY, content)
-        log_skipped(images)
-        if not len(images.test):
-            logger.warning("The data list names no test images, so that nothing was tested.")
+        _log_skipped(skipped)
+        if not len(tester.data_loader.dataset):
+            logger.warning("There are no test images, so that nothing was tested.")
         self.release()
         logger.info(f"Finished. Model, metrics and pictures are in {self.path}.")
 
-    def result_settings(self, images: PreparedImages) -> dict[str, Any]:
-        """The settings that the result depends on, with the content of the data in place of its folder."""
-        settings = {name: value for name, value in self.settings().items() if name not in FREE_ON_RESUME}
-        return settings | {"dataset_dir": f"data with checksum {images.digest()}"}
+    def release(self) -> None:
+        """Let other runs use the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
-    def settings(self) -> dict[str, Any]:
-        """The resolved settings of the run."""
-        config = self._parser.get()
-        return {name: _plain(self._parser.get_parsed_content(name)) for name in SETTINGS if name in config}
-
-    def _choose(self, output_dir: Path | None) -> Path | None:
-        if output_dir is None:
-            make_folder(self.runs_dir)
+    def _choose(self, run_dir: Path | None) -> Path | None:
+        if run_dir is None:
             return self._newest_unfinished() if self._resumed else None
-        held = [name for name in RUN_FILES if (output_dir / name).exists()]
+        held = [name for name in RUN_FILES if (run_dir / name).exists()]
         if held and not self._resumed:
             raise RunFolderError(
-                f"output_dir {output_dir} holds a run already ({held[0]}); go on with it by --resume true, or choose "
-                "another folder."
+                f"run_dir {run_dir} holds a run already ({held[0]}); go on with it by resume true, or choose another "
+                "folder."
             )
         if self._resumed and not held and not self._auto:
-            raise RunFolderError(f"output_dir {output_dir} holds no run to resume; leave out --resume to start one.")
-        if not output_dir.exists():
-            make_folder(output_dir.parent)
-        else:
-            make_folder(output_dir)
-        return output_dir
+            raise RunFolderError(f"run_dir {run_dir} holds no run to resume; leave out resume to start one.")
+        return run_dir
 
     def _newest_unfinished(self) -> Path | None:
-        runs = [p for p in numbered_folders(self.runs_dir) if (p / CONFIG).is_file() and not (p / SUMMARY).is_file()]
-        if not runs and self._auto:
-            return None
-        if not runs:
+        runs = [p for p in numbered_folders(self.output_dir) if (p / CONFIG).is_file() and not (p / SUMMARY).is_file()]
+        if not runs and not self._auto:
             raise RunFolderError(
-                f"{self.runs_dir} holds no unfinished run to resume; leave out --resume to start one, or name a "
-                "finished one as --output_dir to go on with more epochs."
+                f"{self.output_dir} holds no unfinished run to resume; leave out resume to start one, or name a "
+                "finished one as run_dir to go on with more epochs."
             )
-        return runs[-1]
+        return runs[-1] if runs else None
 
     def _acquire(self, path: Path) -> None:
         """Hold the folder as long as this run writes to it; the system releases it when the process dies."""
@@ -152,198 +181,66 @@ class RunFolder:
             self._lock.acquire()
         except Timeout:
             raise RunFolderError(
-                f"another process is writing to {path}; wait for it, or choose another --output_dir."
+                f"another process is writing to {path}; wait for it, or choose another run_dir."
             ) from None
 
-    def release(self) -> None:
-        """Let other runs use the folder."""
-        if self._lock is not None:
-            self._lock.release()
 
-    def mark_unfinished(self) -> None:
-        """A finished run that goes on with more epochs is unfinished again."""
-        (self.path / SUMMARY).unlink(missing_ok=True)
-
-    def record(self, datalist: Datalist, images: PreparedImages) -> None:
-        """Write what is needed to repeat the run, once; ``--config_file FOLDER/config.json`` does."""
-        if (self.path / CONFIG).is_file():
-            return
-        settings = self.settings() | {"output_dir": None, "resume": False}
-        config = {**self._parser.get(), **settings}
-        config.pop("_meta_", None)
-        versions: dict[str, str | None] = {name: version(name) for name in PACKAGES}
-        versions |= {"python": platform.python_version(), "git": _git_state()}
-        root = Path(str(self._parser.get_parsed_content("bundle_root")))
-        for name in ("metadata.json", "logging.conf"):  # MONAI looks for them beside the config
-            source = next((p for p in (root / name, root / "configs" / name) if p.is_file()), None)
-            if source is not None:
-                write_text(self.path / name, source.read_text(encoding="utf-8"))
-        write_json(self.path / "versions.json", versions)
-        images.used(datalist).write(self.path / DATALIST)
-        write_json(self.path / CONFIG, config)
-
-
-class TrainedObjective(NamedTuple):
-    """What the measures of a model depend on beside its weights: the objective that it was trained with.
-
-    Attributes:
-        loss: its name.
-        trains_kernel: whether the kernel generator was trained, by the loss or beside it.
-        wiener_c: the Wiener constant C.
-        weighting: of the kernel's likelihood, see :func:`~monai_blurvae.functional.wiener_weight`.
-        departures: why the objective is no bound on log p(x), a clause each; none if it is one.
-        fixed_kernel: whether the loss had a fixed kernel, so that the generator's is not that of its likelihood.
-    """
-
-    loss: str
-    trains_kernel: bool
-    wiener_c: float
-    weighting: str
-    departures: tuple[str, ...]
-    fixed_kernel: bool
-
-
-class FinishedRun:
-    """A training that an evaluation takes its model, data and settings from.
+class RunRecordHandler:
+    """Create the run's folder and record when the training starts.
 
     Args:
-        runs_dir: where to look for the newest finished run.
-        run_dir: the folder of a run instead.
-
-    Raises:
-        RunFolderError: if there is no such run.
+        run_folder: of the run.
+        training: dataset, recorded.
+        validation: likewise.
+        test: likewise.
     """
 
-    def __init__(self, runs_dir: str | Path, run_dir: str | Path | None = None) -> None:
-        self.path = self._newest(Path(runs_dir)) if run_dir is None else Path(run_dir).expanduser()
-        for name in (CONFIG, MODEL):
-            if not (self.path / name).is_file():
-                raise RunFolderError(f"{self.path} holds no {name}; give the folder of a training as --run_dir.")
-        self._config = self._read(CONFIG)
-        self._evaluation_dir: Path | None = None
-        logger.info(f"Evaluating the run in {self.path}.")
+    def __init__(
+        self, run_folder: RunFolder, training: Dataset[Any], validation: Dataset[Any], test: Dataset[Any]
+    ) -> None:
+        self.run_folder = run_folder
+        self.datasets = {"training": training, "validation": validation, "test": test}
 
-    def _read(self, name: str) -> Any:
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, lambda: self.run_folder.record(self.datasets))
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self.run_folder.mark_unfinished())
+        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: self.run_folder.release())
+
+
+def log_skipped(dataset: Dataset[Any]) -> None:
+    """List at the end what a dataset left out, where it cannot have scrolled away."""
+    _log_skipped(facts_of(dataset).skipped)
+
+
+def _log_skipped(skipped: list[str]) -> None:
+    if skipped:
+        logger.warning(f"Skipped {len(skipped)} file(s):")
+        for line in skipped:
+            logger.warning(f"  {line}")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the packages, and the commit of the checkout that this one runs from, if it does."""
+    found: dict[str, str | None] = {"monai-blurvae": __version__}
+    for name in PACKAGES:
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.path / name} cannot be read as JSON ({error}); take another run.") from error
+            found[name] = version(name)
+        except PackageNotFoundError:  # from a folder on PYTHONPATH
+            found[name] = None
+    return found | {"python": platform.python_version(), "git": _git_state()}
 
-    @staticmethod
-    def _newest(runs_dir: Path) -> Path:
-        finished = [p for p in numbered_folders(runs_dir) if (p / SUMMARY).is_file()]
-        if not finished:
-            raise RunFolderError(f"{runs_dir} holds no finished run; train first, or give one as --run_dir.")
-        return finished[-1]
 
-    def setting(self, name: str) -> Any:
-        """The value that the training had for a setting."""
-        if name not in self._config:
-            raise RunFolderError(f"{self.path / CONFIG} has no key {name}; give it as --{name}.")
-        return self._config[name]
-
-    @property
-    def model_file(self) -> Path:
-        """Weights of the best model."""
-        return self.path / MODEL
-
-    def datalist(self, dataset_dir: str | Path | None) -> str | None:
-        """The run's data list, or None when other data is given."""
-        return str(self.path / DATALIST) if dataset_dir is None else None
-
-    def evaluation_dir(self, output_dir: str | Path | None) -> Path:
-        """A new numbered folder ``evaluation/NNNN`` in the run, or ``output_dir``; the same one when asked again.
-
-        Raises:
-            RunFolderError: if ``output_dir`` holds results.
-        """
-        if self._evaluation_dir is None:
-            self._evaluation_dir = self._new_evaluation_dir(output_dir)
-        return self._evaluation_dir
-
-    def _new_evaluation_dir(self, output_dir: str | Path | None) -> Path:
-        if output_dir is None:
-            return new_numbered_folder(self.path / "evaluation")
-        folder = Path(output_dir).expanduser()
-        if (folder / "metrics.csv").exists():
-            raise RunFolderError(f"output_dir {folder} holds metrics.csv already; choose another folder.")
-        return make_folder(folder)
-
-    def parser(self) -> ConfigParser:
-        """A parser of the run's config, which is code: what it parses is built as the training built it."""
-        return ConfigParser(self._read(CONFIG))
-
-    def objective(self) -> TrainedObjective:
-        """What the model was trained with. A setting that the run does not have yet was off."""
-        objective = self._built_objective()
-        weighting = self.setting("weighting")
-        return TrainedObjective(
-            loss=self.setting("loss"),
-            trains_kernel=boolean(self._config.get("train_kernel", False))
-            or (objective is not None and objective.uses_kernel),
-            wiener_c=self.setting("wiener_c"),
-            # flat weights are no kernel's, and the paper's are taken
-            weighting="wiener" if weighting == "flat" else weighting,
-            departures=tuple(self._departures(objective)),
-            fixed_kernel=objective is not None
-            and isinstance(objective.term, WienerLoss)
-            and objective.determinant == "fixed",
-        )
-
-    def _built_objective(self) -> ELBOLoss | None:
-        if self.setting("loss") in FEATURE_LOSSES:
-            return None
-        objective: ELBOLoss = self.parser().get_parsed_content("train#objective")
-        return objective
-
-    def _departures(self, objective: ELBOLoss | None) -> Iterator[str]:
-        if objective is None or not getattr(objective.term, "is_likelihood", False):
-            yield f"its loss, {self.setting('loss')}, is no likelihood"
-        elif isinstance(objective.term, WienerLoss) and objective.determinant in ("omit", "epsilon"):
-            yield f"its determinant, {objective.determinant!r}, is not that of its covariance"
-        if self._config.get("spectrum_weight", 0) or (objective is not None and len(objective.auxiliary_terms)):
-            yield "an auxiliary term was added to its loss"
-        if self._config.get("adversarial_weight", 0):
-            yield "an adversarial term was added to its loss"
-        if self.setting("beta") != 1:
-            yield f"its KL had the weight β = {self.setting('beta'):g}"
-
-    def validation_images(self, cache_dir: str | Path) -> tuple[SizedDataset, PreparedImages]:
-        """The images by which the run chose its model, prepared as it prepared them.
-
-        Args:
-            cache_dir: of the store.
-
-        Returns:
-            The dataset of the run's validation, and the prepared images that it draws from.
-
-        Raises:
-            DataError: if a file is not there any more, is another one, or cannot be used.
-            RunFolderError: if the run has no data list.
-        """
-        path = self.path / DATALIST
-        content = self._read(DATALIST)
-        entries, root = content["validation"], Path(content["dataset_dir"])
-        mend = f'put it back, or write where the images are now as "dataset_dir" into {path}'
-        for entry in entries:
-            if not Path(image_file(str(root / entry["image"]))).is_file():
-                raise DataError(
-                    f"the likelihoods are fitted on the run's validation images, but {root / entry['image']} is not "
-                    f"there any more; {mend}, or leave out --measures."
-                )
-        parser = self.parser()
-        datalist = Datalist(root, [], entries, [])
-        parser["data"] = datalist  # no section of its own: MONAI changes the # of a CIFAR row in those
-        parser["images"]["required"] = ["validation"]
-        parser["cache_dir"] = str(cache_dir)
-        images: PreparedImages = parser.get_parsed_content("images")
-        for source in images.changed(datalist):
-            raise DataError(
-                f"the likelihoods are fitted on the run's validation images, but {source} has changed since the "
-                f"training; {mend}, or leave out --measures."
-            )
-        dataset: SizedDataset = parser.get_parsed_content("validate#dataset")
-        return dataset, images
+def _datalist(facts: Mapping[str, DatasetFacts]) -> dict[str, Any]:
+    """In the layout that :func:`~monai_blurvae.data.read_datalist` takes back."""
+    files = [image_file(entry["image"]) for fact in facts.values() for entry in fact.entries]
+    root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""  # noqa: PTH120, of 200,000
+    splits = {
+        split: [{**entry, "image": os.path.relpath(entry["image"], root)} for entry in fact.entries]
+        for split, fact in facts.items()
+    }
+    remark = next((fact.remark for fact in facts.values() if fact.remark), "")
+    return {"description": "the images of this run", "remark": remark, "dataset_dir": root, **splits}
 
 
 def numbered_folders(parent: Path) -> list[Path]:
@@ -376,7 +273,3 @@ def _git_state() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

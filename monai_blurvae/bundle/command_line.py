@@ -1,0 +1,206 @@
+"""The first step of every bundle: read values as they were meant, find mistyped keys, say errors in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import pydoc
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from monai_blurvae.bundle.running import STEPS, references, running_config
+from monai_blurvae.errors import SettingsError, user_error
+
+TEXT_KEYS = re.compile(r"(_dir|_file|_pattern|_uri|_name|^datalist|^device)$")
+"""Keys whose value is a text, above all paths, whatever it looks like."""
+
+WORDS = {"null": None, "true": True, "false": False}
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+"""What YAML and some shells leave as a text: 1e-3."""
+
+SECTIONS = frozenset(
+    (
+        *STEPS,
+        *("bundle_root", "device", "dataset_dir", "output_dir", "_meta_", "network_def", "network", "checkpoint"),
+        *("train", "validate", "test", "dataset", "dataloader", "evaluator", "inferer", "handlers", "preprocessing"),
+        *("postprocessing", "key_metric", "val_interval", "sampler", "trainer", "ckpt_dir", "ckpt_path"),
+        *("tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0"),
+    )
+)
+"""Keys that MONAI's tools read by their name, so that nothing in the config has to refer to them."""
+
+
+def begin() -> None:
+    """First expression of every bundle.
+
+    Texts that a command line or YAML meant as numbers, truth values or null become these; paths keep their ``#``, and
+    are texts even where they look like numbers. Keys that nothing refers to and arguments that no component has are
+    refused. From here on MONAI's command prints an error that a user can mend as one sentence.
+
+    Raises:
+        SettingsError: naming the key or argument, and the nearest real one.
+    """
+    if _is_command():
+        sys.excepthook = _report
+    parser = running_config().parser
+    before = parser.get()
+    config = _understood(before, _typed_texts() if _is_command() else {})
+    if config != before:
+        parser.set(config)
+        parser.parse(reset=True)
+    check_names(config)
+    check_components(config, _locate_with(parser))
+
+
+def default_cache_dir() -> str:
+    """``$BLURVAE_CACHE_DIR``, or ``monai_blurvae`` in the user's cache folder."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return os.environ.get("BLURVAE_CACHE_DIR") or str(base / "monai_blurvae")
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """Refuse keys that turn nothing: top-level ones, and those of the sections train, validate and test.
+
+    Args:
+        config: raw, of merged files and overrides.
+
+    Raises:
+        SettingsError: naming the key, and the nearest one that is used.
+    """
+    used = set(references(config))
+    parents = {"#".join(name.split("#")[:length]) for name in used for length in (1, 2)}
+    names = [(name, name) for name in config]
+    for section in ("train", "validate", "test"):
+        if isinstance(config.get(section), Mapping):
+            names += [(f"{section}#{name}", name) for name in config[section]]
+    for path, name in names:
+        if path not in parents and name not in SECTIONS and not name.startswith("_"):
+            near = _nearest(path, [n for n, _ in names if n in parents])
+            raise SettingsError(f"'{path}' is no key of this config{near or '; nothing in it refers to it.'}")
+
+
+def check_components(config: Any, locate: Callable[[str], Any], path: str = "") -> None:
+    """Refuse arguments that a component does not have, before anything is built.
+
+    Args:
+        config: raw.
+        locate: the class or function of a ``_target_``, or None where it cannot be told.
+        path: id of ``config``.
+
+    Raises:
+        SettingsError: naming the argument and the nearest one that there is.
+    """
+    if isinstance(config, Mapping) and isinstance(config.get("_target_"), str):
+        _check_arguments(config, locate(config["_target_"]), path)
+    if isinstance(config, (Mapping, list)):
+        pairs: Any = config.items() if isinstance(config, Mapping) else enumerate(config)
+        for name, value in pairs:
+            check_components(value, locate, f"{path}#{name}" if path else str(name))
+
+
+def _check_arguments(component: Mapping[str, Any], target: Any, path: str) -> None:
+    try:
+        parameters = inspect.signature(target).parameters if callable(target) else None
+    except ValueError:  # written in C
+        parameters = None
+    if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in component:
+        if name not in parameters and not name.startswith("_"):
+            near = _nearest(name, list(parameters))
+            raise SettingsError(
+                f"'{path}#{name}' is no argument of {component['_target_']}{near or '; remove it.'}"
+            )
+
+
+def _locate_with(parser: ConfigParser) -> Callable[[str], Any]:
+    def locate(target: str) -> Any:
+        if target.startswith(("$", "@", "%")):
+            return None
+        name = target if "." in target else _first(parser.locator.get_component_module_name(target))
+        name = name if name is None or name.endswith(target) else f"{name}.{target}"
+        try:
+            found = None if name is None else pydoc.locate(name)
+        except pydoc.ErrorDuringImport:
+            return None  # MONAI's own error tells more
+        if found is None:
+            raise SettingsError(f"there is no class or function {target!r}; correct its name, or install its package.")
+        return found
+
+    return locate
+
+
+def _first(names: Any) -> str | None:
+    return names[0] if isinstance(names, list) and names else names or None
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _understood(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, Any]:
+    return {name: value if name in STEPS else _meant(name, value, typed) for name, value in config.items()}
+
+
+def _meant(name: str, value: Any, typed: Mapping[str, str]) -> Any:
+    """The value that a text from a command line or from YAML stands for."""
+    if isinstance(value, Mapping):
+        return {key: _meant(str(key), item, {}) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_meant("", item, {}) for item in value]
+    if isinstance(value, str) and value.lower() in WORDS:
+        return WORDS[value.lower()]
+    if TEXT_KEYS.search(name):
+        return _text(typed.get(name, value))
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _text(value: Any) -> Any:
+    """A text, in a form that MONAI leaves as it is: in a plain one it would take # and @ for parts of ids."""
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value.startswith(("$", "@", "%"))):
+        return value
+    text = str(value)
+    if "::" in text and not Path(text).expanduser().exists():
+        text = text.replace("::", "#")  # MONAI has changed it already
+    if not re.search("[#@]", text):
+        return text
+    return "$" + repr(text).replace("#", r"\x23").replace("@", r"\x40")
+
+
+def _typed_texts() -> dict[str, str]:
+    """The options as they were typed; Fire has read ``--dataset_dir 0012`` and ``1_000`` as numbers."""
+    return dict(_options(sys.argv[1:]))
+
+
+def _options(arguments: list[str]) -> Iterator[tuple[str, str]]:
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            if equals or i + 1 < len(arguments):
+                yield name.replace("-", "_"), value if equals else arguments[i + 1]
+
+
+def _is_command() -> bool:
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that the user can mend as one line; everything else with its traceback."""
+    shown = user_error(error)
+    if shown is None:
+        traceback.print_exception(kind, error, trace)
+    else:
+        print(f"error: {shown}", file=sys.stderr)
+
+

@@ -1,0 +1,325 @@
+"""Where an evaluation, an inference and a comparison find a trained model and what it was trained with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pydoc
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+
+from monai_blurvae.bundle.run_folder import new_numbered_folder, numbered_folders
+from monai_blurvae.bundle.running import is_plain
+from monai_blurvae.data import SizedDataset, read_datalist
+from monai_blurvae.errors import DataError, RunFolderError
+from monai_blurvae.files import make_folder
+from monai_blurvae.handlers.checkpoint import load_model
+from monai_blurvae.losses import ReconstructionTerm, WienerLoss
+from monai_blurvae.networks import BlurVAE
+from monai_blurvae.run_files import CONFIG, DATALIST, METRICS_CSV, MODEL, SUMMARY
+
+logger = logging.getLogger(__name__)
+
+PACKED = ("configs/train.json", "models/model.pt")
+"""Config and weights in a packed bundle."""
+
+
+class TrainedObjective(NamedTuple):
+    """What the measures of a model depend on beside its weights: the objective that it was trained with.
+
+    Attributes:
+        loss: class name of its reconstruction term.
+        trains_kernel: whether the kernel generator was trained, by the loss or beside it.
+        wiener_c: the Wiener constant C; the paper's where the term has none.
+        weighting: of the kernel's likelihood, see :func:`~monai_blurvae.functional.wiener_weight`.
+        departures: why the objective is no bound on log p(x), a clause each; none if it is one.
+        fixed_kernel: whether the loss had a fixed kernel, so that the generator's is not that of its likelihood.
+    """
+
+    loss: str
+    trains_kernel: bool
+    wiener_c: float
+    weighting: str
+    departures: tuple[str, ...]
+    fixed_kernel: bool
+
+
+class FinishedRun:
+    """A training that an evaluation or inference takes its model, data and settings from: a run or a packed bundle.
+
+    Nothing is looked up before it is asked for, so that a config that names one can be parsed where there is none.
+
+    Args:
+        run_dir: the folder of a run, or of an unpacked bundle.
+        output_dir: without ``run_dir``, the newest finished run in there is taken, if there is one.
+        bundle_root: without either, the bundle itself is taken where it holds a trained model.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path | None = None,
+        output_dir: str | Path | None = None,
+        bundle_root: str | Path | None = None,
+    ) -> None:
+        self._places = [None if place is None else Path(place).expanduser() for place in (run_dir, bundle_root)]
+        self._output_dir = None if output_dir is None else Path(output_dir).expanduser()
+        self._found: tuple[Path, Path, Path] | None = None
+        self._config: dict[str, Any] | None = None
+        self._evaluation_dir: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder.
+
+        Raises:
+            RunFolderError: if there is no such run.
+        """
+        return self._files()[0]
+
+    @property
+    def model_file(self) -> Path:
+        """Weights of the best model.
+
+        Raises:
+            RunFolderError: if there is no such run.
+        """
+        return self._files()[2]
+
+    @property
+    def datalist_file(self) -> str | None:
+        """The run's data list; None where there is no run, or a bundle that comes without data."""
+        path = self._files()[0] / DATALIST if self.exists else None
+        return str(path) if path is not None and path.is_file() else None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a run."""
+        try:
+            self._files()
+        except RunFolderError:
+            return False
+        return True
+
+    def require(self, model_file: str | Path | None = None) -> None:
+        """Say at once what is missing.
+
+        Args:
+            model_file: weights that were given by themselves, so that no run is needed.
+
+        Raises:
+            RunFolderError: if there is neither.
+        """
+        if model_file is None:
+            logger.info(f"The model is that of {self.path}.")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's config as it ran; empty where there is none.
+
+        Raises:
+            RunFolderError: if it cannot be read.
+        """
+        if self._config is None:
+            place = self._places[0]
+            bare = place is not None and not self.exists and not (place / CONFIG).is_file()
+            self._config = {} if bare or not self.exists else _read(self._files()[1])
+        return self._config
+
+    def setting(self, name: str, default: Any) -> Any:
+        """The value that the training had for a top-level key.
+
+        Args:
+            name: of the key.
+            default: where there is no run, or it has no such key.
+        """
+        return self.argument(name, default)
+
+    def argument(self, name: str, default: Any) -> Any:
+        """The plain value that the training had for an id of its config.
+
+        Args:
+            name: for example ``"network_def#kernel_normalization"``.
+            default: where there is no run, or it has no plain value there.
+        """
+        value: Any = self.config
+        for part in name.split("#"):
+            if not isinstance(value, Mapping) or part not in value:
+                return default
+            value = value[part]
+        expression = isinstance(value, str) and value.startswith(("$", "@", "%"))
+        return default if expression or not is_plain(value) else value
+
+    def preprocessing(self, transforms: Sequence[Any]) -> Compose:
+        """The deterministic transforms of the training.
+
+        Args:
+            transforms: those to take where there is no run.
+        """
+        if "train" not in self.config:
+            return Compose(list(transforms))
+        return self.parser().get_parsed_content("train#preprocessing")
+
+    def parser(self) -> ConfigParser:
+        """A parser of the run's config, which is code: what it parses is built as the training built it."""
+        return ConfigParser(json.loads(json.dumps(self.config)))
+
+    def network(self, device: str = "cpu") -> BlurVAE:
+        """The trained network in evaluation mode.
+
+        Args:
+            device: to put it on.
+
+        Raises:
+            RunFolderError: if the weights cannot be read.
+        """
+        network: BlurVAE = self.parser().get_parsed_content("network_def")
+        load_model(network, self.model_file)
+        return network.to(device).eval()
+
+    def objective(self) -> TrainedObjective:
+        """What the model was trained with."""
+        section = self.config["train"]
+        term_class = _locate(section["term"])
+        determinant = section["objective"].get("determinant", "omit")
+        fixed = issubclass(term_class, WienerLoss) and determinant == "fixed"
+        uses_kernel = bool(getattr(term_class, "uses_kernel", False)) or section["term"].get("whitening") is not None
+        weighting = section["term"].get("weighting", "wiener")
+        return TrainedObjective(
+            loss=term_class.__name__,
+            trains_kernel=bool(section["trainer"].get("train_kernel", False)) or (uses_kernel and not fixed),
+            wiener_c=self.setting("wiener_c", 0.025),
+            # flat weights are no kernel's, and the paper's are taken
+            weighting="wiener" if weighting == "flat" else weighting,
+            departures=tuple(self._departures(term_class, determinant)),
+            fixed_kernel=fixed,
+        )
+
+    def _departures(self, term_class: type, determinant: str) -> Iterator[str]:
+        if not (issubclass(term_class, ReconstructionTerm) and term_class.is_likelihood):
+            yield f"its loss, {term_class.__name__}, is no likelihood"
+        elif issubclass(term_class, WienerLoss) and determinant in ("omit", "epsilon"):
+            yield f"its determinant, {determinant!r}, is not that of its covariance"
+        if self.config["train"]["objective"].get("auxiliary"):
+            yield "an auxiliary term was added to its loss"
+        if self.config.get("adversary"):
+            yield "an adversarial term was added to its loss"
+        beta = self.setting("beta", 1.0)
+        if beta != 1:
+            yield f"its KL had the weight β = {beta:g}"
+
+    def dataset(self, section: str, items: Sequence[Mapping[str, str]], cache_dir: str | Path) -> SizedDataset:
+        """The dataset of a section of the run's config for other items.
+
+        Args:
+            section: ``"validate"`` or ``"test"``.
+            items: ``{"image", "subject"}``.
+            cache_dir: of the store.
+
+        Raises:
+            DataError: if a file cannot be used.
+        """
+        parser = self.parser()
+        parser["cache_dir"] = str(cache_dir)
+        parser["skip_bad_files"] = False
+        made = parser.get_parsed_content(f"{section}#dataset", instantiate=False)
+        arguments = {name: value for name, value in made.get_config().items() if name not in ("_target_", "data")}
+        resolved = {name: parser.get_parsed_content(f"{section}#dataset#{name}") for name in arguments}
+        # not through the config: MONAI changes the # of a CIFAR row in its texts
+        dataset: SizedDataset = _locate(parser[f"{section}#dataset"])(data=list(items), **resolved)
+        return dataset
+
+    def validation_dataset(self, cache_dir: str | Path) -> SizedDataset:
+        """The images by which the run chose its model, prepared as it prepared them.
+
+        Args:
+            cache_dir: of the store.
+
+        Raises:
+            DataError: if a file is not there any more, is another one, or cannot be used.
+            RunFolderError: if the run has no data list.
+        """
+        path = self.path / DATALIST
+        if not path.is_file():
+            raise RunFolderError(
+                f"{self.path} has no {DATALIST}, and so no validation images; the likelihoods need those of the run."
+            )
+        mend = f'put it back, or write where the images are now as "dataset_dir" into {path}; or leave out measures'
+        try:
+            items = read_datalist(path).items("validation")
+        except DataError as error:
+            raise DataError(f"the likelihoods are fitted on the run's validation images: {error} ({mend}).") from error
+        dataset = self.dataset("validate", items, cache_dir)
+        recorded = {item["image"]: item.get("sha256") for item in items}
+        for entry in dataset.facts().entries:
+            if recorded.get(entry["image"]) not in (None, entry.get("sha256")):
+                raise DataError(
+                    f"the likelihoods are fitted on the run's validation images, but {entry['image']} has changed "
+                    f"since the training; {mend}."
+                )
+        return dataset
+
+    def evaluation_dir(self, evaluation_dir: str | Path | None = None) -> Path:
+        """A new numbered folder ``evaluation/NNNN`` in the run, or the given one; the same one when asked again.
+
+        Args:
+            evaluation_dir: a folder of one's own.
+
+        Raises:
+            RunFolderError: if it holds results.
+        """
+        if self._evaluation_dir is None:
+            self._evaluation_dir = self._new_evaluation_dir(evaluation_dir)
+        return self._evaluation_dir
+
+    def _new_evaluation_dir(self, evaluation_dir: str | Path | None) -> Path:
+        if evaluation_dir is None:
+            return new_numbered_folder(self.path / "evaluation")
+        folder = Path(evaluation_dir).expanduser()
+        if (folder / METRICS_CSV).exists():
+            raise RunFolderError(f"evaluation_dir {folder} holds {METRICS_CSV} already; choose another folder.")
+        return make_folder(folder)
+
+    def _files(self) -> tuple[Path, Path, Path]:
+        """Folder, config and weights."""
+        if self._found is None:
+            self._found = self._look()
+        return self._found
+
+    def _look(self) -> tuple[Path, Path, Path]:
+        run_dir, bundle_root = self._places
+        if run_dir is not None:
+            for config, model in ((CONFIG, MODEL), PACKED):
+                if (run_dir / config).is_file() and (run_dir / model).is_file():
+                    return run_dir, run_dir / config, run_dir / model
+            missing = MODEL if (run_dir / CONFIG).is_file() else CONFIG
+            raise RunFolderError(f"{run_dir} holds no {missing}; give the folder of a training as run_dir.")
+        if bundle_root is not None and all((bundle_root / name).is_file() for name in PACKED):
+            return (bundle_root, *(bundle_root / name for name in PACKED))  # type: ignore[return-value]
+        if self._output_dir is None:
+            raise RunFolderError("there is no model; give the folder of a training as run_dir, or a model_file.")
+        finished = [p for p in numbered_folders(self._output_dir) if (p / SUMMARY).is_file()]
+        if not finished:
+            raise RunFolderError(f"{self._output_dir} holds no finished run; train first, or give one as run_dir.")
+        newest = finished[-1]
+        return newest, newest / CONFIG, newest / MODEL
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read as JSON ({error}); take another run.") from error
+    return content
+
+
+def _locate(component: Mapping[str, Any]) -> type:
+    found = pydoc.locate(component["_target_"])
+    if not isinstance(found, type):
+        raise RunFolderError(f"there is no class {component['_target_']!r}, which the run used; install its package.")
+    return found
+
+

@@ -1,0 +1,91 @@
+"""The configs that a run leaves in its folder: what ran, and an inference and metadata with its own values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai_blurvae.bundle.running import RunningConfig, references
+from monai_blurvae.data import DatasetFacts
+from monai_blurvae.files import write_json, write_text
+from monai_blurvae.run_files import CONFIG, INFERENCE, METADATA, MODEL
+
+FROM_RUN = re.compile(r"\$@finished_run\.setting\('(\w+)'")
+"""A setting of an inference that comes from the run."""
+
+
+def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -> None:
+    """Write ``config.json`` (last, since it tells that the record is whole), ``inference.json`` and ``metadata.json``.
+
+    Args:
+        folder: of the run.
+        config: that runs.
+        training: facts of the training data.
+    """
+    resolved = config.resolved() | {"run_dir": None, "resume": False}
+    source = source_folder(config)
+    if source is not None:
+        for name in ("logging.conf", METADATA):  # MONAI looks for them beside the config
+            if (source / name).is_file():
+                write_text(folder / name, (source / name).read_text(encoding="utf-8"))
+        if (folder / METADATA).is_file():
+            write_json(folder / METADATA, run_metadata(json.loads((folder / METADATA).read_text("utf-8")), resolved))
+        if (source / INFERENCE).is_file():
+            inference = json.loads((source / INFERENCE).read_text(encoding="utf-8"))
+            place = {"bundle_root": str(folder.absolute()), "model_file": f"$@bundle_root + '/{MODEL}'"}
+            write_json(folder / INFERENCE, run_inference(inference, resolved) | place)
+    write_json(folder / CONFIG, resolved)
+
+
+def source_folder(config: RunningConfig) -> Path | None:
+    """The folder with the bundle's own files: that of the first config file, or the bundle's root."""
+    root = Path(str(config.parser.get_parsed_content("bundle_root"))) if "bundle_root" in config.parser.get() else None
+    candidates = [config.folder, root, None if root is None else root / "configs"]
+    return next((folder for folder in candidates if folder is not None and (folder / INFERENCE).is_file()), None)
+
+
+def run_inference(inference: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """An inference config with the values of a training in place of those that it would ask the run for.
+
+    Args:
+        inference: the bundle's.
+        trained: resolved config of the training.
+    """
+    made = dict(inference)
+    for name, value in inference.items():
+        match = FROM_RUN.match(value) if isinstance(value, str) else None
+        if match and match.group(1) in trained:
+            made[name] = trained[match.group(1)]
+    made["network_def"] = {**inference["network_def"], **_network_arguments(inference, trained)}
+    made["deterministic_transforms"] = trained["train"]["deterministic_transforms"]
+    for name in references(made["deterministic_transforms"]):
+        top = name.split("#")[0]
+        if top not in made and top in trained:
+            made[top] = trained[top]
+    return made
+
+
+def _network_arguments(inference: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain arguments of the trained network that the reconstructing one shares."""
+    network = trained["network_def"]
+    return {name: network[name] for name in inference["network_def"] if name in network and name != "_target_"}
+
+
+def run_metadata(metadata: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """A bundle's metadata with the number of channels and the size of the images of a training.
+
+    Args:
+        metadata: the bundle's.
+        trained: resolved config of the training.
+    """
+    made: dict[str, Any] = json.loads(json.dumps(metadata))
+    for kind, name in (("inputs", "image"), ("outputs", "pred")):
+        described = made["network_data_format"][kind][name]
+        described["spatial_shape"] = [trained["patch_size"]] * len(described["spatial_shape"])
+        described["num_channels"] = trained["in_channels"]
+        if len(described["channel_def"]) != trained["in_channels"]:
+            described["channel_def"] = {str(i): f"channel {i}" for i in range(trained["in_channels"])}
+    return made
