@@ -146,7 +146,7 @@ def main() -> int:
             "checkpoint_minutes": 0.01,
             **json.loads(options.settings),
         }
-        calm = {**settings, "output_dir": str(work / "calm"), "cache_dir": str(work / "calm_cache")}
+        calm = {**settings, "run_dir": str(work / "calm"), "cache_dir": str(work / "calm_cache")}
         log = work / "log"
         finish(calm, log)
 
@@ -156,7 +156,7 @@ def main() -> int:
         while kills < options.kills:
             life += 1
             folder = work / f"life{life}"
-            stormy = {**settings, "output_dir": str(folder), "cache_dir": str(work / f"cache{life}")}
+            stormy = {**settings, "run_dir": str(folder), "cache_dir": str(work / f"cache{life}")}
             last, ended = 0, False
             while not ended:
                 resume = (folder / "datalist.json").is_file()

@@ -46,7 +46,7 @@ def main() -> int:
             dataset_dir=options.dataset_dir,
             image_pattern=options.image_pattern,
             cache_dir=f"{work}/cache",
-            output_dir=f"{work}/run",
+            run_dir=f"{work}/run",
             patch_size=32,
             channels=[8, 16, 32],
             latent_size=16,

@@ -24,10 +24,10 @@ def cache_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished_run(hcp_dir, cache_dir, tmp_path_factory):
-    """A finished tiny training: (runs_dir, the run's folder)."""
-    runs_dir = tmp_path_factory.mktemp("outputs")
-    run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, runs_dir=str(runs_dir), **TINY)
-    return runs_dir, runs_dir / "0001"
+    """A finished tiny training: (output_dir, the run's folder)."""
+    output_dir = tmp_path_factory.mktemp("outputs")
+    run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, output_dir=str(output_dir), **TINY)
+    return output_dir, output_dir / "0001"
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def random_weights_dir(tmp_path_factory):
 def _no_report(request, monkeypatch):
     """Drawing one takes a second after each of a hundred runs; those of the shared fixtures have theirs."""
     if "draws_report" not in request.keywords:
-        monkeypatch.setattr("monai_blurvae.bundle.wiring.write_report", lambda run_dir, evaluation_dir=None: run_dir)
+        monkeypatch.setattr("monai_blurvae.bundle.run_report.write_report", lambda run_dir, evaluation_dir=None: run_dir)
 
 
 @pytest.fixture(autouse=True)

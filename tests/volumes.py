@@ -25,8 +25,6 @@ TINY = {
     "num_workers": 0,
     "device": "cpu",
     "max_epochs": 2,
-    "loss": "wiener",
-    "spectrum_weight": 0.0,
     "beta": 1.0,
     "warmup_epochs": 1,
     "val_interval": 1,

@@ -3,7 +3,7 @@
 from monai_blurvae.bundle.command_line import begin, default_cache_dir
 from monai_blurvae.bundle.finished_run import FinishedRun, TrainedObjective
 from monai_blurvae.bundle.measures import MeasuresHandler
-from monai_blurvae.bundle.run_folder import RunFolder, RunRecordHandler, log_skipped
+from monai_blurvae.bundle.run_folder import RunFolder, RunRecordHandler, log_skipped, prepare
 from monai_blurvae.bundle.running import RunningConfig, running_config
 from monai_blurvae.bundle.run_report import report_run
 
@@ -17,6 +17,7 @@ __all__ = [
     "begin",
     "default_cache_dir",
     "log_skipped",
+    "prepare",
     "report_run",
     "running_config",
 ]

@@ -36,7 +36,7 @@ def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -
         if (source / INFERENCE).is_file():
             inference = json.loads((source / INFERENCE).read_text(encoding="utf-8"))
             place = {"bundle_root": str(folder.absolute()), "model_file": f"$@bundle_root + '/{MODEL}'"}
-            write_json(folder / INFERENCE, run_inference(inference, resolved) | place)
+            write_json(folder / INFERENCE, with_run_values(inference, resolved) | place)
     write_json(folder / CONFIG, resolved)
 
 
@@ -47,19 +47,19 @@ def source_folder(config: RunningConfig) -> Path | None:
     return next((folder for folder in candidates if folder is not None and (folder / INFERENCE).is_file()), None)
 
 
-def run_inference(inference: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """An inference config with the values of a training in place of those that it would ask the run for.
+def with_run_values(config: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """An inference or evaluation config with the values of a training in place of those that it would ask the run for.
 
     Args:
-        inference: the bundle's.
+        config: the bundle's.
         trained: resolved config of the training.
     """
-    made = dict(inference)
-    for name, value in inference.items():
+    made = dict(config)
+    for name, value in config.items():
         match = FROM_RUN.match(value) if isinstance(value, str) else None
         if match and match.group(1) in trained:
             made[name] = trained[match.group(1)]
-    made["network_def"] = {**inference["network_def"], **_network_arguments(inference, trained)}
+    made["network_def"] = {**config["network_def"], **_network_arguments(config, trained)}
     made["deterministic_transforms"] = trained["train"]["deterministic_transforms"]
     for name in references(made["deterministic_transforms"]):
         top = name.split("#")[0]
@@ -68,10 +68,10 @@ def run_inference(inference: Mapping[str, Any], trained: Mapping[str, Any]) -> d
     return made
 
 
-def _network_arguments(inference: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain arguments of the trained network that the reconstructing one shares."""
+def _network_arguments(config: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain arguments of the trained network that another one shares."""
     network = trained["network_def"]
-    return {name: network[name] for name in inference["network_def"] if name in network and name != "_target_"}
+    return {name: network[name] for name in config["network_def"] if name in network and name != "_target_"}
 
 
 def run_metadata(metadata: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from monai_blurvae.bundle.run_configs import write_configs
 from monai_blurvae.bundle.running import RunningConfig
 from monai_blurvae.data import DatasetFacts, facts_of
 from monai_blurvae.data.datalist import image_file
+from monai_blurvae.distributed import from_main_process, is_main_process
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import make_folder, remove_leftovers, write_json
 from monai_blurvae.run_files import CHECKPOINT, CONFIG, DATALIST, MODEL, SUMMARY, TENSORBOARD, TEST, VERSIONS
@@ -71,11 +72,7 @@ class RunFolder:
     def path(self) -> Path:
         """The folder; created when first asked for."""
         if self._path is None:
-            path = new_numbered_folder(self.output_dir) if self._chosen is None else make_folder(self._chosen)
-            self._acquire(path)
-            remove_leftovers(path)
-            self._path = path
-            logger.info(f"Writing to {self._path}.")
+            self._path = from_main_process(self._create)
         return self._path
 
     def checkpoint_file(self) -> Path:
@@ -112,7 +109,7 @@ class RunFolder:
             datasets: by split.
         """
         self._datasets = datasets
-        if (self.path / CONFIG).is_file():
+        if not is_main_process() or (self.path / CONFIG).is_file():
             return
         write_json(self.path / VERSIONS, versions())
         facts = {split: facts_of(dataset) for split, dataset in datasets.items()}
@@ -122,7 +119,8 @@ class RunFolder:
 
     def mark_unfinished(self) -> None:
         """A finished run that goes on with more epochs is unfinished again."""
-        (self.path / SUMMARY).unlink(missing_ok=True)
+        if is_main_process():
+            (self.path / SUMMARY).unlink(missing_ok=True)
 
     def finish(self, trainer: Engine, tester: Engine) -> None:
         """Mark the run as finished, and list the files that it left out.
@@ -151,6 +149,13 @@ class RunFolder:
         """Let other runs use the folder."""
         if self._lock is not None:
             self._lock.release()
+
+    def _create(self) -> Path:
+        path = new_numbered_folder(self.output_dir) if self._chosen is None else make_folder(self._chosen)
+        self._acquire(path)
+        remove_leftovers(path)
+        logger.info(f"Writing to {path}.")
+        return path
 
     def _choose(self, run_dir: Path | None) -> Path | None:
         if run_dir is None:
@@ -211,6 +216,19 @@ class RunRecordHandler:
 def log_skipped(dataset: Dataset[Any]) -> None:
     """List at the end what a dataset left out, where it cannot have scrolled away."""
     _log_skipped(facts_of(dataset).skipped)
+
+
+def prepare(*datasets: Dataset[Any]) -> None:
+    """Fill the stores of datasets ahead of a training, which would do it by itself when it needs the data.
+
+    Args:
+        datasets: those that can be prepared have a method ``prepare``; volumes are when the dataset is made.
+    """
+    for dataset in datasets:
+        if hasattr(dataset, "prepare"):
+            dataset.prepare()
+        log_skipped(dataset)
+    logger.info(f"{sum(len(facts_of(dataset).entries) for dataset in datasets)} files are ready.")
 
 
 def _log_skipped(skipped: list[str]) -> None:

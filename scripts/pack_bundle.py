@@ -1,0 +1,149 @@
+"""Pack a finished run as a bundle of MONAI's model zoo: configs, weights, docs and licences in a folder and a zip.
+
+    python scripts/pack_bundle.py outputs/hcp/0001 packed
+
+writes ``packed/hcp`` and ``packed/hcp.zip``. From the unpacked folder training, evaluation and inference run without
+further options, and MONAI's own checks pass on it. No path of this machine and no subject's name goes into it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai_blurvae import __version__
+from monai_blurvae.bundle.finished_run import FinishedRun
+from monai_blurvae.bundle.run_configs import run_metadata, with_run_values
+from monai_blurvae.bundle.run_folder import versions
+from monai_blurvae.errors import BlurVAEError, RunFolderError
+from monai_blurvae.files import make_folder, replacing, write_json
+from monai_blurvae.run_files import INFERENCE, METADATA, SUMMARY
+
+ROOT = Path(__file__).resolve().parents[1]
+OF_THIS_MACHINE = (
+    *("dataset_dir", "image_pattern", "datalist", "partition_file", "skip_bad_files", "cache_dir", "sample_dir"),
+    *("output_dir", "run_dir", "resume", "num_workers", "device", "weights_dir", "checkpoint_minutes"),
+)
+"""Settings that the packed training takes from the bundle and not from the run."""
+
+
+def pack(run_dir: Path, output: Path, bundle: Path | None = None) -> Path:
+    """Write the folder of a bundle.
+
+    Args:
+        run_dir: of a finished run.
+        output: gets the folder, whose name is that of the bundle.
+        bundle: folder of the bundle that was trained; None to look where the run says.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunFolderError: if there is no finished run, or the folder is there already.
+    """
+    run = FinishedRun(run_dir)
+    trained = run.config
+    source = ROOT / str(trained["bundle_root"]) if bundle is None else bundle
+    if not (source / INFERENCE).is_file():
+        raise RunFolderError(f"{source} is no folder of a bundle; name the one that was trained by --bundle.")
+    folder = output / source.name
+    if folder.exists():
+        raise RunFolderError(f"{folder} is there already; choose another folder, or remove it.")
+    partial = make_folder(output / f".{source.name}.part")
+    shutil.rmtree(partial)
+    write_configs(make_folder(partial / "configs"), source, run)
+    shutil.copyfile(run.model_file, make_folder(partial / "models") / "model.pt")
+    shutil.copytree(source / "docs", partial / "docs")
+    shutil.copyfile(ROOT / "LICENSE", partial / "LICENSE")
+    partial.rename(folder)
+    return folder
+
+
+def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
+    """Write the packed configs.
+
+    Args:
+        configs: folder.
+        source: folder of the bundle.
+        run: that is packed.
+    """
+    train, evaluate, inference, metadata = (
+        _read(source / name) for name in ("train.json", "evaluate.json", INFERENCE, METADATA)
+    )
+    kept = {name: train[name] for name in OF_THIS_MACHINE if name in train}
+    write_json(configs / "train.json", {**run.config, **kept, "bundle_root": "."})
+    write_json(configs / "evaluate.json", with_run_values(evaluate, run.config) | {"bundle_root": "."})
+    place = {"bundle_root": ".", "model_file": "$@bundle_root + '/models/model.pt'"}
+    write_json(configs / INFERENCE, with_run_values(inference, run.config) | place)
+    write_json(configs / METADATA, run_metadata(metadata, run.config) | _measured(run) | _environment(metadata))
+    shutil.copyfile(source / "logging.conf", configs / "logging.conf")
+
+
+def _measured(run: FinishedRun) -> dict[str, Any]:
+    summary = run.path / SUMMARY
+    if not summary.is_file():
+        raise RunFolderError(f"{run.path} holds no {SUMMARY}, since its training is not finished; go on with it first.")
+    content = _read(summary)
+    remark = {"data_remark": content["remark"]} if content["remark"] else {}
+    return {"eval_metrics": {name: round(value, 4) for name, value in content["test"].items()}, **remark}
+
+
+def _environment(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    here = versions()
+    required = {name: here.get(name) or version for name, version in metadata["required_packages_version"].items()}
+    return {
+        "version": __version__,
+        "changelog": {**metadata["changelog"], __version__: "packed from a finished run"},
+        "monai_version": here["monai"],
+        "pytorch_version": str(here["torch"]).split("+")[0],
+        "numpy_version": here["numpy"],
+        "required_packages_version": required,
+    }
+
+
+def zip_folder(folder: Path) -> Path:
+    """Write ``FOLDER.zip`` beside a folder, whole or not at all.
+
+    Args:
+        folder: whose name is the first part of every name in the zip.
+
+    Raises:
+        RunFolderError: if the zip is there already.
+    """
+    path = folder.with_name(f"{folder.name}.zip")
+    if path.exists():
+        raise RunFolderError(f"{path} is there already; choose another folder, or remove it.")
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, Path(folder.name) / file.relative_to(folder))
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path, help="folder of a finished run")
+    parser.add_argument("output", type=Path, help="folder that gets the bundle and its zip")
+    parser.add_argument("--bundle", type=Path, help="folder of the bundle that was trained, if it has moved")
+    options = parser.parse_args()
+    try:
+        print(zip_folder(pack(options.run_dir, options.output, options.bundle)))
+    except (BlurVAEError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
