@@ -1,0 +1,313 @@
+"""MONAI's own tools on a run that was packed, unzipped into an empty folder."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import monai.bundle
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.fl.client import MonaiAlgo, MonaiAlgoStats
+from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, WeightType
+from monai.fl.utils.exchange_object import ExchangeObject
+
+from tests.volumes import HCP, ROOT, make_dataset
+
+REQUIRED = (
+    *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task"),
+    *("description", "authors", "copyright", "network_data_format"),
+)
+"""What MONAI's specification of a bundle's metadata demands."""
+
+IMAGE = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
+
+SCHEMA = {
+    "type": "object",
+    "required": list(REQUIRED),
+    "properties": {
+        "changelog": {"type": "object"},
+        "eval_metrics": {"type": "object"},
+        "network_data_format": {
+            "type": "object",
+            "required": ["inputs", "outputs"],
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": {"type": "object", "required": list(IMAGE)},
+            },
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def packed(finished_run, tmp_path_factory):
+    """The unpacked bundle of the shared tiny run."""
+    work = tmp_path_factory.mktemp("packed")
+    line = [sys.executable, str(ROOT / "scripts/pack_bundle.py"), str(finished_run[1]), str(work / "out")]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(done.stdout.strip()) as archive:
+        assert all(name.startswith("hcp/") for name in archive.namelist())
+        archive.extractall(work / "empty")
+    return work / "empty" / "hcp"
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in more.items()}}
+
+
+def command(folder, *arguments, **env):
+    line = [sys.executable, "-m", "monai.bundle", *map(str, arguments)]
+    return subprocess.run(
+        line, cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
+    names = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
+    configs = {f"configs/{n}" for n in ("train.json", "evaluate.json", "inference.json", "metadata.json", "logging.conf")}
+    assert names == {*configs, "models/model.pt", "docs/README.md", "docs/data_license.txt", "LICENSE"}
+    for path in packed.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert str(hcp_dir).encode() not in content
+        assert str(Path.home()).encode() not in content
+
+
+def test_packing_twice_overwrites_nothing(packed, finished_run):
+    out = packed.parents[1] / "out"
+    line = [sys.executable, str(ROOT / "scripts/pack_bundle.py"), str(finished_run[1]), str(out)]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {out / 'hcp'} is there already; choose another folder, or remove it.\n"
+
+
+def test_verify_metadata(packed, tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps(SCHEMA))
+    meta = packed / "configs/metadata.json"
+    monai.bundle.verify_metadata(meta_file=str(meta), filepath=str(schema))
+    content = json.loads(meta.read_text())
+    assert content["version"] in content["changelog"]
+    assert content["pytorch_version"] == torch.__version__.split("+")[0]
+    assert content["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32]
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps({k: v for k, v in content.items() if k != "task"}))
+    with pytest.raises(ValueError, match="task"):
+        monai.bundle.verify_metadata(meta_file=str(broken), filepath=str(schema))
+
+
+def test_verify_net_in_out(packed, monkeypatch):
+    monkeypatch.chdir(packed)
+    configs = packed / "configs"
+    monai.bundle.verify_net_in_out(
+        "network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"),
+        device="cpu",
+    )
+
+
+@pytest.mark.parametrize(("config", "kind"), [("train.json", "train"), ("inference.json", "infer")])
+def test_property_checks(packed, config, kind, monkeypatch, tmp_path):
+    monkeypatch.chdir(packed)
+    (tmp_path / "no data").mkdir()
+    settings = {"dataset_dir": str(tmp_path / "no data"), "cache_dir": str(tmp_path / "cache")}
+    settings |= {} if kind == "infer" else {"output_dir": str(tmp_path / "out")}
+    config = ConfigWorkflow(
+        config_file=str(packed / "configs" / config), workflow_type=kind, logging_file=False, **settings
+    )
+    config.parser.parse(True)
+    assert config.check_properties() == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_load_by_monai(packed, monkeypatch):
+    monkeypatch.chdir(packed)
+    network = monai.bundle.load("hcp", bundle_dir=str(packed.parent), workflow_type="inference")
+    weights = torch.load(packed / "models/model.pt", weights_only=True)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    x = torch.rand(2, 1, 32, 32) * 2 - 1
+    assert network.eval()(x).shape == x.shape
+
+
+def test_ckpt_export(packed, tmp_path, monkeypatch):
+    monkeypatch.chdir(packed)
+    monai.bundle.ckpt_export(bundle_root=".", net_id="network_def", filepath=str(tmp_path / "model.ts"))
+    network = monai.bundle.load("hcp", bundle_dir=str(packed.parent), workflow_type="inference").eval()
+    x = torch.rand(3, 1, 32, 32) * 2 - 1
+    scripted = torch.jit.load(tmp_path / "model.ts")
+    torch.testing.assert_close(scripted(x), network(x), rtol=0, atol=1e-5)
+    assert scripted.encode(x)[0].shape == (3, 4)
+
+
+@pytest.mark.slow
+def test_training_evaluation_and_inference_from_the_folder_without_further_options(packed, hcp_dir, cache_dir):
+    here = {"HCP_DIR": hcp_dir, "BLURVAE_CACHE_DIR": cache_dir}
+    for run_id, config in (("training", "train"), ("evaluating", "evaluate"), ("inference", "inference")):
+        done = command(packed, "run", run_id, "--config_file", f"configs/{config}.json", **here)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert (packed / "outputs/hcp/0001/summary.json").is_file()
+    assert (packed / "evaluation/0001/metrics.csv").is_file()
+    assert len(list((packed / "outputs/hcp_reconstructions").rglob("*.nii.gz"))) == 5
+
+
+def site(bundle, data, work, name):
+    settings = {"dataset_dir": str(data), "cache_dir": str(work / "cache"), "output_dir": str(work / name)}
+    algo = MonaiAlgo(str(bundle), train_kwargs=settings, eval_kwargs=settings, send_weight_diff=False)
+    algo.initialize(extra={ExtraItems.CLIENT_NAME: name})
+    return algo
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("copied", [True, False])
+def test_three_federated_rounds_on_two_sites(packed, hcp_dir, tmp_path, monkeypatch, copied):
+    monkeypatch.chdir(tmp_path)
+    sites = [site(packed, hcp_dir, tmp_path, "a"), site(packed, make_dataset(tmp_path / "b_data", 4), tmp_path, "b")]
+    weights = sites[0].get_weights(extra={}).weights
+    for _ in range(3):
+        sent = {name: value.clone() if copied else value for name, value in weights.items()}
+        for algo in sites:
+            algo.train(ExchangeObject(weights=sent, weight_type=WeightType.WEIGHTS), extra={})
+        gathered = [algo.get_weights(extra={}).weights for algo in sites]
+        names = gathered[0].keys()
+        assert any("kernel_generator" in name for name in names)
+        weights = {n: torch.stack([torch.as_tensor(w[n]).double() for w in gathered]).mean(0) for n in names}
+        weights = {n: value.to(torch.as_tensor(gathered[0][n]).dtype) for n, value in weights.items()}
+        metrics = [
+            algo.evaluate(ExchangeObject(weights=weights, weight_type=WeightType.WEIGHTS), extra={}).metrics
+            for algo in sites
+        ]
+        assert all(m["psnr"] > 0 for m in metrics)
+    assert [algo.trainer.state.epoch for algo in sites] == [3, 3]
+    best = sites[0].get_weights(extra={ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL})
+    assert best.weights.keys() == names
+    for algo in sites:
+        algo.finalize()
+
+
+@pytest.mark.slow
+def test_federated_statistics(packed, hcp_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stats = MonaiAlgoStats(str(packed))
+    stats.initialize(extra={ExtraItems.CLIENT_NAME: "a"})
+    stats.workflow.dataset_dir = str(hcp_dir)
+    found = stats.get_data_stats(
+        extra={FlStatistics.HIST_BINS: 10, FlStatistics.HIST_RANGE: [0, 2000]}
+    )
+    assert found.statistics
+
+
+@pytest.mark.slow
+def test_monai_labels_overrides_train(packed, hcp_dir, tmp_path):
+    items = [{"image": str(path)} for path in sorted(hcp_dir.glob(f"*/{HCP}"))]
+    monai.bundle.run(
+        "run",
+        config_file=str(packed / "configs/train.json"),
+        bundle_root=str(packed),
+        dataset_dir=str(hcp_dir),
+        cache_dir=str(tmp_path / "cache"),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+        **{
+            "train#dataset#data": items[:3],
+            "validate#dataset#data": items[3:],
+            "train#trainer#max_epochs": 1,
+            "train#dataloader#batch_size": 4,
+            "validate#dataloader#batch_size": 1,
+        },
+    )
+    run = tmp_path / "out" / "0001"
+    listed = json.loads((run / "datalist.json").read_text())
+    assert [len(listed[split]) for split in ("training", "validation")] == [3, 2]
+    assert json.loads((run / "summary.json").read_text())["epochs"] == 1
+
+
+MULTI_GPU = {
+    "device": "cpu",
+    "network": {
+        "_target_": "torch.nn.parallel.DistributedDataParallel",
+        "module": "$@network_def.to(@device)",
+        "find_unused_parameters": True,
+    },
+    "train#sampler": {
+        "_target_": "DistributedSampler",
+        "dataset": "@train#dataset",
+        "even_divisible": True,
+        "shuffle": True,
+    },
+    "train#dataloader#sampler": "@train#sampler",
+    "train#dataloader#shuffle": False,
+    "train#trainer#train_handlers": "$@train#handlers[: -2 if dist.get_rank() > 0 else None]",
+    "validate#sampler": {
+        "_target_": "DistributedSampler",
+        "dataset": "@validate#dataset",
+        "even_divisible": False,
+        "shuffle": False,
+    },
+    "validate#dataloader#sampler": "@validate#sampler",
+    "validate#evaluator#val_handlers": "$None if dist.get_rank() > 0 else @validate#handlers",
+    "initialize": [
+        "$import torch.distributed as dist",
+        "$dist.is_initialized() or dist.init_process_group(backend='gloo')",
+        "$monai.utils.set_determinism(seed=123)",
+        "$import logging",
+        "$@train#trainer.logger.setLevel(logging.WARNING if dist.get_rank() > 0 else logging.INFO)",
+        "$@validate#evaluator.logger.setLevel(logging.WARNING if dist.get_rank() > 0 else logging.INFO)",
+    ],
+    "run": ["$@train#trainer.run()"],
+    "finalize": ["$dist.is_initialized() and dist.destroy_process_group()"],
+}
+"""The form of the model zoo's multi_gpu_train.json, on CPUs."""
+
+
+@pytest.mark.slow
+def test_the_model_zoos_multi_gpu_overlay(packed, hcp_dir, cache_dir, tmp_path):
+    (tmp_path / "multi_gpu_train.json").write_text(json.dumps(MULTI_GPU))
+    files = str([str(packed / "configs/train.json"), str(tmp_path / "multi_gpu_train.json")])
+    line = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *("-m", "monai.bundle", "run", "run", "--config_file", files, "--output_dir", str(tmp_path / "out")),
+    ]
+    env = environment(HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir)
+    done = subprocess.run(line, cwd=packed, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["0001"]
+    checkpoint = torch.load(tmp_path / "out/0001/checkpoint.pt", weights_only=True)
+    assert checkpoint["trainer"]["iteration"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decollate", [False, True])
+def test_tracking_by_mlflow(packed, hcp_dir, cache_dir, tmp_path, decollate):
+    mlflow = pytest.importorskip("mlflow")
+    output = tmp_path / "out"
+    done = command(
+        packed, "run", "training", "--config_file", "configs/train.json", "--tracking", "mlflow",
+        "--output_dir", output, "--train#trainer#decollate", decollate, "--validate#evaluator#decollate", decollate,
+        HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    mlflow.set_tracking_uri(f"sqlite:///{output / 'mlruns.db'}")
+    runs = mlflow.search_runs(search_all_experiments=True)
+    assert any("train_loss" in column for column in runs.columns)
+    assert any("psnr" in column for column in runs.columns)
+
+
+@pytest.mark.parametrize("bundle", ["hcp", "celeba"])
+@pytest.mark.parametrize("file", ["train.json", "evaluate.json", "inference.json"])
+def test_every_section_parses_without_the_first_step(bundle, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BLURVAE_CACHE_DIR", str(tmp_path / "cache"))
+    parser = ConfigParser(ConfigParser.load_config_file(ROOT / "bundles" / bundle / file))
+    parser["channels"], parser["latent_size"] = [4, 8], 4
+    steps = ("initialize", "run", "training", "preparing", "evaluating", "inference", "_meta_")
+    for name, section in parser.get().items():
+        if name not in steps:
+            parser.get_parsed_content(name)
+            for part in section if isinstance(section, dict) and "_target_" not in section else ():
+                parser.get_parsed_content(f"{name}#{part}")
+    assert not list(tmp_path.glob("outputs*"))
