@@ -1,6 +1,6 @@
 """Reconstruction terms, one a file and all called alike, and the ELBO that joins them with the rest."""
 
-from monai_blurvae.losses.adversary import Adversary, make_adversary
+from monai_blurvae.losses.adversary import Adversary
 from monai_blurvae.losses.base import ReconstructionTerm
 from monai_blurvae.losses.ce import BernoulliLoss
 from monai_blurvae.losses.elbo import ELBOLoss, ELBOTerms
@@ -8,7 +8,7 @@ from monai_blurvae.losses.ffl import FocalFrequencyTerm
 from monai_blurvae.losses.kernel import KernelLoss
 from monai_blurvae.losses.l1 import LaplaceLoss
 from monai_blurvae.losses.l2 import L2Loss
-from monai_blurvae.losses.registry import LOSS_NAMES, make_auxiliary_terms, make_reconstruction_term
+from monai_blurvae.losses.plain import PlainTerm
 from monai_blurvae.losses.robust import RobustLoss
 from monai_blurvae.losses.sigma_vae import SigmaVAELoss
 from monai_blurvae.losses.spectral_gaussian import SpectralGaussianLoss
@@ -19,7 +19,6 @@ from monai_blurvae.losses.watson import WatsonLoss
 from monai_blurvae.losses.wiener import WienerLoss
 
 __all__ = [
-    "LOSS_NAMES",
     "Adversary",
     "BernoulliLoss",
     "ELBOLoss",
@@ -28,6 +27,7 @@ __all__ = [
     "KernelLoss",
     "L2Loss",
     "LaplaceLoss",
+    "PlainTerm",
     "ReconstructionTerm",
     "RobustLoss",
     "SigmaVAELoss",
@@ -37,7 +37,4 @@ __all__ = [
     "VGGFeatureLoss",
     "WatsonLoss",
     "WienerLoss",
-    "make_adversary",
-    "make_auxiliary_terms",
-    "make_reconstruction_term",
 ]

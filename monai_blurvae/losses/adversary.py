@@ -85,10 +85,3 @@ class Adversary:
         """Take both back."""
         self.discriminator.load_state_dict(state_dict["discriminator"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
-
-
-def make_adversary(
-    weight: float, in_channels: int = 1, lr: float = 1e-4, device: str | torch.device = "cpu"
-) -> Adversary | None:
-    """The adversary of a config; None for the weight 0."""
-    return Adversary(weight, in_channels, lr=lr, device=device) if weight else None

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from monai_blurvae.functional import at_least_float32, without_autocast
 
 REDUCTIONS = ("none", "mean", "sum")
+
+
+def as_size(image_size: int | Sequence[int]) -> tuple[int, ...]:
+    """The spatial size of images; one number stands for the two sides of a square."""
+    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
 
 
 class ReconstructionTerm(nn.Module, ABC):

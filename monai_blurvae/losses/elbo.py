@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from monai_blurvae.functional import at_least_float32, gaussian_kernel, kl_standard_normal, without_autocast
 from monai_blurvae.losses.base import ReconstructionTerm
 from monai_blurvae.losses.l2 import L2Loss
+from monai_blurvae.losses.plain import as_term
 from monai_blurvae.losses.wiener import WienerLoss
 from monai_blurvae.networks import VAEOutput
 
@@ -39,31 +40,35 @@ class ELBOLoss(nn.Module):
     """½ ‖W(x − x̂)‖² + ½ log|Σ| + β · KL(q(z|x) ‖ N(0, I)), to be minimised over θ and φ.
 
     Args:
-        term: a reconstruction term, whose reduction is ignored.
+        term: a reconstruction term, whose reduction is ignored, or any other module that is called with (input,
+            target), see :class:`~monai_blurvae.losses.PlainTerm`.
         determinant: ½ log|Σ| of :class:`WienerLoss`: ``"omit"``, zero; ``"exact"``, see
             :func:`~monai_blurvae.functional.half_log_det`; ``"epsilon"``, see
             :func:`~monai_blurvae.functional.epsilon_half_log_det`; ``"fixed"``, exact for a Gaussian kernel that
             replaces the predicted one. No other term has one to choose, so it has to be ``"omit"`` for them.
+            ``"exact"`` and ``"epsilon"`` go with ``detach_weight=False`` of the term.
         epsilon: ε of the mode ``"epsilon"``.
         beta: weight β of the KL.
         warmup_epochs: number of first epochs with Σ = I, where the objective is that of :class:`L2Loss`.
         fixed_variance: variance in pixels² of the Gaussian kernel of ``"fixed"`` (2 and 4 in the paper's Table 1).
         kernel_size: its odd size.
-        auxiliary: terms without a kernel that are added, each with its weight, also in the warm-up: with one of them
+        spatial_dims: 2 or 3, of it.
+        auxiliary: pairs (weight, term) of terms without a kernel that are added, also in the warm-up: with one of them
             the objective is no bound on the evidence, whatever the first term is.
 
     In training mode a term with running estimates takes each batch before it is evaluated on it. Autocast is off
     inside, and half precision is lifted to float32, as in :class:`ReconstructionTerm`.
 
     Raises:
-        ValueError: for an unknown determinant, a negative β, or a determinant that is not the term's.
+        ValueError: for an unknown determinant, a negative β, a determinant that is not the term's or that the term's
+            weight is detached from, or an argument that is no term.
     """
 
     fixed_kernel: Tensor
 
     def __init__(
         self,
-        term: ReconstructionTerm,
+        term: nn.Module,
         determinant: str = "omit",
         epsilon: float = 0.5,
         beta: float = 1.0,
@@ -71,23 +76,15 @@ class ELBOLoss(nn.Module):
         fixed_variance: float = 2.0,
         kernel_size: int = 11,
         spatial_dims: int = 2,
-        auxiliary: Sequence[tuple[float, ReconstructionTerm]] = (),
+        auxiliary: Sequence[Sequence[Any]] = (),
     ) -> None:
         super().__init__()
-        if determinant not in DETERMINANTS:
-            raise ValueError(f"determinant must be one of {DETERMINANTS}, but is {determinant!r}.")
-        if determinant != "omit" and not isinstance(term, WienerLoss):
-            raise ValueError(
-                f"determinant is {determinant!r}, but {type(term).__name__} has none to choose; set it to 'omit', or "
-                "take WienerLoss (loss: wiener)."
-            )
+        _check_determinant(determinant, term)
         if beta < 0:
             raise ValueError(f"beta must not be negative, but is {beta}.")
-        if any(extra.uses_kernel for _, extra in auxiliary):
-            raise ValueError("an auxiliary term must not use the kernel; make it the first term.")
-        self.term = term
-        self.auxiliary_terms = nn.ModuleList(extra for _, extra in auxiliary)
-        self.auxiliary_weights = [weight for weight, _ in auxiliary]
+        self.term = as_term(term)
+        self.auxiliary_weights, extras = _split(auxiliary)
+        self.auxiliary_terms = nn.ModuleList(extras)
         self.determinant = determinant
         self.epsilon = epsilon
         self.beta = beta
@@ -104,9 +101,7 @@ class ELBOLoss(nn.Module):
     @property
     def weight_needs_gradient(self) -> bool:
         """Whether a gradient flows through the predicted kernel into the encoder."""
-        if not self.uses_kernel:
-            return False
-        return self.determinant != "omit" or not getattr(self.term, "detach_weight", True)
+        return self.uses_kernel and not getattr(self.term, "detach_weight", True)
 
     def forward(
         self, output: VAEOutput, target: Tensor, kernel: Tensor | None = None, epoch: int | None = None
@@ -157,3 +152,30 @@ class ELBOLoss(nn.Module):
         assert kernel is not None
         epsilon = self.epsilon if self.determinant == "epsilon" else None
         return value, self.term.half_log_det(target, kernel, epsilon).mean()
+
+
+def _check_determinant(determinant: str, term: nn.Module) -> None:
+    if determinant not in DETERMINANTS:
+        raise ValueError(f"determinant must be one of {DETERMINANTS}, but is {determinant!r}.")
+    if determinant == "omit":
+        return
+    if not isinstance(term, WienerLoss):
+        raise ValueError(
+            f"determinant is {determinant!r}, but {type(term).__name__} has none to choose; set it to 'omit', or take "
+            "WienerLoss."
+        )
+    if determinant != "fixed" and term.detach_weight:
+        raise ValueError(
+            f"determinant is {determinant!r}, but detach_weight of the term is true, so that the gradient of the "
+            "determinant alone would drive the kernel; set detach_weight to false, or determinant to 'omit'."
+        )
+
+
+def _split(auxiliary: Sequence[Sequence[Any]]) -> tuple[list[float], list[ReconstructionTerm]]:
+    """Weights and terms of the pairs."""
+    if any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in auxiliary):
+        raise ValueError(f"auxiliary must be pairs [weight, term], but is {auxiliary!r}.")
+    terms = [as_term(extra) for _, extra in auxiliary]
+    if any(extra.uses_kernel for extra in terms):
+        raise ValueError("an auxiliary term must not use the kernel; make it the first term.")
+    return [float(weight) for weight, _ in auxiliary], terms

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_blurvae.functional import dct_matrix, without_autocast
-from monai_blurvae.losses.base import ReconstructionTerm
+from monai_blurvae.losses.base import ReconstructionTerm, as_size
 
 ALPHA_MIN = 0.001
 ALPHA_MAX = 1.999
@@ -107,7 +107,7 @@ class RobustLoss(ReconstructionTerm):
             coefficient of the orthonormal 2-D DCT-II of each channel; the transform is a rotation, so the density of
             the coefficients is that of the image. Colours stay RGB in both; Barron has a pair for each pixel and
             channel in the first, and by default turns RGB to YUV, scaled to keep volumes.
-        image_size: height and width, for ``"dct"`` alone.
+        image_size: height and width, or one number for both; for ``"dct"`` alone.
         channels: of the images, for ``"dct"`` alone.
         alpha: first value of α, in (0.001, 1.999).
         scale: first value of c, in the units of the images. The default is the RMS error at a PSNR of 20 dB for images
@@ -130,7 +130,7 @@ class RobustLoss(ReconstructionTerm):
     def __init__(
         self,
         representation: str = "pixel",
-        image_size: Sequence[int] | None = None,
+        image_size: int | Sequence[int] | None = None,
         channels: int = 1,
         alpha: float = 1.0,
         scale: float = 0.2,
@@ -152,14 +152,15 @@ class RobustLoss(ReconstructionTerm):
         self.raw_scale = nn.Parameter(torch.full(shape, math.log(scale - min_scale)))
 
     @staticmethod
-    def _parameter_shape(representation: str, image_size: Sequence[int] | None, channels: int) -> tuple[int, ...]:
+    def _parameter_shape(representation: str, image_size: int | Sequence[int] | None, channels: int) -> tuple[int, ...]:
         if representation not in REPRESENTATIONS:
             raise ValueError(f"representation must be one of {REPRESENTATIONS}, but is {representation!r}.")
         if representation == "pixel":
             return ()
-        if image_size is None or len(image_size) != 2:
+        size = () if image_size is None else as_size(image_size)
+        if len(size) != 2:
             raise ValueError(f"image_size must be (height, width) for the representation 'dct', but is {image_size!r}.")
-        return (channels, *image_size)
+        return (channels, *size)
 
     @property
     def alpha(self) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from monai_blurvae.functional import spectral_sum
+from monai_blurvae.losses.base import as_size
 from monai_blurvae.losses.fitted import SMALLEST_VARIANCE, FittedGaussianLoss
 from monai_blurvae.losses.wiener import WienerLoss
 
@@ -25,7 +26,7 @@ class SpectralGaussianLoss(FittedGaussianLoss):
     :class:`~monai_blurvae.losses.sigma_vae.SigmaVAELoss`, a = 1 the maximum-likelihood spectrum.
 
     Args:
-        image_size: spatial size of the images.
+        image_size: spatial size of the images; one number for squares.
         tempering: a, 0 to 1.
         whitening: see :class:`~monai_blurvae.losses.fitted.FittedGaussianLoss`.
         decay: of the running spectrum.
@@ -37,7 +38,7 @@ class SpectralGaussianLoss(FittedGaussianLoss):
 
     def __init__(
         self,
-        image_size: Sequence[int],
+        image_size: int | Sequence[int],
         tempering: float = 1.0,
         whitening: WienerLoss | None = None,
         decay: float = 0.99,
@@ -45,9 +46,10 @@ class SpectralGaussianLoss(FittedGaussianLoss):
     ) -> None:
         if not 0 <= tempering <= 1:
             raise ValueError(f"tempering must be from 0 to 1, but is {tempering!r}.")
-        *rest, last = image_size
+        size = as_size(image_size)
+        *rest, last = size
         super().__init__((*rest, last // 2 + 1), whitening, decay, reduction)
-        self.image_size = tuple(image_size)
+        self.image_size = size
         self.tempering = tempering
 
     def _power(self, input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:

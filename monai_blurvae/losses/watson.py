@@ -46,7 +46,7 @@ class WatsonParameters(NamedTuple):
         table: sensitivities t_ij > 0, ``(C, 8, 8)``, in units of intensity.
         alpha: exponent of the luminance masking, ``(C,)``.
         w: exponent of the contrast masking in [0, 1], ``(C,)``.
-        p: exponent of the pooling, at least 1, ``(C,)``.
+        p: exponent of the pooling, positive, ``(C,)``.
         channel_weights: λ of Y, Cb and Cr, ``(3,)``.
     """
 
@@ -99,7 +99,7 @@ class WatsonLoss(ReconstructionTerm):
             ``lcb.`` and ``lcr.`` before the key, and ``w_tild`` ``(3,)``, whose softmax is λ.
         alpha: exponent of the luminance masking; 0 for none.
         w: exponent of the contrast masking in [0, 1]; 0 for none.
-        p: exponent of the pooling, at least 1.
+        p: exponent of the pooling, positive; below 1, as in the published grey weights (0.965), D is no norm.
         intensity_max: intensity of white, to which images in [−1, 1] are scaled from 0 up; None for 255, which
             Watson's table is for, or 1 with learned weights, as the authors trained theirs.
         luminance_floor: smallest C_00k / C̄_00, positive.
@@ -205,8 +205,8 @@ def _shifted(images: Tensor) -> Tensor:
 def _check_numbers(w: float, p: float, intensity_max: float, luminance_floor: float) -> None:
     if not 0 <= w <= 1:
         raise ValueError(f"w must lie in [0, 1], but is {w}.")
-    if not p >= 1:
-        raise ValueError(f"p must be at least 1, but is {p}.")
+    if not p > 0:
+        raise ValueError(f"p must be positive, but is {p}.")
     if not intensity_max > 0:
         raise ValueError(f"intensity_max must be positive, but is {intensity_max}.")
     if not luminance_floor > 0:
@@ -239,8 +239,8 @@ def load_watson_weights(path: str | Path) -> WatsonParameters:
         expected.update({f"{prefix}{name}": () for name in ("alpha", "w_tild", "beta")})
     values = _checked(content, expected, str(path))
     p = torch.stack([values[f"{prefix}beta"] for prefix in prefixes])
-    if not bool((p >= 1).all()):
-        raise WeightsError(f"{path} has the pooling exponents {p.tolist()} under 'beta', which must be at least 1.")
+    if not bool((p > 0).all()):
+        raise WeightsError(f"{path} has the pooling exponents {p.tolist()} under 'beta', which must be positive.")
     return WatsonParameters(
         torch.stack([values[f"{prefix}t_tild"].exp() for prefix in prefixes]),
         torch.stack([values[f"{prefix}alpha"] for prefix in prefixes]),

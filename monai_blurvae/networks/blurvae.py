@@ -35,6 +35,19 @@ class VAEOutput(NamedTuple):
     z: Tensor
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    """Images or features in the layout that convolutions are faster in, which their results then have too.
+
+    The weights stay contiguous in the usual layout: a state dict that is exchanged in memory has to be. Volumes stay as
+    they are.
+    """
+    if x.dim() != 4:
+        return x
+    if x.shape[1] == 1:  # in either layout the same numbers; the strides alone tell a convolution which is meant
+        x = x.squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class _Encoder(nn.Module):
     """Strided convolutions, then linear layers to μ and log σ²."""
 
@@ -55,7 +68,7 @@ class _Encoder(nn.Module):
         self.posterior = nn.Linear(hidden, 2 * latent_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = torch.flatten(self.blocks(x), 1)
+        features = torch.flatten(self.blocks(_channels_last(x)), 1)
         mu, log_var = torch.chunk(self.posterior(self.hidden(features)), 2, dim=1)
         return mu, log_var.clamp(-self.log_var_limit, self.log_var_limit)
 
@@ -104,7 +117,7 @@ class _Decoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        features = self.expand(z).unflatten(1, self.first_shape)
+        features = _channels_last(self.expand(z).unflatten(1, self.first_shape))
         return torch.tanh(self.output(self.blocks(features)))
 
 
@@ -282,7 +295,7 @@ def _refuse_other_architecture(module: nn.Module, state_dict: Mapping[str, Any],
         "the checkpoint is of another architecture: "
         + ", ".join(f"{name} is {_plain(saved, name)} there and {_plain(here, name)} here" for name in names)
         + "; set "
-        + " and ".join(f"--{'patch_size' if name == 'image_size' else name}" for name in names)
+        + " and ".join("patch_size (image_size)" if name == "image_size" else name for name in names)
         + " to the checkpoint's."
     )
 

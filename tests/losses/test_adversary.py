@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from monai_blurvae.losses import Adversary, make_adversary
+from monai_blurvae.losses import Adversary
 
 
 def images(seed, batch=3, channels=1):
@@ -77,7 +77,6 @@ def test_its_state_comes_back_whole():
         assert torch.equal(a, b)
 
 
-def test_no_weight_no_adversary():
-    assert make_adversary(0.0) is None
+def test_the_weight_is_positive():
     with pytest.raises(ValueError, match="positive"):
         Adversary(-1.0)

@@ -7,17 +7,16 @@ wait in each iteration.
 import pytest
 import torch
 
-from monai_blurvae.losses import LOSS_NAMES, ELBOLoss, KernelLoss, make_auxiliary_terms, make_reconstruction_term
+from monai_blurvae.losses import ELBOLoss, KernelLoss, SpectrumLoss, WienerLoss
 from monai_blurvae.networks import VAEOutput
+from tests.losses.terms import VARIANTS
 
-VARIANTS = [
-    *((name, {}) for name in LOSS_NAMES),
-    ("robust", {"robust_representation": "dct"}),
-    ("sigma_vae", {"whitening": True}),
-    ("spectral_gaussian", {"whitening": True, "tempering": 0.5}),
-    ("wiener", {"weighting": "flat", "detach_weight": False}),
-    *(("wiener", {"determinant": determinant}) for determinant in ("epsilon", "exact", "fixed")),
-]
+WEIGHTED = {
+    "flat": lambda: ELBOLoss(WienerLoss(weighting="flat", detach_weight=False)),
+    "fixed": lambda: ELBOLoss(WienerLoss(), "fixed"),
+    "epsilon": lambda: ELBOLoss(WienerLoss(detach_weight=False), "epsilon"),
+    "exact": lambda: ELBOLoss(WienerLoss(detach_weight=False), "exact"),
+}
 
 
 def on_meta(*shape):
@@ -25,13 +24,13 @@ def on_meta(*shape):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    ("name", "settings"), VARIANTS, ids=[" ".join([n, *map(str, s.values())]) for n, s in VARIANTS]
-)
-def test_objective(name, settings, channels, random_weights_dir):
-    arguments = {"image_size": (16, 16), "channels": channels, "weights_dir": random_weights_dir}
-    term = make_reconstruction_term(name, **arguments, **settings)
-    objective = ELBOLoss(term, settings.get("determinant", "omit"), auxiliary=make_auxiliary_terms(0.1)).to("meta")
+@pytest.mark.parametrize("name", [*VARIANTS, *WEIGHTED])
+def test_objective(name, channels, random_weights_dir):
+    if name in WEIGHTED:
+        objective = WEIGHTED[name]()
+    else:
+        objective = ELBOLoss(VARIANTS[name](channels, random_weights_dir), auxiliary=[(0.1, SpectrumLoss())])
+    objective.to("meta")
     y, z = on_meta(2, channels, 16, 16), on_meta(2, 3)
     loss = objective(VAEOutput(y, z, z, z), on_meta(2, channels, 16, 16).detach(), on_meta(2, 1, 5, 5)).loss
     loss.backward()

@@ -26,7 +26,8 @@ def example(channels=1):
 @pytest.mark.parametrize("determinant", ["omit", "epsilon", "exact"])
 def test_the_objective_is_the_sum_of_its_parts(determinant, channels):
     output, x, kernel = example(channels)
-    terms = ELBOLoss(WienerLoss(c=0.1), determinant, epsilon=0.3, beta=2.5)(output, x, kernel)
+    term = WienerLoss(c=0.1, detach_weight=determinant == "omit")
+    terms = ELBOLoss(term, determinant, epsilon=0.3, beta=2.5)(output, x, kernel)
     kl = kl_standard_normal(output.mu, output.log_var).mean()
     otf = kernel_otf(kernel, (8, 8))
     log_dets = {
@@ -79,7 +80,7 @@ def test_which_objectives_train_or_differentiate_the_kernel():
     assert ELBOLoss(WienerLoss()).uses_kernel
     assert not ELBOLoss(WienerLoss()).weight_needs_gradient
     assert ELBOLoss(WienerLoss(detach_weight=False)).weight_needs_gradient
-    assert ELBOLoss(WienerLoss(), "exact").weight_needs_gradient
+    assert ELBOLoss(WienerLoss(detach_weight=False), "exact").weight_needs_gradient
     assert not ELBOLoss(SigmaVAELoss()).weight_needs_gradient
     assert not ELBOLoss(SigmaVAELoss(WienerLoss())).weight_needs_gradient
     assert ELBOLoss(SigmaVAELoss(WienerLoss(detach_weight=False))).weight_needs_gradient
@@ -91,6 +92,26 @@ def test_a_determinant_that_is_not_the_terms_is_refused(term, determinant):
     message = f"determinant is '{determinant}', but {type(term).__name__} has none to choose; set it to 'omit'"
     with pytest.raises(ValueError, match=message):
         ELBOLoss(term, determinant)
+
+
+@pytest.mark.parametrize("determinant", ["exact", "epsilon"])
+def test_a_determinant_with_a_detached_weight_is_refused(determinant):
+    message = f"determinant is '{determinant}', but detach_weight of the term is true.*set detach_weight to false"
+    with pytest.raises(ValueError, match=message):
+        ELBOLoss(WienerLoss(), determinant)
+
+
+def test_auxiliary_terms_come_as_json_gives_them():
+    output, x, _ = example()
+    plain = ELBOLoss(L2Loss())(output, x)
+    terms = ELBOLoss(L2Loss(), auxiliary=[[0.5, torch.nn.L1Loss()], [2, L2Loss()]])(output, x)
+    extra = 0.5 * (output.reconstruction - x).abs().flatten(1).sum(1).mean() + 2 * plain.reconstruction
+    torch.testing.assert_close(terms.auxiliary, extra)
+    torch.testing.assert_close(terms.loss, plain.loss + extra)
+    with pytest.raises(ValueError, match=r"auxiliary must be pairs \[weight, term\], but is \[1"):
+        ELBOLoss(L2Loss(), auxiliary=[1.0, L2Loss()])
+    with pytest.raises(ValueError, match="an auxiliary term must not use the kernel"):
+        ELBOLoss(L2Loss(), auxiliary=[[1.0, WienerLoss()]])
 
 
 def test_a_batch_is_taken_into_the_estimates_once():

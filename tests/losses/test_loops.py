@@ -6,9 +6,9 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import AutoEncoder
 
-from monai_blurvae.losses import LOSS_NAMES, make_reconstruction_term
+from tests.losses.terms import TERMS
 
-PLAIN = [name for name in LOSS_NAMES if name != "wiener"]
+PLAIN = [name for name in TERMS if name != "wiener"]
 FITTED = ["sigma_vae", "spectral_gaussian"]
 
 
@@ -20,7 +20,7 @@ def images(channels=1):
     ("name", "channels"), [*((name, 1) for name in PLAIN), *((name, 3) for name in PLAIN if name != "vgg")]
 )
 def test_a_plain_loop_comes_nearer_to_the_image(name, channels, random_weights_dir):
-    term = make_reconstruction_term(name, image_size=(16, 16), channels=channels, weights_dir=random_weights_dir)
+    term = TERMS[name](channels, random_weights_dir)
     x = images(channels)
     y = torch.zeros_like(x, requires_grad=True)
     optimizer = torch.optim.Adam([y], 0.02)
@@ -46,7 +46,7 @@ def test_monais_trainer_takes_a_term_as_its_loss_function(name):
         train_data_loader=[{"image": images(), "label": images()}],
         network=network,
         optimizer=torch.optim.Adam(network.parameters(), 1e-2),
-        loss_function=make_reconstruction_term(name, image_size=(16, 16)),
+        loss_function=TERMS[name](1, None),
         decollate=False,
     )
     losses = []

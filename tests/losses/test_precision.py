@@ -6,16 +6,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from monai_blurvae.losses import LOSS_NAMES, ELBOLoss, KernelLoss, SpectrumLoss, make_reconstruction_term
+from monai_blurvae.losses import ELBOLoss, KernelLoss, SpectrumLoss
 from monai_blurvae.networks import VAEOutput
-
-SIZE = (16, 16)
-VARIANTS = [
-    *((name, {}) for name in LOSS_NAMES),
-    ("robust", {"robust_representation": "dct"}),
-    ("sigma_vae", {"whitening": True}),
-    ("spectral_gaussian", {"whitening": True, "tempering": 0.5}),
-]
+from tests.losses.terms import SIZE, VARIANTS
 
 
 @pytest.fixture(params=[1, 3], ids=["grey", "colour"])
@@ -23,12 +16,9 @@ def channels(request):
     return request.param
 
 
-@pytest.fixture(params=VARIANTS, ids=[" ".join([name, *settings]) for name, settings in VARIANTS])
+@pytest.fixture(params=VARIANTS)
 def term(request, channels, random_weights_dir):
-    name, settings = request.param
-    return make_reconstruction_term(
-        name, image_size=SIZE, channels=channels, weights_dir=random_weights_dir, **settings
-    )
+    return VARIANTS[request.param](channels, random_weights_dir)
 
 
 def data(channels):

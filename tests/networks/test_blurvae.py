@@ -122,8 +122,47 @@ def test_reconstructor_takes_the_weights_and_survives_torchscript(channels, arch
     assert torch.equal(scripted(x), scripted(x))
 
 
+@pytest.mark.parametrize("architecture", ["transposed", "upsample"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reconstructor_survives_torch_export(channels, architecture):
+    arguments = SMALL | {"in_channels": channels, "architecture": architecture}
+    reconstructor = BlurVAEReconstructor(**arguments).eval()
+    x = torch.rand(4, channels, 64, 64) * 2 - 1
+    batch_size = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(reconstructor, (x,), dynamic_shapes=({0: batch_size},))
+    for n in (4, 3):
+        torch.testing.assert_close(program.module()(x[:n]), reconstructor(x[:n]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", CASES)
+def test_activations_are_channels_last_and_weights_contiguous(arguments):
+    network = BlurVAE(**arguments)
+    layouts = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            # by the strides: a tensor of one channel counts as contiguous in both layouts
+            module.register_forward_pre_hook(lambda _, x: layouts.append(x[0].stride(1) == 1))
+    network(batch(arguments))[0].sum().backward()
+    count = 2 * len(arguments["channels"]) + 1 if arguments.get("spatial_dims", 2) == 2 else 0
+    assert layouts == [True] * count
+    assert all(value.is_contiguous() for value in network.state_dict().values())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_in_channels_last_give_the_same_bits(channels):
+    network, other = (BlurVAE(**SMALL, in_channels=channels) for _ in range(2))
+    other.load_state_dict(network.state_dict())
+    other.to(memory_format=torch.channels_last)
+    x, noise = torch.rand(4, channels, 64, 64) * 2 - 1, torch.randn(4, 5)
+    for a in (network, other):
+        a(x, noise).reconstruction.square().sum().backward()
+    assert torch.equal(network(x, noise).reconstruction, other(x, noise).reconstruction)
+    for a, b in zip(network.vae_parameters(), other.vae_parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
 def test_a_checkpoint_of_another_architecture_is_refused_in_one_sentence():
-    with pytest.raises(ValueError, match=r"latent_size is 6 there and 5 here.*--latent_size"):
+    with pytest.raises(ValueError, match=r"latent_size is 6 there and 5 here; set latent_size to the checkpoint's"):
         BlurVAE(**SMALL).load_state_dict(BlurVAE(**SMALL | {"latent_size": 6}).state_dict())
     with pytest.raises(ValueError, match=r"channels is \[4, 6, 8, 12\] there"):
         BlurVAE(**SMALL).load_state_dict(BlurVAE(**SMALL | {"channels": (4, 6, 8, 12)}).state_dict())
@@ -136,7 +175,7 @@ def test_a_checkpoint_of_another_number_of_channels_is_refused_in_one_sentence(n
     arguments = SMALL | {"architecture": architecture}
     weights = BlurVAE(**arguments, in_channels=there).state_dict()
     message = (
-        f"the checkpoint is of another architecture: in_channels is {there} there and {here} here; set --in_channels"
+        f"the checkpoint is of another architecture: in_channels is {there} there and {here} here; set in_channels"
     )
     with pytest.raises(ValueError, match=f"^{message} to the checkpoint's.$"):
         network(**arguments, in_channels=here).load_state_dict(weights)
