@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from monai.data.meta_tensor import MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 
+from monai_blurvae.engines.batch import images_of
 from monai_blurvae.engines.events import BlurVAEKeys
 from monai_blurvae.functional import kl_standard_normal
-from monai_blurvae.networks import VAEOutput
+from monai_blurvae.networks import VAEOutput, unwrapped
 
 
 class BlurVAEEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for a :class:`~monai_blurvae.networks.BlurVAE`: reconstructs from μ, always in float32.
+
+    The network may be wrapped in ``DistributedDataParallel``.
 
     The output holds ``image``, ``label`` (the same), ``pred``, ``mu``, ``log_var``, ``kernel`` and ``kl`` ``(B,)``.
     Arguments are those of ``monai.engines.SupervisedEvaluator``; ``decollate`` is off by default.
@@ -25,14 +27,10 @@ class BlurVAEEvaluator(SupervisedEvaluator):
         super().__init__(*args, decollate=decollate, **kwargs)
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
-        if batchdata is None:
-            raise ValueError("Must provide batch data for current iteration.")
-        images = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)[0]
-        if isinstance(images, MetaTensor):
-            images = images.as_tensor()
+        images = images_of(self, batchdata)
         with self.mode(self.network):
             output: VAEOutput = self.inferer(images, self.network)
-            kernel = self.network.kernel(output.mu)
+            kernel = unwrapped(self.network).kernel(output.mu)
         self.state.output = {
             CommonKeys.IMAGE: images,
             CommonKeys.LABEL: images,

@@ -8,23 +8,24 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
-from monai.data.meta_tensor import MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents, default_metric_cmp_fn, default_prepare_batch
 from monai.inferers import Inferer
 from monai.transforms import Transform
 from monai.utils.enums import CommonKeys
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from monai_blurvae.data.patches import EndlessBatchSampler
+from monai_blurvae.engines.batch import images_of
 from monai_blurvae.engines.epoch_means import EpochMeans
 from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
-from monai_blurvae.engines.precision import PRECISIONS, autocast
-from monai_blurvae.errors import NonFiniteLossError
+from monai_blurvae.engines.parallel import Averaging
+from monai_blurvae.engines.precision import SMALLEST_SCALE, autocast, check_precision, grad_scaler
+from monai_blurvae.errors import DataError, NonFiniteLossError
 from monai_blurvae.losses import Adversary, ELBOLoss, KernelLoss
-from monai_blurvae.networks import BlurVAE, VAEOutput
+from monai_blurvae.networks import BlurVAE, VAEOutput, unwrapped
 from monai_blurvae.seeding import torch_rng
 
 
@@ -36,15 +37,18 @@ class BlurVAETrainer(SupervisedTrainer):
     the kernel of the updated generator. Objectives without a kernel skip the kernel step, unless ``train_kernel`` asks
     for it.
 
+    The network may be wrapped in ``DistributedDataParallel`` with ``find_unused_parameters=True``: its forward does not
+    use the kernel generator, whose gradients the trainer averages over the processes itself.
+
     The noise of an iteration is a function of (seed, iteration), so that a resumed training repeats it. The attribute
-    ``epoch_means`` holds the means of the terms over the epoch so far.
+    ``epoch_means`` holds the means of the terms over the epoch so far, ``grad_scaler`` the scale of the losses.
 
     Args:
         device: where to train; the network has to be there.
         max_epochs: number of epochs.
         train_data_loader: batches as dictionaries with ``image`` in [−1, 1] and, for error messages, ``source``.
-        network: the network.
-        optimizer: over ``network.vae_parameters()``.
+        network: the network, or the network in a wrapper.
+        optimizer: over ``network.vae_parameters()`` and the parameters that the objective has, if any.
         kernel_optimizer: over ``network.kernel_parameters()``.
         loss_function: the objective of the VAE step, with its warm-up; moved to the device, as the next one.
         kernel_loss_function: the objective of the kernel step, :class:`~monai_blurvae.losses.KernelLoss` by default.
@@ -58,7 +62,8 @@ class BlurVAETrainer(SupervisedTrainer):
         metric_cmp_fn: tells which of two values of the key metric is better.
         train_handlers: Ignite handlers.
         seed: of the noise.
-        precision: ``"float32"``, or ``"bfloat16"`` for autocast of the network on the CPU or CUDA.
+        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast of the network on the CPU or CUDA.
+            With ``"float16"`` the losses are scaled, and a step whose gradient overflows is left out.
         gradient_clip: largest norm of the gradient of each of the two steps; None for no limit.
         train_kernel: whether to train the kernel generator also for an objective that does not use it. It then tells
             how blurred the reconstructions are, and changes nothing else.
@@ -66,7 +71,9 @@ class BlurVAETrainer(SupervisedTrainer):
         decollate: whether to split batch and output into lists, for postprocessing by MONAI's transforms.
 
     Raises:
-        ValueError: for an unknown precision or a ``gradient_clip`` that is not positive.
+        ValueError: for an unknown precision, a ``gradient_clip`` that is not positive, or an objective with parameters
+            that no optimizer holds.
+        DataError: from ``run``, when there is no training data, or a batch without images.
         NonFiniteLossError: from ``run``, when a loss or a gradient is infinite or not a number. The weights are still
             those before the step.
     """
@@ -76,7 +83,7 @@ class BlurVAETrainer(SupervisedTrainer):
         device: str | torch.device,
         max_epochs: int,
         train_data_loader: Iterable[Any] | DataLoader[Any],
-        network: BlurVAE,
+        network: BlurVAE | nn.Module,
         optimizer: Optimizer,
         kernel_optimizer: Optimizer,
         loss_function: ELBOLoss,
@@ -97,15 +104,17 @@ class BlurVAETrainer(SupervisedTrainer):
         adversary: Adversary | None = None,
         decollate: bool = False,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {PRECISIONS}, but is {precision!r}.")
+        check_precision(precision)
         if gradient_clip is not None and not gradient_clip > 0:
             raise ValueError(f"gradient_clip must be positive or null, but is {gradient_clip!r}.")
         self.kernel_optimizer = kernel_optimizer
         kernel_loss = KernelLoss() if kernel_loss_function is None else kernel_loss_function
+        for objective in (loss_function, kernel_loss):
+            _require_optimizer(objective, (optimizer, kernel_optimizer))
         self.kernel_loss_function = kernel_loss.to(device)
         self.seed = seed
         self.precision = precision
+        self.grad_scaler = grad_scaler(device, precision)
         self.gradient_clip = gradient_clip
         self.train_kernel = train_kernel
         self.adversary = adversary
@@ -129,14 +138,25 @@ class BlurVAETrainer(SupervisedTrainer):
             decollate=decollate,
         )
         self.epoch_means = EpochMeans()
+        self._averaging = Averaging(network)
         self._told: BaseException | None = None
         self.add_event_handler(Events.EPOCH_STARTED, _begin_epoch)
         self.add_event_handler(Events.STARTED, _start_data_stream)
 
+    @property
+    def model(self) -> BlurVAE:
+        """The network without its wrapper."""
+        network: BlurVAE = unwrapped(self.network)
+        return network
+
+    def run(self) -> None:
+        """Train to the last epoch."""
+        if self.state.epoch_length == 0 or _is_empty(self.data_loader):
+            raise DataError("the training data is empty: train_data_loader gives no batch; give it images.")
+        super().run()
+
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
-        if batchdata is None:
-            raise ValueError("Must provide batch data for current iteration.")
-        images = self._images(batchdata)
+        images = images_of(self, batchdata)
         self.network.train()
         with autocast(self.state.device, self.precision):
             output = self.inferer(images, self.network, noise=self._noise(len(images)))
@@ -148,6 +168,8 @@ class BlurVAETrainer(SupervisedTrainer):
         self._vae_step(images, output)
         if self._adversary_plays:
             self._discriminator_step(images, output)
+        self.grad_scaler.update()
+        self._averaging.estimates(self.loss_function)
         self.epoch_means.add(self.state.output)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
@@ -155,7 +177,7 @@ class BlurVAETrainer(SupervisedTrainer):
     def _kernel_step(self, images: Tensor, output: VAEOutput) -> None:
         """γ: make x * G(z) the reconstruction; nothing else learns."""
         self.fire_event(BlurVAEEvents.KERNEL_STEP_STARTED)
-        kernel = self.network.kernel(output.z.detach())
+        kernel = self.model.kernel(output.z.detach())
         loss = self.kernel_loss_function(output.reconstruction.detach(), images, kernel)
         self._step(loss, self.kernel_optimizer, "kernel loss")
         self.state.output |= {BlurVAEKeys.KERNEL_LOSS: loss.detach(), BlurVAEKeys.KERNEL: kernel.detach()}
@@ -166,8 +188,7 @@ class BlurVAETrainer(SupervisedTrainer):
         self.fire_event(BlurVAEEvents.VAE_STEP_STARTED)
         kernel = None
         if self.loss_function.uses_kernel:
-            with torch.set_grad_enabled(self.loss_function.weight_needs_gradient):
-                kernel = self.network.kernel(output.z)
+            kernel = self._kernel(output.z if self.loss_function.weight_needs_gradient else output.z.detach())
             self.state.output[BlurVAEKeys.KERNEL] = kernel.detach()
         terms = self.loss_function(output, images, kernel, epoch=self.state.epoch)
         self.state.output |= {
@@ -180,8 +201,15 @@ class BlurVAETrainer(SupervisedTrainer):
         loss = terms.loss + self._adversarial_term(output) if self._adversary_plays else terms.loss
         self.state.output[CommonKeys.LOSS] = loss.detach()
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        self._step(loss, self.optimizer, "loss", backward_event=True)
+        self._step(loss, self.optimizer, "loss")
         self.fire_event(BlurVAEEvents.VAE_STEP_COMPLETED)
+
+    def _kernel(self, z: Tensor) -> Tensor:
+        """The kernels of the generator as it is now, which does not learn from them."""
+        generator = self.model.kernel_generator
+        weights = {name: value.detach() for name, value in generator.named_parameters()}
+        kernel: Tensor = functional_call(generator, weights, (z,))
+        return kernel
 
     @property
     def _adversary_plays(self) -> bool:
@@ -201,19 +229,32 @@ class BlurVAETrainer(SupervisedTrainer):
         self.state.output[BlurVAEKeys.DISCRIMINATOR_LOSS] = loss.detach()
         self.fire_event(BlurVAEEvents.DISCRIMINATOR_STEP_COMPLETED)
 
-    def _step(self, loss: Tensor, optimizer: Optimizer, name: str, backward_event: bool = False) -> None:
+    def _step(self, loss: Tensor, optimizer: Optimizer, name: str) -> None:
         """Backward and update, unless the loss or its gradient is not finite."""
         self._require_finite(loss, name)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if backward_event:
-            self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        self._backward(loss, optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._averaging.gradients(parameters)
+        self.grad_scaler.unscale_(optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        self._require_finite(norm, f"gradient of the {name}")
+        if not self.grad_scaler.is_enabled() or self.grad_scaler.get_scale() <= SMALLEST_SCALE:
+            self._require_finite(norm, f"gradient of the {name}")
         if self.gradient_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
-        optimizer.step()
+        self.grad_scaler.step(optimizer)  # not where float16 has overflowed
+
+    def _backward(self, loss: Tensor, optimizer: Optimizer) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = self.grad_scaler.scale(loss)
+        if optimizer is self.kernel_optimizer:
+            # not by backward(), of which DistributedDataParallel would hear, whose turn is the VAE step
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                p.grad = gradient
+            return
+        loss.backward()
+        if optimizer is self.optimizer:
+            self.fire_event(IterationEvents.BACKWARD_COMPLETED)
 
     def _require_finite(self, value: Tensor, name: str) -> None:
         if torch.isfinite(value):
@@ -222,8 +263,8 @@ class BlurVAETrainer(SupervisedTrainer):
         sources = batch.get("source", []) if isinstance(batch, Mapping) else []
         files = f" The batch was cut from {', '.join(sorted(set(sources)))}." if sources else ""
         raise NonFiniteLossError(
-            f"the {name} is {value.item()} at iteration {self.state.iteration} (epoch {self.state.epoch}): lower --lr, "
-            f"set --gradient_clip, or look at the images; the last checkpoint is intact.{files}"
+            f"the {name} is {value.item()} at iteration {self.state.iteration} (epoch {self.state.epoch}): lower the "
+            f"learning rate, set gradient_clip, or look at the images; the last checkpoint is intact.{files}"
         )
 
     def _handle_exception(self, e: BaseException) -> None:
@@ -233,15 +274,10 @@ class BlurVAETrainer(SupervisedTrainer):
             self._fire_event(Events.EXCEPTION_RAISED, e)
         raise e
 
-    def _images(self, batchdata: dict[str, Any]) -> Tensor:
-        images = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)[0]
-        return images.as_tensor() if isinstance(images, MetaTensor) else images
-
     def _noise(self, batch_size: int) -> Tensor:
         """Standard normal noise of this iteration, drawn on the CPU so that every device sees the same."""
         generator = torch_rng(self.seed, "noise", self.state.iteration, self.state.rank)
-        latent_size: int = self.network.latent_size
-        return torch.randn(batch_size, latent_size, generator=generator).to(self.state.device)
+        return torch.randn(batch_size, self.model.latent_size, generator=generator).to(self.state.device)
 
 
 def _detached(output: VAEOutput) -> dict[str, Tensor]:
@@ -260,7 +296,26 @@ def _begin_epoch(engine: BlurVAETrainer) -> None:
 
 
 def _start_data_stream(engine: Engine) -> None:
-    """Let the stream of batches begin where the training is, which after a resume is not at its start."""
+    """Let a stream of batches that runs on over the epochs begin where the training is, after a resume in its midst."""
     sampler = getattr(engine.data_loader, "batch_sampler", None)
-    if isinstance(sampler, EndlessBatchSampler):
+    if hasattr(sampler, "start_iteration"):
         sampler.start_iteration = engine.state.iteration
+
+
+def _is_empty(loader: Iterable[Any]) -> bool:
+    try:
+        return len(loader) == 0  # type: ignore[arg-type]
+    except TypeError:  # a stream of unknown length
+        return False
+
+
+def _require_optimizer(objective: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Refuse parameters that nothing would train, naming the part of the objective that has them."""
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    for module in objective.modules():
+        left = [n for n, p in module.named_parameters(recurse=False) if p.requires_grad and id(p) not in held]
+        if left:
+            raise ValueError(
+                f"{type(module).__name__} has parameters that no optimizer holds ({', '.join(left)}); add the "
+                f"parameters() of the {type(objective).__name__} to the parameter groups of the optimizer."
+            )

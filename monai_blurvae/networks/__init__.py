@@ -4,6 +4,7 @@ from monai_blurvae.networks.architecture import Architecture, architecture_of
 from monai_blurvae.networks.blurvae import BlurVAE, BlurVAEReconstructor, VAEOutput
 from monai_blurvae.networks.kernel_generator import KernelGenerator
 from monai_blurvae.networks.perceptual import LearnedPerceptualDistance, PerceptualFeatures
+from monai_blurvae.networks.wrapping import unwrapped
 
 __all__ = [
     "Architecture",
@@ -14,4 +15,5 @@ __all__ = [
     "PerceptualFeatures",
     "VAEOutput",
     "architecture_of",
+    "unwrapped",
 ]

@@ -7,7 +7,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 
 from monai_blurvae.engines import BlurVAEEvaluator, BlurVAEEvents, BlurVAEKeys, BlurVAETrainer
-from monai_blurvae.errors import NonFiniteLossError
+from monai_blurvae.errors import DataError, NonFiniteLossError
 from monai_blurvae.losses import (
     Adversary,
     ELBOLoss,
@@ -40,7 +40,7 @@ def make_trainer(objective, data=None, epochs=1, device="cpu", channels=1, **arg
         max_epochs=epochs,
         train_data_loader=batches() if data is None else data,
         network=network,
-        optimizer=torch.optim.Adam(network.vae_parameters(), 1e-3),
+        optimizer=torch.optim.Adam([*network.vae_parameters(), *objective.parameters()], 1e-3),
         kernel_optimizer=torch.optim.Adam(network.kernel_parameters(), 1e-3),
         loss_function=objective,
         **arguments,
@@ -58,7 +58,11 @@ def same(before, parameters):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "objective",
-    [ELBOLoss(WienerLoss()), ELBOLoss(WienerLoss(detach_weight=False), "exact"), ELBOLoss(WienerLoss(), "epsilon")],
+    [
+        ELBOLoss(WienerLoss()),
+        ELBOLoss(WienerLoss(detach_weight=False), "exact"),
+        ELBOLoss(WienerLoss(detach_weight=False), "epsilon"),
+    ],
 )
 def test_each_step_changes_its_own_parameters_only(objective, channels):
     trainer = make_trainer(objective, batches(1, channels), channels=channels)
@@ -275,23 +279,126 @@ def test_gradient_clip_bounds_the_norm_of_each_step():
     assert all(norm == pytest.approx(1e-3, rel=1e-2) for norm in norms)
 
 
-def test_bfloat16_runs_on_the_cpu_with_losses_in_float32():
-    reference, low = (make_trainer(ELBOLoss(WienerLoss()), batches(1), precision=p) for p in ("float32", "bfloat16"))
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_runs_on_the_cpu_with_losses_in_float32(precision):
+    reference, low = (make_trainer(ELBOLoss(WienerLoss()), batches(1), precision=p) for p in ("float32", precision))
     dtypes = []
     low.network.encoder.blocks.register_forward_hook(lambda m, i, o: dtypes.append(o.dtype))
     reference.run()
     low.run()
-    assert dtypes == [torch.bfloat16]
+    assert dtypes == [getattr(torch, precision)]
     assert low.state.output[CommonKeys.LOSS].dtype == torch.float32
     assert low.state.output[CommonKeys.LOSS].item() == pytest.approx(reference.state.output["loss"].item(), rel=0.02)
     assert all(p.dtype == torch.float32 for p in low.network.parameters())
 
 
+def test_the_scale_of_the_losses_changes_no_step_that_does_not_overflow():
+    """Powers of two change no digit; SGD shows what Adam's normalisation would hide."""
+    networks = []
+    for scale in (1.0, 2.0**8):
+        trainer = make_trainer(ELBOLoss(WienerLoss()), precision="float16", gradient_clip=10.0)
+        trainer.optimizer = torch.optim.SGD(trainer.network.vae_parameters(), 1e-4)
+        trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        trainer.run()
+        networks.append(trainer.network)
+        assert trainer.grad_scaler.get_scale() == scale
+    for a, b in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_that_overflows_is_left_out():
+    trainer = make_trainer(ELBOLoss(WienerLoss()), precision="float16")
+    trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    before = snapshot(trainer.network.vae_parameters())
+    seen = []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def compare(engine):
+        seen.append((engine.grad_scaler.get_scale(), same(before, trainer.network.vae_parameters())))
+
+    trainer.run()
+    assert seen == [(2.0**99, True), (2.0**98, True), (2.0**97, True)]
+
+
+def test_float16_trains_and_ends_with_an_error_where_the_scale_is_not_to_blame():
+    levels = torch.linspace(-0.8, 0.8, 6).view(6, 1, 1, 1).expand(6, 1, 16, 16).clone()
+    objective = ELBOLoss(WienerLoss(), beta=0.1, warmup_epochs=20)
+    trainer = make_trainer(objective, [{"image": levels}], epochs=60, precision="float16")
+    errors = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda e: errors.append((e.state.output[CommonKeys.PRED] - levels).square().mean().item()),
+    )
+    trainer.run()
+    assert errors[-1] < 0.5 * errors[0]
+    trainer.network.decoder.output.conv.bias.register_hook(lambda g: g * float("inf"))
+    trainer.state.max_epochs = 160
+    with pytest.raises(NonFiniteLossError, match="gradient of the loss is"):
+        trainer.run()
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="precision"):
-        make_trainer(ELBOLoss(L2Loss()), precision="float16")
+        make_trainer(ELBOLoss(L2Loss()), precision="float8")
     with pytest.raises(ValueError, match="gradient_clip"):
         make_trainer(ELBOLoss(L2Loss()), gradient_clip=0.0)
+
+
+def test_an_objective_whose_parameters_no_optimizer_holds_is_refused():
+    network = BlurVAE(image_size=16, channels=(4, 8), latent_size=3, kernel_size=5)
+    optimizers = torch.optim.Adam(network.vae_parameters()), torch.optim.Adam(network.kernel_parameters())
+    message = (
+        r"^RobustLoss has parameters that no optimizer holds \(.*\); add the parameters\(\) of the ELBOLoss to the"
+    )
+    with pytest.raises(ValueError, match=message):
+        BlurVAETrainer("cpu", 1, batches(), network, *optimizers, loss_function=ELBOLoss(RobustLoss()))
+
+
+@pytest.mark.parametrize("data", [[], torch.utils.data.DataLoader([], batch_size=2)])
+def test_without_data_it_says_so(data):
+    trainer = make_trainer(ELBOLoss(L2Loss()), data)
+    with pytest.raises(DataError, match="the training data is empty"):
+        trainer.run()
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        ({"picture": torch.zeros(2, 1, 16, 16)}, DataError, r"a batch has the keys \['picture'\], where .* 'image'"),
+        ([torch.zeros(2, 1, 16, 16)], DataError, "a batch has the type list, where a dictionary with 'image'"),
+        ({"image": torch.zeros(2, 1, 16, 16).byte()}, DataError, r"'image' of a batch is numbers of torch\.uint8"),
+        ({"image": torch.zeros(2, 1, 16, 16).double()}, DataError, r"torch\.float64, where .* torch\.float32"),
+        ({"image": torch.zeros(2, 1, 8, 16)}, ValueError, r"\(B, \[1, 16, 16\]\), but got \[2, 1, 8, 16\]"),
+        ({"image": torch.zeros(2, 16, 16)}, ValueError, r"\(B, \[1, 16, 16\]\), but got \[2, 16, 16\]"),
+    ],
+)
+def test_a_batch_without_the_images_is_refused(batch, error, message):
+    with pytest.raises(error, match=message):
+        make_trainer(ELBOLoss(L2Loss()), [batch]).run()
+    with pytest.raises(error, match=message):
+        BlurVAEEvaluator(device="cpu", val_data_loader=[batch], network=make_trainer(ELBOLoss(L2Loss())).network).run()
+
+
+def test_a_stream_of_batches_begins_where_the_training_is():
+    class Stream(list):
+        start_iteration = 0
+
+    sampler = Stream([[0, 1], [2, 3]])
+    images = torch.rand(4, 1, 16, 16)
+    data = torch.utils.data.DataLoader([{"image": image} for image in images], batch_sampler=sampler)
+    trainer = make_trainer(ELBOLoss(L2Loss()), data, epochs=3)
+    trainer.state.iteration, trainer.state.epoch = 2, 1
+    trainer.run()
+    assert sampler.start_iteration == 2
+
+
+def test_an_own_module_is_a_term():
+    own = make_trainer(ELBOLoss(torch.nn.MSELoss(), beta=2.0))
+    l2 = make_trainer(ELBOLoss(L2Loss()))
+    for trainer in (own, l2):
+        trainer.run()
+    loss = own.state.output[CommonKeys.LOSS], 2 * l2.state.output[CommonKeys.LOSS]
+    torch.testing.assert_close(*loss, rtol=1e-4, atol=0)  # Adam's steps do not know of a factor 2
 
 
 def test_training_learns_flat_images():
