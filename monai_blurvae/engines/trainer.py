@@ -298,7 +298,7 @@ def _begin_epoch(engine: BlurVAETrainer) -> None:
 def _start_data_stream(engine: Engine) -> None:
     """Let a stream of batches that runs on over the epochs begin where the training is, after a resume in its midst."""
     sampler = getattr(engine.data_loader, "batch_sampler", None)
-    if hasattr(sampler, "start_iteration"):
+    if sampler is not None and hasattr(sampler, "start_iteration"):
         sampler.start_iteration = engine.state.iteration
 
 

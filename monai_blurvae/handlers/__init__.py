@@ -1,6 +1,6 @@
 """Small Ignite handlers: progress, TensorBoard, pictures, checkpoints that are whole or not there."""
 
-from monai_blurvae.handlers.checkpoint import BestModelHandler, RestartCheckpointHandler
+from monai_blurvae.handlers.checkpoint import BestModelHandler, ModelCheckpointLoader, RestartCheckpointHandler
 from monai_blurvae.handlers.evaluation import EvaluationReportHandler
 from monai_blurvae.handlers.graceful_stop import GracefulStopHandler
 from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
@@ -15,6 +15,7 @@ __all__ = [
     "EvaluationReportHandler",
     "FinalValidationHandler",
     "GracefulStopHandler",
+    "ModelCheckpointLoader",
     "RestartCheckpointHandler",
     "reconstruction_figure",
     "save_figure",

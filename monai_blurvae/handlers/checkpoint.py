@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
+from torch.optim import Optimizer
 
 from monai_blurvae.errors import RunFolderError, SettingsError
 from monai_blurvae.files import replacing
+from monai_blurvae.handlers.stateful import Stateful, forgotten
+from monai_blurvae.networks import unwrapped
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
+
+FilePath = str | Path | Callable[[], str | Path]
+"""A file, or what gives it when the engine starts."""
 
 
-class Stateful(Protocol):
-    """What a checkpoint can hold: networks, optimisers, schedulers, some handlers."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take the state back."""
+def resolved(path: FilePath) -> Path:
+    """The path, asked for if it is a callable."""
+    return Path(path() if callable(path) else path).expanduser()
 
 
 def save_whole(content: Any, path: str | Path) -> None:
@@ -66,32 +69,37 @@ class RestartCheckpointHandler:
 
     Attach it to the trainer before the other handlers. It restores at STARTED, before they look at the state, and
     writes after all of them: at the end of an epoch, or between two iterations. What the log announces is on disk.
+    Of several processes the first writes.
+
+    At the start it refuses what has a state, hangs on the trainer or one of its handlers and is not among the objects,
+    such as the scheduler of MONAI's ``LrScheduleHandler``: a resumed training would not end as an uninterrupted one.
 
     Args:
-        path: gives the checkpoint's file when the training starts.
-        objects: what is saved under its name, beside the trainer's counters and the validator's best metric;
-            None for what a config leaves out.
+        path: the checkpoint's file, or a callable that gives it.
+        objects: what is saved under its name, the section ``checkpoint`` of a config: networks, optimizers, learning
+            rate schedulers, averaged models; None for what is left out. The trainer's counters, epoch means and scale
+            of the losses and the validator's best metric are saved by themselves.
         validator: whose best metric is saved.
         interval: epochs between two checkpoints; the last epoch always has one.
         minutes: a checkpoint is also written when the last one is older than this; None for never.
-        settings: gives the settings that the result depends on; resuming with others is refused.
+        config: gives the JSON values that the result depends on by their names; resuming with others is refused.
     """
 
     def __init__(
         self,
-        path: Callable[[], Path],
+        path: FilePath,
         objects: Mapping[str, Stateful | None],
         validator: Engine | None = None,
         interval: int = 1,
         minutes: float | None = None,
-        settings: Callable[[], Mapping[str, Any]] = dict,
+        config: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.path = path
-        self.objects = {name: item for name, item in objects.items() if item is not None}
+        self.objects = {name: unwrapped(item) for name, item in objects.items() if item is not None}
         self.validator = validator
         self.interval = interval
         self.minutes = minutes
-        self.settings = settings
+        self.config = config
         self._last_save = time.monotonic()
 
     def attach(self, engine: Engine) -> None:
@@ -99,7 +107,8 @@ class RestartCheckpointHandler:
         engine.add_event_handler(Events.STARTED, self._start)
 
     def _start(self, engine: Engine) -> None:
-        path = self.path()
+        self._require_complete(engine)
+        path = resolved(self.path)
         if path.is_file() and engine.state.iteration == 0:
             self.load(engine, path)
         self._last_save = time.monotonic()
@@ -122,45 +131,45 @@ class RestartCheckpointHandler:
 
     def save(self, engine: Engine) -> None:
         """Write a checkpoint of the trainer's present state, at the end of an epoch or between two iterations."""
-        state, path = engine.state, self.path()
+        state = engine.state
+        self._last_save = time.monotonic()
+        if not is_first_process(engine):
+            return
         content: dict[str, Any] = {
             "format": CHECKPOINT_FORMAT,
             "trainer": {"iteration": state.iteration, "epoch_length": state.epoch_length},
-            "settings": dict(self.settings()),
+            "config": self._config(),
             "objects": {name: item.state_dict() for name, item in self._all_objects(engine).items()},
         }
         if self.validator is not None:
             best = self.validator.state
             content["validator"] = {"best_metric": float(best.best_metric), "best_metric_epoch": best.best_metric_epoch}
-        save_whole(content, path)
-        self._last_save = time.monotonic()
+        save_whole(content, resolved(self.path))
         logger.info(f"Checkpoint after iteration {state.iteration} of {state.max_epochs * state.epoch_length}.")
 
     def load(self, engine: Engine, path: Path) -> None:
         """Take a checkpoint back.
 
         Raises:
-            RunFolderError: if it is broken, or of another number of iterations in an epoch.
-            SettingsError: naming a setting that the result depends on and that differs.
-            ValueError: if it is of another architecture.
+            RunFolderError: if it is broken, of other objects, or of another number of iterations in an epoch.
+            SettingsError: naming what the result depends on and that differs.
         """
         content = load_safely(path, engine.state.device)
         if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
             raise RunFolderError(f"{path} is no checkpoint of format {CHECKPOINT_FORMAT}; resume another run.")
         state = engine.state
         try:
-            counters, saved, objects = content["trainer"], content["settings"], content["objects"]
+            counters, saved, objects = content["trainer"], content["config"], content["objects"]
             best = content["validator"] if self.validator is not None else {}
         except KeyError as error:
             raise RunFolderError(f"{path} lacks {error}; resume another run.") from error
-        self._require_same_settings(saved, path)
+        require_same_config(self._config(), saved, path.parent)
         if counters["epoch_length"] != state.epoch_length:
             raise RunFolderError(
                 f"{path} has {counters['epoch_length']} iterations in an epoch, this run has {state.epoch_length}; "
                 "resume with the same data, batch_size and patches_per_volume."
             )
-        for name, item in self._all_objects(engine).items():
-            item.load_state_dict(objects[name])
+        self._load_objects(engine, objects, path)
         state.iteration = counters["iteration"]
         state.epoch = state.iteration // state.epoch_length
         if self.validator is not None:
@@ -168,17 +177,89 @@ class RestartCheckpointHandler:
             self.validator.state.best_metric_epoch = best["best_metric_epoch"]
         logger.info(f"Resuming {path} after iteration {state.iteration}, {state.epoch} whole epoch(s).")
 
-    def _all_objects(self, engine: Engine) -> dict[str, Stateful]:
-        means = getattr(engine, "epoch_means", None)
-        return self.objects if means is None else {**self.objects, "epoch_means": means}
+    def _load_objects(self, engine: Engine, saved: Mapping[str, Any], path: Path) -> None:
+        items = self._all_objects(engine)
+        for name in items.keys() - saved.keys():
+            raise RunFolderError(
+                f"{path} lacks the object {name!r}; take it out of the section checkpoint, or start a new run."
+            )
+        for name in saved.keys() - items.keys():
+            raise RunFolderError(
+                f"{path} holds the object {name!r}, which is not there now; add it to the section checkpoint, or start "
+                "a new run."
+            )
+        for name, item in items.items():
+            _load_state(item, saved[name], f"the state of {name!r} in {path} does not fit")
 
-    def _require_same_settings(self, saved: Mapping[str, Any], path: Path) -> None:
-        for name, value in self.settings().items():
-            if name in saved and _listed(saved[name]) != _listed(value):
-                raise SettingsError(
-                    f"--{name} is {value!r}, but the run in {path.parent} was trained with {saved[name]!r}; resume "
-                    f"with --{name} {saved[name]}, or start a new run."
-                )
+    def _all_objects(self, engine: Engine) -> dict[str, Stateful]:
+        own = {f"trainer.{name}": getattr(engine, name, None) for name in ("epoch_means", "grad_scaler")}
+        return {**self.objects, **{name: item for name, item in own.items() if item is not None}}
+
+    def _config(self) -> dict[str, Any]:
+        """Tuples as lists, as JSON has them."""
+        config: dict[str, Any] = json.loads(json.dumps(dict(self.config())))
+        return config
+
+    def _require_complete(self, engine: Engine) -> None:
+        """Refuse what a checkpoint would not hold, or would hold but could not give back."""
+        left = forgotten(engine, self._all_objects(engine).values())
+        if left:
+            raise SettingsError(
+                f"{left[0]} has a state that no checkpoint would hold, so that a resumed run would differ; add it to "
+                "the section checkpoint."
+            )
+        for name, item in self.objects.items():
+            if not isinstance(item, nn.Module | Optimizer):
+                _require_loadable(name, item)
+
+
+def _require_loadable(name: str, item: Stateful) -> None:
+    buffer = io.BytesIO()
+    try:
+        torch.save(item.state_dict(), buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception as error:  # whatever its parts raise
+        raise SettingsError(
+            f"the state of {name!r} ({type(item).__name__}) holds more than tensors, numbers and texts, so that no "
+            "checkpoint could give it back; use another class, or one that saves a plain state."
+        ) from error
+
+
+def _load_state(item: Stateful, state: dict[str, Any], problem: str) -> None:
+    try:
+        item.load_state_dict(state)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise RunFolderError(f"{problem}: {reason[0]}") from error
+
+
+def require_same_config(here: Mapping[str, Any], there: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a training under another configuration.
+
+    Args:
+        here: JSON values by their names.
+        there: those of the run.
+        folder: of the run.
+
+    Raises:
+        SettingsError: naming all that differs, is new or is missing.
+    """
+    names = [*here, *(name for name in there if name not in here)]
+    differing = [name for name in names if name not in here or name not in there or here[name] != there[name]]
+    if not differing:
+        return
+    first, *rest = (_difference(name, here, there) for name in differing)
+    more = "".join(f", {name_is}, not {was}" for name_is, was in rest)
+    raise SettingsError(
+        f"{first[0]}, but the run in {folder} was trained with {first[1]}{more}; resume with the same "
+        f"value{'s' if rest else ''}, or start a new run."
+    )
+
+
+def _difference(name: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> tuple[str, str]:
+    value, was = (json.dumps(values[name]) if name in values else "nothing" for values in (here, there))
+    return f"{name} is {'missing' if name not in here else value}", was
 
 
 def at_end_of_epoch(engine: Engine) -> bool:
@@ -186,19 +267,20 @@ def at_end_of_epoch(engine: Engine) -> bool:
     return bool(engine.state.iteration % engine.state.epoch_length == 0)
 
 
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def is_first_process(engine: Engine) -> bool:
+    """Whether this process is the one of several that writes files."""
+    return getattr(engine.state, "rank", 0) == 0
 
 
 class BestModelHandler:
     """Write the network's weights whenever the validation's key metric is the best so far.
 
     Args:
-        path: gives the file.
-        network: whose ``state_dict`` is written, and nothing else.
+        path: the file, or a callable that gives it.
+        network: whose ``state_dict`` is written, and nothing else, whatever wraps it.
     """
 
-    def __init__(self, path: Callable[[], Path], network: nn.Module) -> None:
+    def __init__(self, path: FilePath, network: nn.Module) -> None:
         self.path = path
         self.network = network
 
@@ -208,6 +290,54 @@ class BestModelHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Write the weights if this validation was the best."""
-        if engine.state.best_metric_epoch == engine.state.epoch:
-            weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-            save_whole(weights, self.path())
+        if engine.state.best_metric_epoch == engine.state.epoch and is_first_process(engine):
+            state = unwrapped(self.network).state_dict()
+            weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+            save_whole(weights, resolved(self.path))
+
+
+class ModelCheckpointLoader:
+    """Load the weights of a ``model.pt`` into a network when an engine starts.
+
+    ``monai.fl.client.MonaiAlgo``, which brings weights of its own, leaves out handlers whose name has
+    "CheckpointLoader" in it.
+
+    Args:
+        path: the file, or a callable that gives it.
+        network: to load into, whatever wraps it.
+    """
+
+    def __init__(self, path: FilePath, network: nn.Module) -> None:
+        self.path = path
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an engine."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load the weights.
+
+        Raises:
+            RunFolderError: if the file is missing, broken or holds no state dict.
+            ValueError: if it is of another architecture.
+        """
+        load_weights(self.network, resolved(self.path))
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load a ``model.pt`` into a network, whatever wraps it.
+
+    Raises:
+        RunFolderError: if the file is missing, broken or holds no state dict, or one of another network.
+        ValueError: if it is of another architecture.
+    """
+    weights = load_safely(path)
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise RunFolderError(f"{path} holds no network weights; give a model.pt.")
+    try:
+        unwrapped(network).load_state_dict(weights)
+    except RuntimeError as error:  # torch's lists of names
+        raise RunFolderError(
+            f"{path} holds the weights of another network than {type(unwrapped(network)).__name__}; give its model.pt."
+        ) from error

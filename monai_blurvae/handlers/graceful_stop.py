@@ -21,7 +21,7 @@ class GracefulStopHandler:
     """On SIGTERM, SIGINT or SIGUSR1 finish the iteration, write a checkpoint and exit with 128 + the signal's number.
 
     Within the last iteration of an epoch, the epoch's validation is finished too. A second SIGINT stops at once.
-    Clusters send SIGTERM, or SIGUSR1 when asked for a warning (Slurm: ``--signal=USR1@120``).
+    Clusters send SIGTERM, or SIGUSR1 when asked for a warning (Slurm's option ``signal``, ``USR1@120``).
 
     Args:
         checkpoint: writes the checkpoint. Attach this handler to the trainer after it.
@@ -61,7 +61,7 @@ class GracefulStopHandler:
         if self._received is None:
             return
         self.checkpoint.save(engine)
-        logger.warning(f"Stopped by {self._received.name}; go on with --resume true.")
+        logger.warning(f"Stopped by {self._received.name}; resume the run to go on.")
         raise SystemExit(128 + self._received)
 
     def _restore(self, engine: Engine, error: BaseException | None = None) -> None:

@@ -6,8 +6,11 @@ import sys
 from typing import Any
 
 from ignite.engine import Engine, Events
+from monai.handlers import from_engine
 from monai.utils.enums import CommonKeys
 from tqdm import tqdm
+
+from monai_blurvae.handlers.checkpoint import is_first_process
 
 
 class EpochProgressHandler:
@@ -20,6 +23,7 @@ class EpochProgressHandler:
     def __init__(self, validator: Engine | None = None) -> None:
         self.validator = validator
         self._bar: tqdm[Any] | None = None
+        self._loss = from_engine(CommonKeys.LOSS, first=True)  # of a decollated output too
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -30,6 +34,8 @@ class EpochProgressHandler:
 
     def _start(self, engine: Engine) -> None:
         state = engine.state
+        if not is_first_process(engine):
+            return
         # A log file gets a line every half minute in place of a bar that redraws itself.
         interval = 0.5 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
@@ -52,7 +58,7 @@ class EpochProgressHandler:
         if self._bar is None:
             return
         self._describe(engine)
-        values = {"loss": f"{float(engine.state.output[CommonKeys.LOSS]):.1f}"}
+        values = {"loss": f"{float(self._loss(engine.state.output)):.1f}"}
         metrics = {} if self.validator is None else self.validator.state.metrics
         if "psnr" in metrics:
             values["val_psnr"] = f"{metrics['psnr']:.2f} dB"

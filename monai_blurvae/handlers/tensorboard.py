@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_blurvae.files import writing_to
+from monai_blurvae.handlers.checkpoint import FilePath, is_first_process, resolved
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
 from monai_blurvae.metrics import to_unit_range
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import unwrapped
 from monai_blurvae.seeding import torch_rng
 
 
@@ -25,8 +25,8 @@ class BlurVAETensorBoardHandler:
     The step is the epoch everywhere. Pictures are drawn when a scheduled validation is completed.
 
     Args:
-        folder: gives the folder of the event files when the training starts.
-        network: draws the pictures.
+        folder: of the event files, or a callable that gives it when the training starts.
+        network: draws the pictures; whatever wraps it.
         images: dataset whose first images are shown.
         validator: whose metrics are written.
         interval: epochs between two validations.
@@ -37,8 +37,8 @@ class BlurVAETensorBoardHandler:
 
     def __init__(
         self,
-        folder: Callable[[], Path],
-        network: BlurVAE,
+        folder: FilePath,
+        network: nn.Module,
         images: Dataset[dict[str, Any]],
         validator: Engine,
         interval: int,
@@ -66,19 +66,26 @@ class BlurVAETensorBoardHandler:
 
     def _open(self, engine: Engine) -> None:
         # purge_step makes TensorBoard forget what a run that was cut wrote after its last checkpoint, if it had one
-        with writing_to(self.folder()):
-            self._writer = SummaryWriter(str(self.folder()), purge_step=engine.state.epoch + 1)
+        if not is_first_process(engine):
+            return
+        with self._writing():
+            self._writer = SummaryWriter(str(resolved(self.folder)), purge_step=engine.state.epoch + 1)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing_to(resolved(self.folder))
 
     def _write_epoch(self, engine: Engine) -> None:
-        assert self._writer is not None
-        with writing_to(self.folder()):
+        if self._writer is None:
+            return
+        with self._writing():
             for name, value in engine.epoch_means.compute().items():
                 self._writer.add_scalar(f"train/{name}", value, engine.state.epoch)
 
     def _write_validation(self, engine: Engine) -> None:
-        assert self._writer is not None
+        if self._writer is None:
+            return
         pictures, kernels = self._draw(engine.state.device)
-        with writing_to(self.folder()):
+        with self._writing():
             for name, value in self.validator.state.metrics.items():
                 self._writer.add_scalar(f"validation/{name}", float(value), engine.state.epoch)
             self._writer.add_image("input, reconstruction, sample", pictures, engine.state.epoch, dataformats="HWC")
@@ -90,14 +97,14 @@ class BlurVAETensorBoardHandler:
         count = min(self.count, len(self.images))  # type: ignore[arg-type]
         step = len(self.images) // count  # type: ignore[arg-type]
         images = torch.stack([self.images[i * step]["image"] for i in range(count)]).to(device)
-        self.network.eval()
-        output = self.network(images)
+        network = unwrapped(self.network).eval()
+        output = network(images)
         rows = [
             FigureRow("input", to_unit_range(images)),
             FigureRow("reconstruction", to_unit_range(output.reconstruction)),
-            FigureRow("sample", to_unit_range(self.network.sample(count, torch_rng(self.seed, "pictures")))),
+            FigureRow("sample", to_unit_range(network.sample(count, torch_rng(self.seed, "pictures")))),
         ]
-        kernels = scale_kernels(self.network.kernel(output.mu), images.shape[-1])
+        kernels = scale_kernels(network.kernel(output.mu), images.shape[-1])
         kernel_row = FigureRow("kernels of the same images", kernels)
         return draw_rows(rows, "", self.quarter_turns), draw_rows([kernel_row], "", self.quarter_turns)
 
@@ -106,7 +113,7 @@ class BlurVAETensorBoardHandler:
             return
         writer, self._writer = self._writer, None
         if error is None:
-            with writing_to(self.folder()):
+            with self._writing():
                 writer.close()
         else:  # what went wrong is known; a second error would hide it
             with suppress(OSError):

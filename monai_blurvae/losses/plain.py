@@ -35,7 +35,7 @@ class PlainTerm(ReconstructionTerm):
                 "object such as torch.nn.MSELoss()."
             )
         if hasattr(loss, "reduction"):
-            loss.reduction = "none"
+            setattr(loss, "reduction", "none")  # noqa: B010 (nn.Module promises a tensor)
         self.loss = loss
 
     def per_image(self, input: Tensor, target: Tensor, kernel: Tensor | None) -> Tensor:
