@@ -1,4 +1,4 @@
-"""Data lists, the volume store, patches and the built-in sample."""
+"""Data lists, the stores, datasets of patches and of images, and the loader of a training."""
 
 from monai_blurvae.data.datalist import (
     Datalist,
@@ -8,35 +8,39 @@ from monai_blurvae.data.datalist import (
     read_datalist,
     split_subjects,
 )
+from monai_blurvae.data.describe import describe_transform, transform_key
+from monai_blurvae.data.facts import DatasetFacts, facts_of
+from monai_blurvae.data.header import VolumeHeader, read_header
 from monai_blurvae.data.image_list import evaluation_image_datalist, find_images, image_loader, load_image_datalist
 from monai_blurvae.data.images import ImageDataset, Images, prepare_images
-from monai_blurvae.data.patches import EndlessBatchSampler, SizedDataset, SlicePatchDataset, make_train_loader
-from monai_blurvae.data.prepared import PreparedImages, log_skipped
+from monai_blurvae.data.loader import EndlessBatchSampler, SizedDataset, TrainLoader
+from monai_blurvae.data.patches import SlicePatchDataset
 from monai_blurvae.data.store import StoredVolume, VolumeStore
-from monai_blurvae.data.volumes import Volumes, prepare_volumes
 
 __all__ = [
     "Datalist",
+    "DatasetFacts",
     "EndlessBatchSampler",
     "ImageDataset",
     "Images",
-    "PreparedImages",
     "SizedDataset",
     "SlicePatchDataset",
     "StoredVolume",
+    "TrainLoader",
+    "VolumeHeader",
     "VolumeStore",
-    "Volumes",
+    "describe_transform",
     "evaluation_datalist",
     "evaluation_image_datalist",
+    "facts_of",
     "find_images",
     "find_volumes",
     "image_loader",
     "load_datalist",
     "load_image_datalist",
-    "log_skipped",
-    "make_train_loader",
     "prepare_images",
-    "prepare_volumes",
     "read_datalist",
+    "read_header",
     "split_subjects",
+    "transform_key",
 ]

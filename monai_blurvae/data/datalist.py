@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,14 @@ from monai_blurvae.errors import DataError
 from monai_blurvae.files import write_json
 from monai_blurvae.seeding import numpy_rng
 
-logger = logging.getLogger(__name__)
-
 SPLITS = ("training", "validation", "test")
 TEST_FRACTION = 0.2
 VALIDATION_FRACTION = 0.1
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+SAMPLE_DESCRIPTION = "synthetic: MNI152 template, deformed at random"
+"""By which the built-in sample's data list is known."""
+SYNTHETIC_REMARK = "SYNTHETIC images"
+"""What every table of results says of synthetic volumes."""
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Datalist:
         test: like ``training``; may be empty in a list that a user wrote.
         description: a line on where the data is from.
         remark: what every table of results has to say of the data, for example that it is a sample; mostly nothing.
+        problem: why the list is empty, where it was to be found and could not be; a sentence.
     """
 
     dataset_dir: Path
@@ -42,6 +44,7 @@ class Datalist:
     test: list[dict[str, str]]
     description: str = ""
     remark: str = ""
+    problem: str = ""
 
     def __post_init__(self) -> None:
         self.dataset_dir = Path(self.dataset_dir)
@@ -54,10 +57,30 @@ class Datalist:
         training, validation, test = (parts.get(split, []) for split in SPLITS)
         return cls(dataset_dir, training, validation, test, description, remark)
 
+    @classmethod
+    def empty(cls, problem: str) -> Datalist:
+        """A list without entries.
+
+        Args:
+            problem: why there are none, a sentence.
+        """
+        return cls(Path(), [], [], [], problem=problem)
+
     def items(self, split: str) -> list[dict[str, str]]:
-        """Entries of one split with absolute image paths."""
+        """Entries of one split with absolute image paths, and the list's ``remark`` if it has one."""
         entries: list[dict[str, str]] = getattr(self, split)
-        return [{**entry, "image": str(self.dataset_dir / entry["image"])} for entry in entries]
+        more = {"remark": self.remark} if self.remark else {}
+        return [{**entry, "image": str(self.dataset_dir / entry["image"]), **more} for entry in entries]
+
+    def require(self) -> Datalist:
+        """The list itself, if it could be found.
+
+        Raises:
+            DataError: with the problem, if there is one.
+        """
+        if self.problem:
+            raise DataError(self.problem)
+        return self
 
     def write(self, path: str | Path) -> None:
         """Write the list, to be taken back by :func:`read_datalist`."""
@@ -90,7 +113,7 @@ def find_volumes(dataset_dir: str | Path, image_pattern: str) -> list[dict[str, 
     files = [p for p in sorted(root.glob(image_pattern)) if p.is_file() and p.name.endswith(NIFTI_SUFFIXES)]
     if not files:
         raise DataError(
-            f"dataset_dir {root} holds no NIfTI file that matches {image_pattern!r}; set --image_pattern to a glob "
+            f"dataset_dir {root} holds no NIfTI file that matches {image_pattern!r}; set image_pattern to a glob "
             "relative to dataset_dir, for example '*.nii.gz'."
         )
     relative = [p.relative_to(root).as_posix() for p in files]
@@ -101,7 +124,7 @@ def find_volumes(dataset_dir: str | Path, image_pattern: str) -> list[dict[str, 
         if len(paths) > 1:
             raise DataError(
                 f"subject {subject} has {len(paths)} files, {paths[0]} and {paths[1]} among them; "
-                "narrow --image_pattern to one file for each subject."
+                "narrow image_pattern to one file for each subject."
             )
     return [{"image": paths[0], "subject": subject} for subject, paths in sorted(by_subject.items())]
 
@@ -122,7 +145,7 @@ def split_subjects(volumes: Sequence[dict[str, str]], seed: int) -> dict[str, li
     if len(volumes) < 3:
         raise DataError(
             f"found {len(volumes)} subject(s), but training, validation and test need at least 3; add volumes, or "
-            "write the split yourself and pass it as --datalist."
+            "write the split yourself and give it as datalist."
         )
     shuffled = [volumes[i] for i in numpy_rng(seed, "split").permutation(len(volumes))]
     test = max(1, round(TEST_FRACTION * len(volumes)))
@@ -163,7 +186,7 @@ def read_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Da
     datalist = Datalist.of(root, parts, **texts)
     for file in dict.fromkeys(image_file(item["image"]) for split in SPLITS for item in datalist.items(split)):
         if not Path(file).is_file():
-            raise DataError(f"datalist {path} names {file}, which is not there; check --dataset_dir.")
+            raise DataError(f"datalist {path} names {file}, which is not there; check dataset_dir.")
     return datalist
 
 
@@ -181,61 +204,78 @@ def read_split(path: str | Path, dataset_dir: str | Path | None, split: str) -> 
     listed = read_datalist(path, dataset_dir)
     entries = [entry for name in SPLITS if split in (name, "all") for entry in getattr(listed, name)]
     if not entries:
-        raise DataError(f"datalist {path} has no entry under '{split}'; choose another --split.")
+        raise DataError(f"datalist {path} has no entry under '{split}'; choose another split.")
     return Datalist(listed.dataset_dir, [], [], entries, f"{split} images of {path}", listed.remark)
 
 
 def load_datalist(
-    dataset_dir: str | Path | None,
-    image_pattern: str,
-    datalist: str | Path | None,
-    cache_dir: str | Path,
-    seed: int,
+    dataset_dir: str | Path | None, image_pattern: str, datalist: str | Path | None, seed: int
 ) -> Datalist:
-    """The data of a run: a given list, a folder split by subject and seed, or the built-in synthetic sample.
+    """The data of a training: a given list, the built-in sample's, or a folder split by subject and seed.
+
+    Where there is nothing that can be used the list is empty and has the sentence that says why as its ``problem``, so
+    that a config can be read where its data is not.
 
     Args:
-        dataset_dir: folder of volumes, or None for the sample.
+        dataset_dir: folder of volumes.
         image_pattern: glob relative to ``dataset_dir``.
         datalist: path of a list that overrides the split, or None.
-        cache_dir: where the sample is made, once.
         seed: of the split.
-
-    Raises:
-        DataError: see :func:`read_datalist`, :func:`find_volumes` and :func:`split_subjects`.
     """
-    if datalist is not None:
-        return read_datalist(datalist, dataset_dir)
-    if dataset_dir is None:
-        from monai_blurvae.data.sample import make_sample  # needs the extra `sample`
-
-        logger.info("No dataset_dir and no $HCP_DIR: using the built-in SYNTHETIC sample, 12 deformed MNI152 brains.")
-        return read_datalist(make_sample(Path(cache_dir).expanduser() / "sample") / "datalist.json")
-    root = Path(dataset_dir).expanduser().resolve()
-    parts = split_subjects(find_volumes(root, image_pattern), seed)
+    try:
+        given = datalist or _sample_datalist(dataset_dir)
+        if given:
+            return read_datalist(given, dataset_dir)
+        root = _require_folder(dataset_dir)
+        parts = split_subjects(find_volumes(root, image_pattern), seed)
+    except DataError as error:
+        return Datalist.empty(str(error))
     return Datalist.of(root, parts, f"{image_pattern} in {root}, split by subject with seed {seed}")
 
 
 def evaluation_datalist(
     dataset_dir: str | Path | None, image_pattern: str, datalist: str | Path | None, split: str
 ) -> Datalist:
-    """The volumes that an evaluation looks at, as the test split of a list.
+    """The volumes that an evaluation looks at, as the test split of a list; without any as :func:`load_datalist`.
 
     Args:
-        dataset_dir: folder of volumes, all of which are evaluated when no list is given.
+        dataset_dir: folder of volumes, all of which are evaluated when no list is given and it is not the sample.
         image_pattern: glob relative to ``dataset_dir``.
         datalist: list whose split is evaluated.
         split: ``"training"``, ``"validation"``, ``"test"`` or ``"all"``.
-
-    Raises:
-        DataError: if there is nothing to evaluate.
     """
-    if datalist is not None:
-        return read_split(datalist, dataset_dir, split)
+    try:
+        given = datalist or _sample_datalist(dataset_dir)
+        if given:
+            return read_split(given, dataset_dir, split)
+        root = _require_folder(dataset_dir)
+        return Datalist(root, [], [], find_volumes(root, image_pattern), f"{image_pattern} in {root}")
+    except DataError as error:
+        return Datalist.empty(str(error))
+
+
+def _sample_datalist(dataset_dir: str | Path | None) -> Path | None:
+    """The list that the built-in sample carries; one that a user left among the images is not used unasked."""
+    path = None if dataset_dir is None else Path(dataset_dir).expanduser() / "datalist.json"
+    if path is None or not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_sample = isinstance(content, dict) and content.get("description") == SAMPLE_DESCRIPTION
+    return path if is_sample else None
+
+
+def _require_folder(dataset_dir: str | Path | None) -> Path:
     if dataset_dir is None:
-        raise DataError("there is neither a --datalist nor a --dataset_dir to evaluate.")
-    root = Path(dataset_dir).expanduser().resolve()
-    return Datalist(root, [], [], find_volumes(root, image_pattern), f"{image_pattern} in {root}")
+        raise DataError("there is no data; give the folder that holds the volumes as dataset_dir, or a datalist.")
+    return Path(dataset_dir).expanduser().resolve()
+
+
+def subject_of(path: str) -> str:
+    """A subject's name for a file of which nothing else is known: its own, without folder and suffix."""
+    return _without_suffix(PurePosixPath(path).name)
 
 
 def image_file(path: str) -> str:

@@ -1,85 +1,29 @@
-"""Patches as pure functions of (seed, epoch, index), and the endless stream of batches."""
+"""Patches of volumes as pure functions of (seed, epoch, index)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, cast
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from monai.transforms import Compose, Randomizable
+from monai.utils import MAX_SEED, convert_to_tensor
+from torch.utils.data import Dataset
 
-from monai_blurvae.data.store import FOREGROUND_THRESHOLD, StoredVolume
-from monai_blurvae.seeding import numpy_rng
+from monai_blurvae.data.datalist import SYNTHETIC_REMARK
+from monai_blurvae.data.facts import DatasetFacts
+from monai_blurvae.data.store import StoredVolume, VolumeStore
+from monai_blurvae.data.volumes import flatten, prepare_volumes
+from monai_blurvae.seeding import derive_seed, numpy_rng
+from monai_blurvae.transforms.rand_slice_patch import TABLE_KEY, PatchTable, RandSlicePatchd
 
-FloatArray = npt.NDArray[np.float16]
-
-
-def foreground_map(slice_: FloatArray, patch_size: int) -> npt.NDArray[np.int32]:
-    """Foreground pixels of the patch at every position of a slice, by a summed-area table.
-
-    Args:
-        slice_: (rows, columns) in [0, 1].
-        patch_size: of the square patches.
-
-    Returns:
-        (rows − patch_size + 1, columns − patch_size + 1) counts.
-    """
-    table = np.zeros((slice_.shape[0] + 1, slice_.shape[1] + 1), np.int32)
-    np.cumsum(np.cumsum(slice_ > FOREGROUND_THRESHOLD, axis=0, dtype=np.int32), axis=1, out=table[1:, 1:])
-    p = patch_size
-    counts: npt.NDArray[np.int32] = table[p:, p:] - table[:-p, p:] - table[p:, :-p] + table[:-p, :-p]
-    return counts
-
-
-def largest_foreground(volume: StoredVolume, patch_size: int, enough: float) -> float:
-    """Largest share of foreground of any patch of a volume, searched only until one has ``enough``."""
-    best = 0.0
-    for index in np.argsort(volume.foreground)[::-1]:
-        if volume.foreground[index] <= best * patch_size**2:
-            break
-        best = max(best, float(foreground_map(volume.array()[index], patch_size).max()) / patch_size**2)
-        if best >= enough:
-            break
-    return best
-
-
-def draw_patch(
-    volume: StoredVolume, patch_size: int, min_foreground: float, rng: np.random.Generator
-) -> tuple[FloatArray, tuple[int, int, int]]:
-    """Cut a random patch: first a random slice that has one, then a position, uniform among those with enough.
-
-    Args:
-        volume: in the store; it has to hold a patch with enough foreground.
-        patch_size: of the square patch.
-        min_foreground: smallest share of foreground pixels.
-        rng: of the draw.
-
-    Returns:
-        The patch in [0, 1] and its (slice, row, column) in the volume.
-    """
-    needed = min_foreground * patch_size**2
-    candidates = np.flatnonzero(np.asarray(volume.foreground) >= needed)
-    for index in rng.permutation(candidates):
-        slice_ = np.asarray(volume.array()[index])
-        positions = np.flatnonzero(foreground_map(slice_, patch_size) >= needed)
-        if len(positions):
-            row, column = divmod(int(rng.choice(positions)), slice_.shape[1] - patch_size + 1)
-            patch = slice_[row : row + patch_size, column : column + patch_size]
-            return patch, (int(index), row, column)
-    raise ValueError(f"{volume.source} has no patch with {min_foreground:.0%} foreground.")
-
-
-class SizedDataset(Protocol):
-    """A dataset with a length whose samples are dictionaries with ``image``."""
-
-    def __len__(self) -> int:
-        """Samples in an epoch."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One sample."""
+logger = logging.getLogger(__name__)
 
 
 class EpochOrder:
@@ -103,120 +47,171 @@ class EpochOrder:
         return epoch, int(self._newest[1][i])
 
 
-class SlicePatchDataset(Dataset[dict[str, Any]]):
-    """Square patches of slices, scaled to [−1, 1].
+class _Draw(NamedTuple):
+    volume: StoredVolume
+    table: PatchTable | None
+    seed: int  # of the random transform
 
-    With ``shuffle`` the index n = epoch · len + i runs on over all epochs: patch i of epoch e is a function of
+
+class SlicePatchDataset(Dataset[dict[str, Any]]):
+    """Random patches of volumes that a deterministic transform has prepared once.
+
+    The deterministic transform turns the path under ``image`` into a volume ``(C, X, Y, Z)``, usually in [−1, 1]. It
+    runs when the dataset is made, for the files that are not yet in the store; the store keeps float16. The random
+    transform, usually a ``Compose`` with a :class:`~monai_blurvae.transforms.RandSlicePatchd`, turns the volume into
+    a sample whenever one is asked for. What stands in front of the cutting transform gets the volume as a float32
+    ``MetaTensor`` of its own, which takes time; what stands behind it gets the patch.
+
+    With ``shuffle`` the index n = epoch · len + i runs on over all epochs: sample i of epoch e is a function of
     (seed, e, i), drawn anew in every epoch, from every volume ``patches_per_volume`` times an epoch, in random order.
-    Without it patch i is a function of the subject and i alone, whatever the seed and the other subjects, so that runs
+    Without it sample i is a function of the subject and i alone, whatever the seed and the other subjects, so that runs
     are evaluated on the same patches.
 
-    Args:
-        data: volumes of one split.
-        patch_size: of the patches.
-        patches_per_volume: patches of each volume in an epoch.
-        min_foreground: smallest share of foreground in a patch, 0 to 1.
-        seed: of the patches and their order.
-        shuffle: for training.
+    Each sample is a dictionary with ``image`` ``(C, H, W)`` float32, ``subject``, ``source`` and, if a
+    ``RandSlicePatchd`` cut it, ``position`` (slice, row, column).
 
-    Each sample is a dictionary with ``image`` ``(1, patch_size, patch_size)`` float32, ``subject``, ``source`` and
-    ``position`` (slice, row, column).
+    Args:
+        data: dictionaries with the path of a NIfTI file under ``image`` and, optionally, ``subject`` and ``remark``.
+        transform: the deterministic part, for each file once.
+        random_transform: the random part, for each sample.
+        cache_dir: of the :class:`~monai_blurvae.data.VolumeStore`.
+        patches_per_volume: samples of each volume in an epoch.
+        seed: of the samples and their order.
+        shuffle: for training.
+        skip_bad_files: leave out files that cannot be used, and list them in the facts, in place of stopping.
+
+    Raises:
+        DataError: if a file cannot be used, naming it, or, with ``skip_bad_files``, none can.
+        RunFolderError: if the store cannot be written.
+        ValueError: if ``patches_per_volume`` is not positive.
 
     Example:
-        >>> SlicePatchDataset([], patch_size=64, patches_per_volume=8).__len__()
+        >>> len(SlicePatchDataset([], Compose([]), Compose([RandSlicePatchd("image")]), "cache"))
         0
     """
 
     def __init__(
         self,
-        data: Sequence[StoredVolume],
-        patch_size: int = 64,
+        data: Sequence[dict[str, Any]],
+        transform: Callable[[dict[str, Any]], Any],
+        random_transform: Callable[[dict[str, Any]], Any],
+        cache_dir: str | Path,
         patches_per_volume: int = 8,
-        min_foreground: float = 0.25,
         seed: int = 0,
         shuffle: bool = False,
+        skip_bad_files: bool = False,
     ) -> None:
-        self.data = list(data)
-        self.patch_size = patch_size
+        if patches_per_volume < 1:
+            raise ValueError(f"patches_per_volume must be positive, but is {patches_per_volume!r}.")
         self.patches_per_volume = patches_per_volume
-        self.min_foreground = min_foreground
+        self.random_transform = random_transform
         self.seed = seed
         self.shuffle = shuffle
+        self._remark = next((str(item["remark"]) for item in data if item.get("remark")), "")
+        steps = flatten(random_transform)
+        self._cutter = next((step for step in steps if isinstance(step, RandSlicePatchd)), None)
+        self._cuts_first = bool(steps) and steps[0] is self._cutter
+        slice_axis = self._cutter.slice_axis if self._cutter else 0
+        self._prepared = prepare_volumes(
+            data, lambda: VolumeStore(cache_dir, transform, slice_axis), self._cutter, skip_bad_files
+        )
         self._order = EpochOrder(len(self), seed)
+        self._quick = _quick_depth(random_transform)
+        self._state = np.random.RandomState()  # seeded for each patch; a new one takes longer than the patch
 
     def __len__(self) -> int:
-        return len(self.data) * self.patches_per_volume
+        return len(self._prepared.volumes) * self.patches_per_volume
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        volume, rng = self._training_draw(index) if self.shuffle else self._fixed_draw(index)
-        patch, position = draw_patch(volume, self.patch_size, self.min_foreground, rng)
-        image = torch.from_numpy(patch.astype(np.float32) * 2.0 - 1.0)[None]
-        return {"image": image, "subject": volume.subject, "source": volume.source, "position": position}
+        """One sample, by the whole random transform."""
+        volume, table, seed = self._draw(index)
+        if isinstance(self.random_transform, Randomizable):
+            self.random_transform.set_random_state(seed)
+        data = {"image": volume.image(), TABLE_KEY: table} if self._cuts_first else {"image": volume.tensor()}
+        sample = self.random_transform({**data, "subject": volume.subject, "source": volume.source})
+        if not isinstance(sample, dict):
+            raise ValueError(f"random_transform must return one dictionary, but returned a {type(sample).__name__}.")
+        image = convert_to_tensor(sample["image"], dtype=torch.float32, track_meta=False)
+        more = {"position": sample["position"]} if "position" in sample else {}
+        return {"image": image, "subject": sample["subject"], "source": sample["source"], **more}
 
-    def _training_draw(self, index: int) -> tuple[StoredVolume, np.random.Generator]:
-        epoch, place = self._order[index]
-        volume = self.data[place // self.patches_per_volume]
-        return volume, numpy_rng(self.seed, "patch", epoch, index % len(self))
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The samples of a batch, the same as one by one.
 
-    def _fixed_draw(self, index: int) -> tuple[StoredVolume, np.random.Generator]:
-        if not 0 <= index < len(self):
+        Where cutting is all that the random transform does, the patches are converted to float32 together.
+        """
+        if self._quick is None:
+            return [self[index] for index in indices]
+        return self._cut_batch([self._draw(index) for index in indices], self._quick)
+
+    @property
+    def voxel_sizes(self) -> list[tuple[float, float]]:
+        """In-plane voxel size in mm, (row, column), of each volume."""
+        return [volume.voxel_size[1:] for volume in self._prepared.volumes]
+
+    def facts(self) -> DatasetFacts:
+        """What a run records of the data."""
+        volumes = self._prepared.volumes
+        content = json.dumps([[volume.subject, volume.checksum] for volume in volumes])
+        return DatasetFacts(
+            entries=[
+                {"image": str(Path(v.source).absolute()), "subject": v.subject, "sha256": v.checksum} for v in volumes
+            ],
+            skipped=list(self._prepared.skipped),
+            remark=self._remark or (SYNTHETIC_REMARK if any(volume.synthetic for volume in volumes) else ""),
+            voxel_sizes=self.voxel_sizes,
+            digest=hashlib.sha256(content.encode()).hexdigest()[:16],
+            identities=frozenset(volume.checksum for volume in volumes),
+            kind="patches",
+        )
+
+    def _draw(self, index: int) -> _Draw:
+        """The volume that a sample is from, and the seed of what is drawn for it."""
+        if self.shuffle:
+            epoch, place = self._order[index]
+            place //= self.patches_per_volume
+            seed = derive_seed(self.seed, "patch", epoch, index % len(self))
+        elif 0 <= index < len(self):
+            place, i = divmod(index, self.patches_per_volume)
+            seed = derive_seed(0, "evaluation", self._prepared.volumes[place].subject, i)
+        else:
             raise IndexError(index)  # ends iteration over the dataset
-        volume = self.data[index // self.patches_per_volume]
-        return volume, numpy_rng(0, "evaluation", volume.subject, index % self.patches_per_volume)
+        return _Draw(self._prepared.volumes[place], self._prepared.tables[place], seed % MAX_SEED)
+
+    def _cut_batch(self, draws: Sequence[_Draw], depth: int) -> list[dict[str, Any]]:
+        cutter = self._cutter
+        assert cutter is not None
+        cutter.R = state = self._state
+        p = cutter.rule.patch_size
+        patches, positions = [], []
+        for volume, table, seed in draws:
+            state.seed(seed)
+            for _ in range(depth):  # as Compose seeds its only transform
+                state.seed(int(state.randint(MAX_SEED, dtype="uint32")))
+            slices = volume.slices()
+            assert table is not None
+            index, row, column = cutter.draw(slices, table, volume.source)
+            patches.append(slices[index, :, row : row + p, column : column + p])
+            positions.append((index, row, column))
+        images = _to_float32(patches)
+        return [
+            {"image": image, "subject": draw.volume.subject, "source": draw.volume.source, "position": position}
+            for image, draw, position in zip(images, draws, positions, strict=True)
+        ]
 
 
-class EndlessBatchSampler(Sampler[list[int]]):
-    """Indices n = epoch · size + i in order, cut into the batches of each epoch, without end.
-
-    Workers live on over the epochs, and a training can be taken up at any iteration.
-
-    Args:
-        size: patches in an epoch; the last batch of an epoch may be smaller.
-        batch_size: patches in a batch.
-
-    Attributes:
-        start_iteration: number of batches that were already used; read when an iterator is made.
-    """
-
-    def __init__(self, size: int, batch_size: int) -> None:
-        if size < 1 or batch_size < 1:
-            raise ValueError(f"size and batch_size must be positive, but are {size} and {batch_size}.")
-        self.size = size
-        self.batch_size = batch_size
-        self.start_iteration = 0
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return -(-self.size // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        iteration = self.start_iteration
-        while True:
-            epoch, step = divmod(iteration, len(self))
-            first = step * self.batch_size
-            last = min(first + self.batch_size, self.size)
-            yield [epoch * self.size + i for i in range(first, last)]
-            iteration += 1
+def _to_float32(patches: Sequence[npt.NDArray[np.float16]]) -> Sequence[torch.Tensor]:
+    """Patches as tensors, converted at once where they have the same number of channels."""
+    if len({patch.shape for patch in patches}) > 1:
+        return [torch.from_numpy(np.ascontiguousarray(patch)).to(torch.float32) for patch in patches]
+    return torch.from_numpy(np.stack(patches)).to(torch.float32).unbind()
 
 
-def make_train_loader(
-    dataset: SizedDataset, batch_size: int, num_workers: int = 0, pin_memory: bool = False
-) -> DataLoader[dict[str, Any]]:
-    """Loader whose batches do not depend on the number of workers; ``len`` is the number of batches in an epoch."""
-    sampler = EndlessBatchSampler(len(dataset), batch_size)
-    return DataLoader(
-        cast(Dataset[dict[str, Any]], dataset),
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_process_group,
-    )
-
-
-def _leave_process_group(worker: int) -> None:
-    """Leave signals to the whole group, as ``timeout`` and terminals send them, to the main process.
-
-    It needs its workers until it has written a checkpoint, and ends them itself.
-    """
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
+def _quick_depth(random_transform: Any) -> int | None:
+    """How many ``Compose`` objects are around the only transform, if that is a RandSlicePatchd of ``image``."""
+    depth = 0
+    while type(random_transform) is Compose and len(random_transform.transforms) == 1:
+        random_transform = random_transform.transforms[0]
+        depth += 1
+    is_cutter = type(random_transform) is RandSlicePatchd and random_transform.keys == ("image",)
+    return depth if is_cutter else None

@@ -22,11 +22,10 @@ from filelock import FileLock
 from monai.transforms import RandAdjustContrast, RandBiasField, RandRicianNoise
 from tqdm import tqdm
 
-from monai_blurvae.data.datalist import SPLITS, Datalist
+from monai_blurvae.data.datalist import SAMPLE_DESCRIPTION, SPLITS, SYNTHETIC_REMARK, Datalist
 from monai_blurvae.errors import DataError
 from monai_blurvae.files import make_folder, replacing, write_text
 from monai_blurvae.seeding import derive_seed, numpy_rng
-from monai_blurvae.transforms.prepare_volume import SYNTHETIC_MARK
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ MATTER_CHANGE = 0.12  # largest relative change of the grey and the white matter
 DISPLACEMENT_MM = 7.0  # largest coefficient of the B-spline; folding begins at half its knot spacing of about 28 mm
 FIELD_STEP = 4  # voxels
 SUBJECTS = {"training": 8, "validation": 2, "test": 2}
-DESCRIPTION = f"{SYNTHETIC_MARK}: MNI152 template, deformed at random"
 LICENSE_NOTE = """\
 These twelve volumes are SYNTHETIC: the MNI152 T1 template, deformed at random, with random contrast, bias and noise.
 
@@ -47,6 +45,11 @@ University. Its licence permits to use, copy, modify and distribute it without f
 appears in all copies; it comes as is, without warranty.
 Fonov et al., Unbiased average age-appropriate atlases for pediatric studies, NeuroImage 54 (2011) 313-327.
 """
+
+
+def sample_dir(cache_dir: str | Path) -> Path:
+    """The folder of a cache in which the sample lies, once :func:`make_sample` has made it there."""
+    return Path(cache_dir).expanduser() / "sample"
 
 
 def make_sample(folder: str | Path, seed: int = 0) -> Path:
@@ -88,7 +91,7 @@ def _make(folder: Path, seed: int) -> None:
     write_text(folder / "LICENSE.txt", LICENSE_NOTE)
     entries = iter([{"image": f"{name}/{HCP_IMAGE}", "subject": name} for name in names])
     parts = {split: [next(entries) for _ in range(SUBJECTS[split])] for split in SPLITS}
-    Datalist.of(folder.resolve(), parts, DESCRIPTION).write(folder / "datalist.json")
+    Datalist.of(folder.resolve(), parts, SAMPLE_DESCRIPTION, SYNTHETIC_REMARK).write(folder / "datalist.json")
 
 
 def _load_template() -> tuple[dict[str, sitk.Image], Any]:
@@ -98,7 +101,7 @@ def _load_template() -> tuple[dict[str, sitk.Image], Any]:
     except ImportError as error:
         raise DataError(
             "the built-in sample needs nilearn, which is not installed: pip install 'monai-blurvae[sample]', or give "
-            "your own volumes as --dataset_dir."
+            "your own volumes as dataset_dir."
         ) from error
     images = {
         "t1": datasets.load_mni152_template(resolution=1),
@@ -158,7 +161,7 @@ def _displacement(image: sitk.Image, rng: np.random.Generator) -> sitk.Transform
 
 def _write_volume(path: Path, volume: FloatArray, affine: Any) -> None:
     image = nib.Nifti1Image(volume.T.round().astype(np.int16), affine)
-    image.header["descrip"] = DESCRIPTION.encode()
+    image.header["descrip"] = SAMPLE_DESCRIPTION.encode()
     image.header.set_xyzt_units("mm")
     with replacing(path) as temporary:
         named = temporary.with_name(f"{temporary.name}.nii.gz")  # nibabel chooses the format by the suffix
@@ -177,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{folder} holds the synthetic sample; train on it with --datalist {folder / 'datalist.json'}")
+    print(f"{folder} holds the synthetic sample; train on it as dataset_dir")
     return 0
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from filelock import FileLock
+from monai.data.meta_tensor import MetaTensor
 
+from monai_blurvae.data.describe import describe_transform, digest_of
+from monai_blurvae.data.header import read_header
 from monai_blurvae.errors import DataError
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, sha256_of, write_json, write_text
-from monai_blurvae.transforms import PrepareVolume, VolumeHeader
+from monai_blurvae.transforms.rand_slice_patch import PatchRule, PatchTable
 
-STORE_FORMAT = 1
-FOREGROUND_THRESHOLD = 0.05
-"""Voxels above this value of the scaled range [0, 1] count as foreground; air and zeroed background lie below."""
+STORE_FORMAT = 2
 
 
 @dataclass
@@ -30,51 +33,67 @@ class StoredVolume:
 
     Attributes:
         subject: whose volume it is.
-        source: path of the NIfTI file.
+        source: path of the image file.
         checksum: SHA-256 of that file.
-        path: the ``.npy`` file, float16 in [0, 1], (slices, rows, columns).
+        path: the ``.npy`` file, float16, (slices, channels, rows, columns).
         shape: its shape.
-        voxel_size: mm, in the same order.
-        synthetic: whether the header marks the volume as synthetic.
-        foreground: number of foreground pixels of each slice.
+        slice_axis: spatial axis across which the slices lie.
+        voxel_size: mm of (slice, row, column).
+        affine: of the prepared volume, four rows.
+        synthetic: whether the file's header marks the volume as synthetic.
     """
 
     subject: str
     source: str
     checksum: str
     path: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int, int]
+    slice_axis: int
     voxel_size: tuple[float, float, float]
+    affine: list[list[float]]
     synthetic: bool
-    foreground: Sequence[int]
 
-    def array(self) -> npt.NDArray[np.float16]:
-        """The volume, memory-mapped and read-only."""
+    def slices(self) -> npt.NDArray[np.float16]:
+        """The volume (slices, channels, rows, columns), read-only."""
         mapped: npt.NDArray[np.float16] | None = self.__dict__.get("_mapped")
         if mapped is None:
-            mapped = np.load(self.path, mmap_mode="r")
+            # the array behind the map: a memmap makes a new object of its own class, slowly, for every slice
+            mapped = np.asarray(np.load(self.path, mmap_mode="r"))
             self.__dict__["_mapped"] = mapped
         return mapped
+
+    def image(self) -> npt.NDArray[np.float16]:
+        """The volume (C, X, Y, Z), a read-only view of the map."""
+        return np.moveaxis(self.slices(), 0, self.slice_axis + 1)
+
+    def tensor(self) -> MetaTensor:
+        """A float32 copy of the volume (C, X, Y, Z) with its affine and file."""
+        copy = torch.from_numpy(np.ascontiguousarray(self.image())).to(torch.float32)
+        affine = torch.tensor(self.affine, dtype=torch.float64)
+        return MetaTensor(copy, affine=affine, meta={"filename_or_obj": self.source})
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_mapped"}
 
 
 class VolumeStore:
-    """A folder of prepared volumes, keyed by the checksum of the file and the preprocessing.
+    """A folder of prepared volumes, keyed by the checksum of the file, the transform and the slice axis.
 
     Entries appear whole or not at all, and are built under a lock that a killed process does not leave behind; so runs
     may share the folder, and an interrupted preparation goes on where it stopped.
 
     Args:
         cache_dir: the folder; created if it is not there.
-        transform: the preprocessing.
+        transform: takes a dictionary with the path of a volume under ``image`` and puts ``(C, X, Y, Z)`` in its place.
+        slice_axis: spatial axis of the result that comes first in the file, so that a slice lies in one piece.
     """
 
-    def __init__(self, cache_dir: str | Path, transform: PrepareVolume) -> None:
+    def __init__(self, cache_dir: str | Path, transform: Callable[[dict[str, Any]], Any], slice_axis: int = 0) -> None:
         self.root = make_folder(Path(cache_dir).expanduser() / "volumes")
         self.checksums = make_folder(self.root / "checksums")
         self.transform = transform
+        self.slice_axis = slice_axis
+        self.description = describe_transform(transform)
 
     def get(self, source: str | Path, subject: str) -> StoredVolume | None:
         """The entry of a file, or None if it is not in the store yet."""
@@ -85,7 +104,7 @@ class VolumeStore:
         """The entry of a file, prepared now unless it is in the store.
 
         Raises:
-            DataError: if the file cannot be used.
+            DataError: if the file cannot be used, naming it.
             RunFolderError: if the store cannot be written.
         """
         checksum = self._checksum(source)
@@ -94,36 +113,89 @@ class VolumeStore:
             entry = self._open(key, str(source), subject, checksum)
             if entry is None:
                 remove_leftovers(self.root, key)
-                self._build(key, source)
+                self._build(key, str(source))
                 entry = self._open(key, str(source), subject, checksum)
         assert entry is not None
         return entry
 
-    def _build(self, key: str, source: str | Path) -> None:
-        array, header = self.transform(source)
-        foreground = (array > FOREGROUND_THRESHOLD).sum((1, 2)).tolist()
+    def table(self, entry: StoredVolume, rule: PatchRule) -> PatchTable:
+        """What is known of an entry's slices under a rule, measured now unless it is in the store."""
+        name = digest_of(rule._asdict())[:8]
+        path = Path(entry.path)
+        path = path.with_name(f"{path.stem}.{name}.npy")
+        try:
+            array = np.load(path)
+        except Exception:  # not there, or damaged, and measured anew
+            array = None
+        if not _is_table(array, entry, rule):
+            table = PatchTable.complete(entry.slices(), rule)
+            with replacing(path) as temporary, temporary.open("wb") as handle:
+                np.save(handle, table.to_array())
+            return table
+        return PatchTable.of(array, rule)
+
+    def _build(self, key: str, source: str) -> None:
+        synthetic = read_header(source).synthetic
+        volume = self._prepare(source)
+        array = np.moveaxis(np.asarray(volume), self.slice_axis + 1, 0)
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, dtype=np.float16)
+        if not np.isfinite(array).all():
+            raise DataError(
+                f"{source} has values after the transform that float16 does not hold, the largest is "
+                f"{float(np.abs(np.asarray(volume)).max()):g}; scale them in the transform, for example to [-1, 1]."
+            )
+        affine, spacing = (np.eye(4), np.ones(3))
+        if isinstance(volume, MetaTensor):
+            affine, spacing = volume.affine.cpu().numpy(), volume.pixdim.cpu().numpy()
+        order = [self.slice_axis, *(axis for axis in range(3) if axis != self.slice_axis)]
         with replacing(self._file(key, ".npy")) as temporary, temporary.open("wb") as handle:
             np.save(handle, array)
-        content = {"header": header._asdict(), "foreground": foreground, "preprocessing": self.transform.parameters()}
+        content = {
+            "shape": array.shape,
+            "voxel_size": [round(float(spacing[axis]), 6) for axis in order],
+            "affine": affine.tolist(),
+            "synthetic": synthetic,
+            "transform": self.description,
+        }
         write_json(self._file(key, ".json"), content)
+
+    def _prepare(self, source: str) -> Any:
+        """What the transform makes of a file.
+
+        Raises:
+            DataError: for whatever the transform raises, naming the file.
+        """
+        try:
+            volume = self.transform({"image": source})["image"]
+        except Exception as error:  # a damaged file can raise whatever the reader meets
+            raise _data_error(source, error) from error
+        if np.ndim(volume) != 4 or 0 in np.shape(volume):
+            raise DataError(
+                f"{source} has the shape {tuple(np.shape(volume))} after the transform, where (C, X, Y, Z) is "
+                "expected; check the transform."
+            )
+        return volume
 
     def _open(self, key: str, source: str, subject: str, checksum: str) -> StoredVolume | None:
         """An entry counts when its description is readable and its array has the size that it says."""
         path = self._file(key, ".npy")
         try:
             content = json.loads(self._file(key, ".json").read_text(encoding="utf-8"))
-            header = VolumeHeader(*(_tuple(value) for value in content["header"].values()))
+            slices, channels, rows, columns = (int(n) for n in content["shape"])
+            across, down, along = (float(size) for size in content["voxel_size"])
+            affine = np.array(content["affine"], np.float64).reshape(4, 4).tolist()
+            synthetic = bool(content["synthetic"])
             mapped = np.load(path, mmap_mode="r")
-            foreground = [int(n) for n in content["foreground"]]
         except Exception:  # a damaged entry can raise whatever its readers meet, and is built again
             return None
-        if mapped.shape != header.shape or mapped.dtype != np.float16 or len(foreground) != mapped.shape[0]:
+        shape, spacing = (slices, channels, rows, columns), (across, down, along)
+        if mapped.shape != shape or mapped.dtype != np.float16 or not mapped.flags.c_contiguous:
             return None
-        return StoredVolume(subject, source, checksum, str(path), *header, foreground=foreground)
+        return StoredVolume(subject, source, checksum, str(path), shape, self.slice_axis, spacing, affine, synthetic)
 
     def _key(self, checksum: str) -> str:
-        identity = {"format": STORE_FORMAT, "file": checksum, "preprocessing": self.transform.parameters()}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        return digest_of([STORE_FORMAT, checksum, self.description, self.slice_axis])
 
     def _file(self, key: str, suffix: str) -> Path:
         return self.root / f"{key}{suffix}"
@@ -156,9 +228,33 @@ def require_space(root: Path, needed: int, what: str) -> None:
     if needed > free:
         raise DataError(
             f"cache_dir {root} has {free / 1e9:.2f} GB free, but the {what} need {needed / 1e9:.2f} GB; "
-            "set --cache_dir to a larger disk."
+            "set cache_dir to a folder on a larger disk."
         )
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _is_table(array: Any, entry: StoredVolume, rule: PatchRule) -> bool:
+    """Whether a table from the disk can be one of the entry: damage must not lead outside of the volume."""
+    if not isinstance(array, np.ndarray) or array.dtype != np.int32 or array.ndim != 2 or array.shape[1] != 5:
+        return False
+    slices, _, rows, columns = entry.shape
+    index, top, left, height, width = array.astype(np.int64).T
+    inside = (index < slices) & (top + height + rule.patch_size - 1 <= rows)
+    inside &= (left + width + rule.patch_size - 1 <= columns) & ((height > 0) == (width > 0))
+    return bool((array >= 0).all() and (inside | (height == 0)).all() and (np.diff(index) > 0).all())
+
+
+def _data_error(source: str, error: Exception) -> DataError:
+    """The sentence for what a transform raised: its own, if it is one of ours, or one with the innermost reason."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, DataError):
+            return DataError(str(link) if source in str(link) else f"{source}: {link}")
+    lines = str(chain[-1]).strip().splitlines()
+    reason = lines[-1] if lines else type(chain[-1]).__name__
+    failed = [match[1] for link in chain if (match := re.match(r"applying transform <?([\w.]+)", str(link)))]
+    if not failed or "LoadImage" in failed[-1]:
+        return DataError(f"{source} cannot be read to its end ({reason}); copy or download it again.")
+    name = failed[-1].rpartition(".")[2]
+    return DataError(f"{source} cannot be prepared by {name} ({reason}); repair the file or change the transform.")

@@ -1,203 +1,188 @@
-"""From a data list to the prepared volumes of a run."""
+"""From the files of a split to its prepared volumes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    Orientationd,
+    ResizeWithPadOrCropd,
+    ScaleIntensityRangePercentilesd,
+)
 from tqdm import tqdm
 
-from monai_blurvae.data.datalist import SPLITS, Datalist
-from monai_blurvae.data.patches import largest_foreground
+from monai_blurvae.data.datalist import subject_of
+from monai_blurvae.data.header import read_header
 from monai_blurvae.data.store import StoredVolume, VolumeStore, require_space
 from monai_blurvae.errors import DataError
-from monai_blurvae.transforms import PrepareVolume
+from monai_blurvae.transforms import CheckVolumed, RandSlicePatchd
+from monai_blurvae.transforms.rand_slice_patch import PatchTable
 
 logger = logging.getLogger(__name__)
 
 VOXELS_PER_SECOND = 8e6
 """How fast a compressed volume is prepared on one ordinary core; only the announced time depends on it."""
 
+KEEP_SHAPE = (LoadImaged, EnsureChannelFirstd, CheckVolumed, ScaleIntensityRangePercentilesd)
+"""Transforms after which a volume has the shape that it had before."""
+
+Shape = tuple[int, ...]
+
+
+class _CheckedFile(NamedTuple):
+    source: str
+    subject: str
+    shape: Shape | None  # after the transform, where that follows from the header
+    voxels: int  # to be prepared
+
 
 @dataclass
-class Volumes:
-    """The prepared volumes of a run.
+class PreparedVolumes:
+    """The prepared volumes of a split.
 
     Attributes:
-        training: stored volumes.
-        validation: stored volumes.
-        test: stored volumes.
+        volumes: in the store.
+        tables: what is known of their slices; None for each where nothing is cut.
         skipped: one sentence for each file that could not be used and was left out.
     """
 
-    training: list[StoredVolume] = field(default_factory=list)
-    validation: list[StoredVolume] = field(default_factory=list)
-    test: list[StoredVolume] = field(default_factory=list)
+    volumes: list[StoredVolume] = field(default_factory=list)
+    tables: list[PatchTable | None] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[StoredVolume]:
-        for split in SPLITS:
-            yield from getattr(self, split)
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether any volume is synthetic."""
-        return any(volume.synthetic for volume in self)
-
-    @property
-    def remark(self) -> str:
-        """What every table of results has to say of the data."""
-        return "SYNTHETIC images" if self.synthetic else ""
-
-    @property
-    def voxel_sizes(self) -> list[tuple[float, float]]:
-        """In-plane voxel sizes in mm, (row, column), of the training volumes, or of all if there are none."""
-        return [volume.voxel_size[1:] for volume in self.training or self]
-
-    @property
-    def voxel_size(self) -> tuple[float, float]:
-        """Median of :attr:`voxel_sizes`."""
-        row, column = np.median(self.voxel_sizes, axis=0)
-        return float(row), float(column)
-
-    def digest(self) -> str:
-        """Of the subjects and the checksums of the files that a training sees."""
-        seen = [[volume.subject, volume.checksum] for volume in (*self.training, *self.validation)]
-        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
-
-    def identities(self) -> set[str]:
-        """Checksums of the files."""
-        return {volume.checksum for volume in self}
-
-    def used(self, datalist: Datalist) -> Datalist:
-        """The data list without what was skipped, with checksums."""
-        parts = {}
-        for split in SPLITS:
-            stored = {volume.source: volume for volume in getattr(self, split)}
-            parts[split] = [
-                {**relative, "sha256": stored[item["image"]].checksum}
-                for relative, item in zip(getattr(datalist, split), datalist.items(split), strict=True)
-                if item["image"] in stored
-            ]
-        return Datalist.of(datalist.dataset_dir, parts, datalist.description, datalist.remark)
-
-    def changed(self, datalist: Datalist) -> list[str]:
-        """Volumes whose checksum is not the recorded one; all entries of the list have to be in use."""
-        return [
-            volume.source
-            for split in SPLITS
-            for volume, entry in zip(getattr(self, split), getattr(datalist, split), strict=True)
-            if entry.get("sha256", volume.checksum) != volume.checksum
-        ]
-
-    def count_text(self, count: int) -> str:
-        """Patches of subjects."""
-        return f"{count} patches of {len({volume.subject for volume in self})} subjects"
+    @contextmanager
+    def skipping(self, skip: bool) -> Iterator[None]:
+        """Around the work on one file: note the error and go on, or stop."""
+        try:
+            yield
+        except DataError as error:
+            if not skip:
+                raise
+            self.skipped.append(str(error))
+            logger.warning(f"Skipping: {error}")
 
 
 def prepare_volumes(
-    datalist: Datalist,
-    cache_dir: str | Path,
-    transform: PrepareVolume,
-    patch_size: int,
-    min_foreground: float,
+    data: Iterable[dict[str, Any]],
+    store_of: Callable[[], VolumeStore],
+    cutter: RandSlicePatchd | None,
     skip_bad_files: bool = False,
-    required: Sequence[str] = ("training", "validation"),
-) -> Volumes:
-    """Check every file of a data list and bring it into the store.
+) -> PreparedVolumes:
+    """Check every file of a split and bring it into the store.
 
     Headers are read first, all of them, so that a file that cannot be used stops the run before the long work. What the
     preparation will take on disk and in time is logged before it starts.
 
     Args:
-        datalist: the files.
-        cache_dir: of the :class:`VolumeStore`.
-        transform: the preprocessing.
-        patch_size: every slice has to hold a patch of this size.
-        min_foreground: smallest share of foreground in a patch; every volume has to have one such patch.
+        data: dictionaries with the path of a volume under ``image`` and, optionally, ``subject``.
+        store_of: makes the store, if there is any data.
+        cutter: what will be cut; every volume has to have a patch for it.
         skip_bad_files: leave out what cannot be used, and list it, in place of stopping.
-        required: splits that have to hold a usable volume.
 
     Raises:
-        DataError: naming the file, or, if all files of a split were skipped, the split.
+        DataError: naming the file, or, if all files were skipped, the first of them.
     """
-    store = VolumeStore(cache_dir, transform)
-    volumes = Volumes()
-    on_error = partial(_skip_or_raise, volumes, skip_bad_files)
-    listed = [(split, item) for split in SPLITS for item in datalist.items(split)]
-    usable, missing_voxels = _check_files(listed, store, patch_size, on_error)
-    _announce(missing_voxels, store.root)
+    prepared = PreparedVolumes()
+    items = [(str(item["image"]), str(item.get("subject") or subject_of(str(item["image"])))) for item in data]
+    if not items:
+        return prepared
+    store = store_of()
+    checked = _check_files(items, store, cutter, prepared, skip_bad_files)
+    missing = [file.voxels for file in checked if file.voxels]
+    _announce(missing, store.root)
 
     started = time.monotonic()
-    for split, item in tqdm(usable, desc="preparing volumes", unit="volume", disable=not missing_voxels):
-        with on_error():
-            entry = store.add(item["image"], item["subject"])
-            _check_foreground(entry, patch_size, min_foreground)
-            getattr(volumes, split).append(entry)
-    if missing_voxels:
-        logger.info(f"Prepared {len(missing_voxels)} volumes in {time.monotonic() - started:.0f} s.")
-    for split in required:
-        if not getattr(volumes, split):
-            raise DataError(f"no usable volume is left for {split}; repair the files: {' '.join(volumes.skipped)}")
-    return volumes
+    for file in tqdm(checked, desc="preparing volumes", unit="volume", disable=not missing):
+        with prepared.skipping(skip_bad_files):
+            volume = store.add(file.source, file.subject)
+            table = _measure(volume, file.shape, store, cutter)
+            prepared.volumes.append(volume)
+            prepared.tables.append(table)
+    if missing:
+        logger.info(f"Prepared {len(missing)} volumes in {time.monotonic() - started:.0f} s.")
+    if not prepared.volumes:
+        raise DataError(f"none of the {len(items)} volumes can be used; repair the files: {prepared.skipped[0]}")
+    return prepared
+
+
+def expected_shape(transform: Any, shape: Shape) -> Shape | None:
+    """The spatial shape that a transform gives to a volume, as far as it follows from the transform's classes.
+
+    Args:
+        transform: the deterministic transform.
+        shape: of the file in RAS order.
+
+    Returns:
+        The shape, or None if another transform of MONAI's or a user's may change it.
+    """
+    oriented = False
+    for step in flatten(transform):
+        if isinstance(step, Orientationd):
+            oriented = step.ornt_transform.axcodes == "RAS"
+        elif isinstance(step, ResizeWithPadOrCropd):
+            size = step.padder.padder.spatial_size
+            shape = tuple([size] * 3 if isinstance(size, int) else size)
+        elif not isinstance(step, KEEP_SHAPE):
+            return None
+    return shape if oriented and min(shape) > 0 else None
+
+
+def flatten(transform: Any) -> list[Any]:
+    """The transforms of nested ``Compose`` objects in their order; others, such as ``OneOf``, stay whole."""
+    if transform is None:
+        return []
+    if type(transform) is not Compose:
+        return [transform]
+    return [step for inner in transform.transforms for step in flatten(inner)]
 
 
 def _check_files(
-    listed: list[tuple[str, dict[str, str]]],
+    items: Sequence[tuple[str, str]],
     store: VolumeStore,
-    patch_size: int,
-    on_error: Callable[[], AbstractContextManager[None]],
-) -> tuple[list[tuple[str, dict[str, str]]], list[int]]:
-    """The entries whose header can be used, and the voxels of those that are not in the store yet."""
-    usable, missing_voxels = [], []
+    cutter: RandSlicePatchd | None,
+    prepared: PreparedVolumes,
+    skip_bad_files: bool,
+) -> list[_CheckedFile]:
+    """The files whose header can be used."""
+    checked = []
     # Checksums of hundreds of large files take a while; a few files show no bar.
-    for split, item in tqdm(listed, desc="checking files", unit="file", delay=3):
-        with on_error():
-            shape = _check_size(store.transform, item["image"], patch_size)
-            usable.append((split, item))
-            if store.get(item["image"], item["subject"]) is None:
-                missing_voxels.append(math.prod(shape))
-    return usable, missing_voxels
+    for source, subject in tqdm(items, desc="checking files", unit="file", delay=3):
+        with prepared.skipping(skip_bad_files):
+            header = read_header(source)
+            shape = expected_shape(store.transform, header.shape)
+            if shape is not None and cutter is not None:
+                cutter.require_size(_in_plane(shape, cutter), source)
+            voxels = 0 if store.get(source, subject) else math.prod(shape or header.shape)
+            checked.append(_CheckedFile(source, subject, shape, voxels))
+    return checked
 
 
-def _check_size(transform: PrepareVolume, path: str, patch_size: int) -> tuple[int, int, int]:
-    shape = transform.header(path).shape
-    if min(shape[1:]) < patch_size:
-        raise DataError(
-            f"{path} has slices of {shape[1]}×{shape[2]} voxels along slice_axis {transform.slice_axis}, smaller than "
-            f"the patch_size {patch_size}; choose another --slice_axis or --patch_size, or pad with --volume_size."
-        )
-    return shape
+def _measure(
+    volume: StoredVolume, shape: Shape | None, store: VolumeStore, cutter: RandSlicePatchd | None
+) -> PatchTable | None:
+    """The table of a volume that has a patch."""
+    if shape not in (None, volume.image().shape[1:]):
+        raise DataError(f"{volume.source} has a header that contradicts itself about its axes; repair the file.")
+    if cutter is None:
+        return None
+    cutter.require_size(volume.shape[2:], volume.source)
+    table = store.table(volume, cutter.rule)
+    cutter.require_position(volume.slices(), table, volume.source)
+    return table
 
 
-def _check_foreground(volume: StoredVolume, patch_size: int, min_foreground: float) -> None:
-    best = largest_foreground(volume, patch_size, min_foreground)
-    if best < min_foreground:
-        raise DataError(
-            f"{volume.source} has no {patch_size}×{patch_size} patch with {min_foreground:.0%} foreground, the best "
-            f"has {best:.0%}; lower --min_foreground or remove the file."
-        )
-
-
-@contextmanager
-def _skip_or_raise(volumes: Volumes, skip: bool) -> Iterator[None]:
-    """Around the work on one file: note the error and go on, or stop."""
-    try:
-        yield
-    except DataError as error:
-        if not skip:
-            raise
-        volumes.skipped.append(str(error))
-        logger.warning(f"Skipping: {error}")
+def _in_plane(shape: Shape, cutter: RandSlicePatchd) -> Shape:
+    return tuple(n for axis, n in enumerate(shape) if axis != cutter.slice_axis)
 
 
 def _announce(missing: list[int], root: Path) -> None:

@@ -1,14 +1,7 @@
 """What MONAI has no transform for."""
 
+from monai_blurvae.transforms.check_volume import CheckVolumed
 from monai_blurvae.transforms.prepare_image import PrepareImage, PrepareImaged, ToChannels
-from monai_blurvae.transforms.prepare_volume import PreparedVolume, PrepareVolume, VolumeHeader, read_header
+from monai_blurvae.transforms.rand_slice_patch import RandSlicePatchd
 
-__all__ = [
-    "PrepareImage",
-    "PrepareImaged",
-    "PrepareVolume",
-    "PreparedVolume",
-    "ToChannels",
-    "VolumeHeader",
-    "read_header",
-]
+__all__ = ["CheckVolumed", "PrepareImage", "PrepareImaged", "RandSlicePatchd", "ToChannels"]
