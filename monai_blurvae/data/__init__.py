@@ -10,9 +10,9 @@ from monai_blurvae.data.datalist import (
 )
 from monai_blurvae.data.describe import describe_transform, transform_key
 from monai_blurvae.data.facts import DatasetFacts, facts_of
-from monai_blurvae.data.header import VolumeHeader, read_header
-from monai_blurvae.data.image_list import evaluation_image_datalist, find_images, image_loader, load_image_datalist
-from monai_blurvae.data.images import ImageDataset, Images, prepare_images
+from monai_blurvae.data.header import VolumeHeader, header_voxel_sizes, read_header
+from monai_blurvae.data.image_list import evaluation_image_datalist, find_images, load_image_datalist
+from monai_blurvae.data.images import ImageDataset
 from monai_blurvae.data.loader import EndlessBatchSampler, SizedDataset, TrainLoader
 from monai_blurvae.data.patches import SlicePatchDataset
 from monai_blurvae.data.store import StoredVolume, VolumeStore
@@ -22,7 +22,6 @@ __all__ = [
     "DatasetFacts",
     "EndlessBatchSampler",
     "ImageDataset",
-    "Images",
     "SizedDataset",
     "SlicePatchDataset",
     "StoredVolume",
@@ -35,10 +34,9 @@ __all__ = [
     "facts_of",
     "find_images",
     "find_volumes",
-    "image_loader",
+    "header_voxel_sizes",
     "load_datalist",
     "load_image_datalist",
-    "prepare_images",
     "read_datalist",
     "read_header",
     "split_subjects",

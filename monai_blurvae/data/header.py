@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,3 +79,18 @@ def _check_file_size(path: Path, promised: int) -> None:
             f"{path} cannot be read to its end (its header promises {promised} bytes of voxels, more than the file can "
             "hold); copy or download it again."
         )
+
+
+def header_voxel_sizes(items: Iterable[Mapping[str, str]], slice_axis: int) -> list[tuple[float, float]]:
+    """In-plane voxel sizes in mm, (row, column), of volumes, from their headers alone.
+
+    Args:
+        items: dictionaries with ``image``, a path.
+        slice_axis: 0, 1 or 2 for sagittal, coronal or axial slices.
+
+    Raises:
+        DataError: if a header cannot be used.
+    """
+    sizes = [read_header(item["image"]).voxel_size for item in items]
+    row, column = (axis for axis in range(3) if axis != slice_axis)
+    return [(size[row], size[column]) for size in sizes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import json
 import logging
 import os
 import re
@@ -12,14 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
-from monai_blurvae.data.cifar import find_cifar_batches, list_cifar_images, read_cifar_image
+from monai_blurvae.data.cifar import find_cifar_batches, list_cifar_images
 from monai_blurvae.data.datalist import (
     SPLITS,
     VALIDATION_FRACTION,
     Datalist,
-    image_file,
     read_datalist,
     read_split,
     split_subjects,
@@ -34,6 +32,10 @@ PARTITIONS = dict(zip("012", SPLITS, strict=True))
 """CelebA's numbers."""
 PARTITION_FILE = "list_eval_partition.txt"
 PARTITION_FILES = (PARTITION_FILE, "list_eval_partition.csv")
+MARK_FILE = "sample.json"
+"""Marks the built-in sample of photographs, and says whether it is whole."""
+SAMPLE_ORIGIN = "the built-in sample, crops of photographs that scikit-image ships, not for results"
+SAMPLE_REMARK = "crops of the built-in photographs"
 SPLIT_FOLDERS = {
     "train": "training",
     "training": "training",
@@ -50,7 +52,6 @@ UNPACK = {
     ".zip": "unzip {archive} -d {folder}",
 }
 
-SAMPLE_REMARK = "crops of the built-in photographs"
 Entries = list[dict[str, str]]
 
 
@@ -92,55 +93,45 @@ def load_image_datalist(
     image_pattern: str,
     datalist: str | Path | None,
     partition_file: str | Path | None,
-    cache_dir: str | Path,
     seed: int,
-    image_size: int,
 ) -> Datalist:
     """The images of a run; the log says where their splits are from.
 
     In this order:
 
     1. a given ``datalist``;
-    2. without ``dataset_dir`` the built-in sample, see :func:`~monai_blurvae.data.photographs.make_photographs`;
-    3. the batches of CIFAR-10 in ``dataset_dir`` or in ``cifar-10-batches-py`` in it;
-    4. a partition file in CelebA's format: the given one, or ``list_eval_partition.txt`` or ``.csv`` in
+    2. the batches of CIFAR-10 in ``dataset_dir`` or in ``cifar-10-batches-py`` in it;
+    3. a partition file in CelebA's format: the given one, or ``list_eval_partition.txt`` or ``.csv`` in
        ``dataset_dir``, its parent or a folder ``Eval`` in or beside them, as CelebA and torchvision have it;
-    5. folders ``train`` and ``test``, ``val`` (also ``valid`` or ``validation``) or both in ``dataset_dir``;
-    6. a random split: 20 % test, 10 % of the rest validation.
+    4. folders ``train`` and ``test``, ``val`` (also ``valid`` or ``validation``) or both in ``dataset_dir``;
+    5. a random split: 20 % test, 10 % of the rest validation.
 
-    Where only the validation set is missing, 10 % of the training images are drawn for it.
+    Where only the validation set is missing, 10 % of the training images are drawn for it. The sample that
+    :func:`~monai_blurvae.data.photographs.make_photographs` makes is known by its ``sample.json``, and goes the third
+    way whatever ``image_pattern`` is.
 
     Args:
-        dataset_dir: folder of images, or None for the sample.
+        dataset_dir: folder of images.
         image_pattern: see :func:`find_images`.
         datalist: path of a list that overrides the split, or None.
         partition_file: lines ``000001.jpg 0``, with 0 for training, 1 for validation and 2 for the test, or, if its
             name ends in ``.csv``, ``000001.jpg,0`` under a header; None to look for it.
-        cache_dir: where the sample is made, once.
         seed: of what is drawn at random.
-        image_size: side of the sample's images in pixels.
 
-    Raises:
-        DataError: see :func:`find_images`, :func:`~monai_blurvae.data.datalist.read_datalist` and
-            :func:`~monai_blurvae.data.cifar.read_cifar_batch`; if a partition file cannot be used or does not name
-            exactly the images of the folder; if a split is left empty.
+    Returns:
+        The list; without any image, and with the ``problem``, if there is neither a list nor a folder that can be used:
+        see :func:`find_images`, :func:`~monai_blurvae.data.datalist.read_datalist` and
+        :func:`~monai_blurvae.transforms.cifar.read_cifar_batch`; if a partition file cannot be used or does not name
+        exactly the images of the folder; or if a split would be left empty.
     """
-    if datalist is not None:
-        return read_datalist(datalist, dataset_dir)
-    if dataset_dir is None:
-        return _load_sample(Path(cache_dir).expanduser() / f"photographs{image_size}", image_size)
-    folder = _read_folder(dataset_dir, image_pattern, partition_file)
-    parts, origin = dict(folder.parts), folder.origin
-    if not parts:
-        parts = _split_at_random(folder, seed)
-        origin = f"{origin}, {image_pattern} split at random with seed {seed}"
-    elif not parts.get("validation"):
-        parts["training"], parts["validation"] = _draw_validation(parts["training"], folder.root, seed)
-        origin = f"{origin}, {VALIDATION_FRACTION:.0%} of the training images drawn for validation with seed {seed}"
-    made = Datalist.of(folder.root, parts, origin)
-    counts = ", ".join(f"{len(getattr(made, split))} {split}" for split in SPLITS)
-    logger.info(f"{origin[0].upper()}{origin[1:]}: {counts} images.")
-    return made
+    return _made_or_problem(
+        dataset_dir,
+        lambda: (
+            _split_folder(_read_folder(dataset_dir, image_pattern, partition_file), image_pattern, seed)
+            if datalist is None
+            else read_datalist(datalist, dataset_dir)
+        ),
+    )
 
 
 def evaluation_image_datalist(
@@ -160,32 +151,24 @@ def evaluation_image_datalist(
         split: ``"training"``, ``"validation"``, ``"test"`` or ``"all"``.
         partition_file: says what belongs to the split of ``dataset_dir``; None to look for it.
 
-    Raises:
-        DataError: if there is nothing to evaluate.
-    """
-    if datalist is not None:
-        return read_split(datalist, dataset_dir, split)
-    if dataset_dir is None:
-        raise DataError("there is neither a --datalist nor a --dataset_dir to evaluate.")
-    folder = _read_folder(dataset_dir, image_pattern, partition_file)
-    if split == "all":
-        return Datalist(folder.root, [], [], folder.entries, f"all images of {folder.root}")
-    if not folder.parts.get(split):
-        raise DataError(
-            f"{folder.root} does not say which of its images are for {split}; give the --datalist of a run, or --split "
-            "all to evaluate every image."
-        )
-    return Datalist(folder.root, [], [], folder.parts[split], f"{folder.origin}: {split}")
-
-
-def image_loader(datalist: Datalist) -> Callable[[str], Image.Image] | None:
-    """What reads the images of a list: :func:`~monai_blurvae.data.cifar.read_cifar_image` if they are rows of batches.
-
     Returns:
-        The ``load`` of :class:`~monai_blurvae.transforms.PrepareImage`; None for image files.
+        The list; without any image, and with the ``problem``, if there is nothing to evaluate.
     """
-    first = next((entry["image"] for split in SPLITS for entry in getattr(datalist, split)), "")
-    return None if image_file(first) == first else read_cifar_image
+    return _made_or_problem(
+        dataset_dir,
+        lambda: (
+            _one_split(_read_folder(dataset_dir, image_pattern, partition_file), split)
+            if datalist is None
+            else read_split(datalist, dataset_dir, split)
+        ),
+    )
+
+
+def _made_or_problem(dataset_dir: str | Path | None, make: Callable[[], Datalist]) -> Datalist:
+    try:
+        return make()
+    except DataError as error:
+        return Datalist(Path(dataset_dir or "."), [], [], [], problem=str(error))
 
 
 @dataclass
@@ -199,15 +182,22 @@ class _Folder:
     entries: Entries
     parts: dict[str, Entries]
     origin: str
+    remark: str = ""
 
 
-def _read_folder(dataset_dir: str | Path, image_pattern: str, partition_file: str | Path | None) -> _Folder:
+def _read_folder(dataset_dir: str | Path | None, image_pattern: str, partition_file: str | Path | None) -> _Folder:
+    if dataset_dir is None:
+        raise DataError("there is neither a dataset_dir nor a datalist; give the folder that holds the images.")
     given = Path(dataset_dir).expanduser()
     root = given.resolve()
     batches = None if partition_file else find_cifar_batches(root)
     if batches is not None:
         parts = list_cifar_images(batches)
         return _Folder(batches, parts["training"] + parts["test"], parts, f"CIFAR-10's batches in {batches}")
+    if partition_file is None and is_sample(root):
+        entries = find_images(root, "*.png")
+        parts = _split_by_file(entries, root / PARTITION_FILE, root)
+        return _Folder(root, entries, parts, SAMPLE_ORIGIN, SAMPLE_REMARK)
     entries = find_images(root, image_pattern)
     if partition_file is None:
         path = _find_partition_file(given.absolute(), root, entries)
@@ -221,17 +211,40 @@ def _read_folder(dataset_dir: str | Path, image_pattern: str, partition_file: st
     return _Folder(root, entries, parts, origin)
 
 
-def _load_sample(folder: Path, image_size: int) -> Datalist:
-    from monai_blurvae.data.photographs import make_photographs  # a program of its own, which ``-m`` imports once more
+def is_sample(folder: Path) -> bool:
+    """Whether a folder holds the whole built-in sample of photographs."""
+    try:
+        mark = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, or another one's
+        return False
+    return isinstance(mark, dict) and mark.keys() == {"image_size", "seed", "whole"} and mark["whole"] is True
 
-    make_photographs(folder, image_size)
-    sample = _read_folder(folder, "*.png", folder / PARTITION_FILE)
-    logger.info(
-        f"No --dataset_dir: training on a built-in sample, {len(sample.entries)} crops of photographs that "
-        "scikit-image ships; good to see everything work, not for results."
-    )
-    what = "crops of photographs that scikit-image ships"
-    return Datalist.of(sample.root, sample.parts, what, SAMPLE_REMARK)
+
+def _split_folder(folder: _Folder, image_pattern: str, seed: int) -> Datalist:
+    """The splits of a folder, with what it does not say drawn at random."""
+    parts, origin = dict(folder.parts), folder.origin
+    if not parts:
+        parts = _split_at_random(folder, seed)
+        origin = f"{origin}, {image_pattern} split at random with seed {seed}"
+    elif not parts.get("validation"):
+        parts["training"], parts["validation"] = _draw_validation(parts["training"], folder.root, seed)
+        origin = f"{origin}, {VALIDATION_FRACTION:.0%} of the training images drawn for validation with seed {seed}"
+    made = Datalist.of(folder.root, parts, origin, folder.remark)
+    counts = ", ".join(f"{len(getattr(made, split))} {split}" for split in SPLITS)
+    logger.info(f"{origin[0].upper()}{origin[1:]}: {counts} images.")
+    return made
+
+
+def _one_split(folder: _Folder, split: str) -> Datalist:
+    """What a folder itself says of a split, or all of it."""
+    if split == "all":
+        return Datalist(folder.root, [], [], folder.entries, f"all images of {folder.root}", folder.remark)
+    if not folder.parts.get(split):
+        raise DataError(
+            f"{folder.root} does not say which of its images are for {split}; give the datalist of a run, or set split "
+            "to 'all' to evaluate every image."
+        )
+    return Datalist(folder.root, [], [], folder.parts[split], f"{folder.origin}: {split}", folder.remark)
 
 
 # Listing
@@ -329,7 +342,7 @@ def _nothing_found(root: Path, image_pattern: str) -> DataError:
     if everything.images:
         return DataError(
             f"dataset_dir {root} holds {_count(len(everything.images), 'image')}, {min(everything.images)} among them, "
-            f"but none that matches {image_pattern!r}; set --image_pattern to a glob relative to dataset_dir, for "
+            f"but none that matches {image_pattern!r}; set image_pattern to a glob relative to dataset_dir, for "
             "example '**/*'."
         )
     others = sorted(everything.ignored)
@@ -359,7 +372,7 @@ def _split_at_random(folder: _Folder, seed: int) -> dict[str, Entries]:
     if len(folder.entries) < 3:
         raise DataError(
             f"dataset_dir {folder.root} holds {_count(len(folder.entries), 'image')}, but training, validation and "
-            "test need at least 3; add images, or write the split yourself and pass it as --datalist."
+            "test need at least 3; add images, or write the split yourself and give it as datalist."
         )
     return split_subjects(folder.entries, seed)
 
@@ -431,7 +444,7 @@ def _split_by_file(entries: Entries, path: Path, root: Path) -> dict[str, Entrie
     for split in ("training", "validation"):
         if split not in partitions.values():
             raise DataError(
-                f"{path} has no line for {split} ({SPLITS.index(split)}); give a --partition_file with images for "
+                f"{path} has no line for {split} ({SPLITS.index(split)}); give a partition_file with images for "
                 "training (0) and validation (1)."
             )
     images = [entry["image"] for entry in entries]
@@ -448,13 +461,13 @@ def _split_by_file(entries: Entries, path: Path, root: Path) -> dict[str, Entrie
     if unnamed:
         raise DataError(
             f"{path} does not name {len(unnamed)} of the {_count(len(images), 'image')} of {root}, {unnamed[0]} the "
-            "first; give the --partition_file or --datalist that belongs to them, or narrow --image_pattern."
+            "first; give the partition_file or datalist that belongs to them, or narrow image_pattern."
         )
     if split_of:
         missing = [name for name, _ in split_of.values()]
         raise DataError(
             f"{path} names {_count(len(missing), 'image')} that {root} does not hold, {missing[0]} the first; complete "
-            "the download, widen --image_pattern, or give the --partition_file that belongs to the folder."
+            "the download, widen image_pattern, or give the partition_file that belongs to the folder."
         )
     return parts
 

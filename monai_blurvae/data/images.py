@@ -1,4 +1,4 @@
-"""From a data list of natural images to the datasets of a run."""
+"""The dataset of natural images."""
 
 from __future__ import annotations
 
@@ -6,271 +6,211 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from monai.transforms import Compose, Randomizable, ScaleIntensityRanged
+from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 
-from monai_blurvae.data.datalist import SPLITS, Datalist
-from monai_blurvae.data.image_store import NOT_THERE, ImageStore
-from monai_blurvae.data.patches import EpochOrder
+from monai_blurvae.data.facts import DatasetFacts
+from monai_blurvae.data.image_store import NOT_THERE, ImageStore, ItemTransform
+from monai_blurvae.data.order import EpochOrder
 from monai_blurvae.errors import DataError
-from monai_blurvae.transforms.prepare_image import PrepareImage
+from monai_blurvae.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
 
-
-class PreparedImage(NamedTuple):
-    """An image of a split.
-
-    Attributes:
-        array: uint8, (channels, size, size).
-        subject: its name in the data list.
-        source: path of its file.
-    """
-
-    array: npt.NDArray[np.uint8]
-    subject: str
-    source: str
-
-
-@dataclass
-class ImageSplit:
-    """The images of one split; each is prepared when it is first asked for.
-
-    Attributes:
-        store: of all images of the run.
-        indices: of this split's images in the store.
-        subjects: their names.
-        replace_bad: whether the next usable image of the split takes the place of one that cannot be prepared, in place
-            of stopping. Which one that is follows from the list alone. It is logged and recorded in the store once.
-    """
-
-    store: ImageStore
-    indices: npt.NDArray[np.int64]
-    subjects: Sequence[str]
-    replace_bad: bool = False
-    _bad: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> PreparedImage:
-        """An image.
-
-        Raises:
-            DataError: if it cannot be prepared; with ``replace_bad``, if none of the split can.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(index)  # ends iteration over the split
-        if not self.replace_bad:
-            return self._image(index)
-        for step in range(len(self)):
-            position = (index + step) % len(self)
-            if position in self._bad:
-                continue
-            try:
-                return self._image(position)
-            except DataError as error:
-                self._bad.add(position)
-                if self.store.note_bad(int(self.indices[position]), str(error)):
-                    logger.warning(f"Skipping: {error}")
-        raise DataError(
-            f"none of the {len(self)} images can be used; repair the files: {next(iter(self.skipped().values()))}"
-        )
-
-    def source(self, index: int) -> str:
-        """Path of an image."""
-        return self.store.sources[int(self.indices[index])]
-
-    def skipped(self) -> dict[str, str]:
-        """A sentence for each image, by its path, that was met and replaced so far, here or in other processes."""
-        if not self.replace_bad:
-            return {}
-        here = set(self.indices.tolist())
-        return {self.store.sources[i]: sentence for i, sentence in self.store.bad().items() if i in here}
-
-    def _image(self, index: int) -> PreparedImage:
-        return PreparedImage(self.store[int(self.indices[index])], self.subjects[index], self.source(index))
-
-
-@dataclass
-class Images:
-    """The natural images of a run, beside :class:`~monai_blurvae.data.Volumes`.
-
-    Attributes:
-        root: folder of the data list.
-        training: images.
-        validation: images.
-        test: images.
-        remark: what every table of results has to say of them, for example that they are the built-in sample.
-        left_out: a sentence for each validation and test image, by its path, that could not be used.
-    """
-
-    root: Path
-    training: ImageSplit
-    validation: ImageSplit
-    test: ImageSplit
-    remark: str = ""
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    def __iter__(self) -> Iterator[PreparedImage]:
-        for split in SPLITS:
-            yield from getattr(self, split)
-
-    @property
-    def voxel_sizes(self) -> list[tuple[float, float]]:
-        """Photographs have none."""
-        return []
-
-    @property
-    def voxel_size(self) -> None:
-        """Photographs have none."""
-        return
-
-    @property
-    def skipped(self) -> list[str]:
-        """One sentence for each image that could not be used, those of the training as far as it has met them."""
-        return [*self.training.skipped().values(), *self.left_out.values()]
-
-    def used(self, datalist: Datalist) -> Datalist:
-        """The data list without what was skipped so far."""
-        skipped = {**self.training.skipped(), **self.left_out}
-
-        def rest(split: str) -> list[dict[str, str]]:
-            listed = zip(getattr(datalist, split), datalist.items(split), strict=True)
-            return [entry for entry, item in listed if item["image"] not in skipped]
-
-        return replace(datalist, training=rest("training"), validation=rest("validation"), test=rest("test"))
-
-    def digest(self) -> str:
-        """What a resumed training compares: the names and sizes of the training and validation images, in order.
-
-        Names are relative to the data list's folder, and neither contents nor times count, so that the training goes on
-        with a copy of the folder, and no file is read.
-        """
-        folder = f"{self.root}{os.sep}"
-        files = [
-            [
-                [split.source(i).removeprefix(folder).replace(os.sep, "/"), int(split.store.sizes[split.indices[i]])]
-                for i in range(len(split))
-            ]
-            for split in (self.training, self.validation)
-        ]
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
-
-    def identities(self) -> set[str]:
-        """Paths and sizes of the files."""
-        splits = (self.training, self.validation, self.test)
-        indices = [(split, i) for split in splits for i in range(len(split))]
-        return {f"{split.source(i)} {split.store.sizes[split.indices[i]]}" for split, i in indices}
-
-    def changed(self, datalist: Datalist) -> list[str]:
-        """None: a list of images records no contents, which would all have to be read."""
-        return []
-
-    def count_text(self, count: int) -> str:
-        """Images."""
-        return f"{count} image{'' if count == 1 else 's'}"
-
-
-def prepare_images(
-    datalist: Datalist,
-    cache_dir: str | Path,
-    transform: PrepareImage,
-    eval_images: int | None = None,
-    skip_bad_files: bool = False,
-    required: Sequence[str] = ("training", "validation"),
-) -> Images:
-    """Open the store of all images of a data list, without reading them.
-
-    Images are prepared when they are first asked for, so that a training begins at once. With ``skip_bad_files`` those
-    of validation and test are prepared now, since what is bad among them is left out, lest one be measured twice; in
-    training the next usable image takes a bad one's place.
-
-    Args:
-        datalist: the files.
-        cache_dir: of the :class:`~monai_blurvae.data.image_store.ImageStore`.
-        transform: the preprocessing.
-        eval_images: largest number of validation and of test images, evenly spread over each split; None for all.
-        skip_bad_files: leave out what cannot be used, and list it, in place of stopping when it is met.
-        required: splits that have to hold a usable image.
-
-    Raises:
-        DataError: if a required split is empty, or, without ``skip_bad_files``, a file is not there.
-        RunFolderError: if the store cannot be created.
-        ValueError: if ``eval_images`` is not positive.
-    """
-    if eval_images is not None and eval_images < 1:
-        raise ValueError(f"eval_images must be null or positive, but is {eval_images!r}.")
-    listed = {split: datalist.items(split) for split in SPLITS}
-    store = ImageStore(cache_dir, [item["image"] for split in SPLITS for item in listed[split]], transform)
-    if not skip_bad_files:
-        _require_files(store)
-    left_out: dict[str, str] = {}
-    parts, first = {}, 0
-    for split in SPLITS:
-        indices = np.arange(len(listed[split]), dtype=np.int64)
-        if split != "training":
-            indices = _evenly(indices, eval_images)
-            if skip_bad_files:
-                bad = store.prepare(first + indices, skip_bad_files=True)
-                left_out |= {store.sources[index]: sentence for index, sentence in bad.items()}
-                indices = indices[~np.isin(first + indices, list(bad))]
-        subjects = [listed[split][i]["subject"] for i in indices]
-        parts[split] = ImageSplit(store, first + indices, subjects, skip_bad_files and split == "training")
-        if split in required and not len(indices):
-            example = next((f": {sentence}" for sentence in left_out.values()), ".")
-            raise DataError(f"no usable image is left for {split}; repair the data list or the files{example}")
-        first += len(listed[split])
-    _retry(parts["training"])
-    images = Images(datalist.dataset_dir, **parts, remark=datalist.remark, left_out=left_out)
-    for sentence in images.skipped:
-        logger.warning(f"Skipping: {sentence}")
-    return images
+ELEMENTWISE = (ScaleIntensityRanged,)
+"""Transforms that make the same of each value, whatever is around it, so that they may see many images at once."""
+VALUES_AT_ONCE = 2**18
+"""Of a batch: to ask the system for more memory, time and again, takes five times as long as to fill it."""
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Prepared images, scaled to [−1, 1].
+    """Images that are prepared once and, each time they are asked for, transformed at random.
 
-    With ``shuffle`` the index n = epoch · len + i runs on over all epochs, and the order of epoch e is a function of
-    (seed, e). Without it image i is the split's.
+    With ``shuffle`` the index n = epoch · len + i runs on over all epochs: the order of epoch e is a function of
+    (seed, e), and the random state of its image i one of (seed, e, i). Without it image i is the list's, and the random
+    state a function of its subject alone, so that runs are evaluated on the same images.
+
+    A file is read when its image is first asked for, so that a training begins at once. With ``skip_bad_files`` and
+    ``shuffle`` the next usable image takes the place of one that cannot be prepared; which one that is follows from the
+    list alone, and it is logged and recorded in the store once. With ``skip_bad_files`` and without ``shuffle`` all
+    images are prepared at once, since what is bad among them is left out, lest one be measured twice.
 
     Args:
-        data: images of one split.
-        seed: of the order.
+        data: dictionaries with ``image``, a path, and, optionally, ``subject``, by default the file's name, and
+            ``remark``. There may be none.
+        transform: the part without chance, run once for each file; see
+            :class:`~monai_blurvae.data.image_store.ImageStore`.
+        random_transform: run on ``{"image", "subject", "source"}`` each time; it has to give ``image`` in [−1, 1].
+        cache_dir: of the store.
+        max_images: largest number of images, evenly spread over the list; None for all.
+        seed: of the order and the random transform.
         shuffle: for training.
+        skip_bad_files: go on without what cannot be used, in place of stopping when it is met.
 
-    Each sample is a dictionary with ``image`` ``(channels, size, size)`` float32, ``subject`` and ``source``.
+    Each sample is a dictionary with ``image`` ``(channels, rows, columns)`` float32, ``subject``, ``source``, the path
+    of the file, and whatever ``random_transform`` adds.
 
     Raises:
-        DataError: when an image that cannot be prepared is asked for.
+        DataError: if, without ``skip_bad_files``, a file is not there; when an image that cannot be prepared is asked
+            for; with ``skip_bad_files``, if no image can be used.
+        RunFolderError: if the store cannot be created.
+        ValueError: if ``max_images`` is not positive.
+
+    Example:
+        >>> len(ImageDataset([], transform=Compose([]), random_transform=Compose([]), cache_dir="cache"))
+        0
     """
 
-    def __init__(self, data: ImageSplit, seed: int = 0, shuffle: bool = False) -> None:
-        self.data = data
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, str]],
+        transform: ItemTransform,
+        random_transform: ItemTransform,
+        cache_dir: str | Path,
+        max_images: int | None = None,
+        seed: int = 0,
+        shuffle: bool = False,
+        skip_bad_files: bool = False,
+    ) -> None:
+        if max_images is not None and max_images < 1:
+            raise ValueError(f"max_images must be None or positive, but is {max_images!r}.")
+        self.data = list(data)
+        self.store = ImageStore(cache_dir, [item["image"] for item in self.data], transform)
+        self.random_transform = random_transform
         self.seed = seed
         self.shuffle = shuffle
-        self._order = EpochOrder(len(data), seed)
+        self.skip_bad_files = skip_bad_files
+        self._bad: dict[int, str] = {}
+        self._indices = _evenly(len(self.data), max_images)
+        if not skip_bad_files:
+            _require_files(self.store)
+        elif shuffle:
+            self.store.prepare(self.store.bad(), skip_bad_files=True)  # what has become readable is no longer skipped
+        else:
+            self._leave_out_bad_files()
+        for sentence in self._skipped().values():
+            logger.warning(f"Skipping: {sentence}")
+        self._order = EpochOrder(len(self), seed)
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        prepared = self.data[self._order[index][1] if self.shuffle else index]
-        image = torch.from_numpy(prepared.array.astype(np.float32) / 127.5 - 1.0)
-        return {"image": image, "subject": prepared.subject, "source": prepared.source}
+        item, state = self._draw(index)
+        if isinstance(self.random_transform, Randomizable):
+            self.random_transform.set_random_state(seed=derive_seed(*state))
+        return _plain(self.random_transform(item))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The samples of a batch: the same as one by one, but in one go where the transforms allow it."""
+        if not indices or not _is_elementwise(self.random_transform):
+            return [self[index] for index in indices]
+        items = [self._draw(index)[0] for index in indices]
+        batch = torch.stack([item["image"] for item in items])
+        parts = batch.split(max(1, VALUES_AT_ONCE // max(1, batch[0].numel())))
+        images = [image for part in parts for image in _plain(self.random_transform({"image": part}))["image"]]
+        return [{**item, "image": image} for item, image in zip(items, images, strict=True)]
+
+    def facts(self) -> DatasetFacts:
+        """What there is to say of the images, those that a training skips as far as it has met them.
+
+        The digest is of their names and sizes, in order. Names are relative to the folder that holds all, and neither
+        contents nor times count, so that a training goes on with a copy of the folder, and no file is read.
+        """
+        skipped = self._skipped()
+        paths = [os.path.abspath(source) for source in self.store.sources]  # noqa: PTH100, as fast as 200 000 need it
+        used = [i for i in self._indices.tolist() if i not in skipped]
+        sizes = self.store.sizes.tolist()
+        return DatasetFacts(
+            entries=[{"image": paths[i], "subject": self._subject(i)} for i in used],
+            skipped=list(skipped.values()),
+            remark="; ".join(dict.fromkeys(item["remark"] for item in self.data if item.get("remark"))),
+            voxel_sizes=[],
+            digest=_digest([paths[i] for i in self._indices], [sizes[i] for i in self._indices]),
+            identities=frozenset(f"{paths[i]} {sizes[i]}" for i in used),
+            kind="images",
+        )
+
+    def _draw(self, index: int) -> tuple[dict[str, Any], tuple[Any, ...]]:
+        """The item that a sample is made of, and what its random state is a function of."""
+        if self.shuffle:
+            epoch, position = self._order[index]
+            item = self._next_usable(position) if self.skip_bad_files else self._item(int(self._indices[position]))
+            return item, (self.seed, "image", epoch, index % len(self))
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # ends iteration over the dataset
+        item = self._item(int(self._indices[index]))
+        return item, (0, "evaluation", item["subject"])
+
+    def _next_usable(self, position: int) -> dict[str, Any]:
+        """What is at a position of the list, or else the next that can be used."""
+        for step in range(len(self)):
+            stored = int(self._indices[(position + step) % len(self)])
+            if stored in self._bad:
+                continue
+            try:
+                return self._item(stored)
+            except DataError as error:
+                self._bad[stored] = str(error)
+                if self.store.note_bad(stored, str(error)):
+                    logger.warning(f"Skipping: {error}")
+        raise _nothing_usable(self._bad)
+
+    def _item(self, stored: int) -> dict[str, Any]:
+        image = torch.from_numpy(self.store[stored])
+        return {"image": image, "subject": self._subject(stored), "source": self.store.sources[stored]}
+
+    def _subject(self, stored: int) -> str:
+        subject = self.data[stored].get("subject")
+        return Path(self.store.sources[stored]).name if subject is None else str(subject)
+
+    def _leave_out_bad_files(self) -> None:
+        self._bad = self.store.prepare(self._indices.tolist(), skip_bad_files=True)
+        self._indices = self._indices[~np.isin(self._indices, list(self._bad))]
+        if self._bad and not len(self):
+            raise _nothing_usable(self._bad)
+
+    def _skipped(self) -> dict[int, str]:
+        """A sentence for each image, by its place in the store, that was left out or, so far, replaced."""
+        if not (self.shuffle and self.skip_bad_files):
+            return self._bad
+        here = set(self._indices.tolist())
+        return {i: sentence for i, sentence in self.store.bad().items() if i in here}  # other processes met some, too
 
 
-def _evenly(indices: npt.NDArray[np.int64], count: int | None) -> npt.NDArray[np.int64]:
-    if count is None or count >= len(indices):
-        return indices
-    return indices[np.arange(count) * len(indices) // count]
+def _plain(sample: Mapping[Any, Any]) -> dict[str, Any]:
+    """The sample with a float32 image that is a tensor and nothing more, which collates fast."""
+    return {**sample, "image": convert_to_tensor(sample["image"], dtype=torch.float32, track_meta=False)}
+
+
+def _is_elementwise(transform: object) -> bool:
+    if isinstance(transform, Compose):
+        return type(transform) is Compose and all(_is_elementwise(part) for part in transform.transforms)
+    return type(transform) in ELEMENTWISE
+
+
+def _evenly(size: int, count: int | None) -> npt.NDArray[np.int64]:
+    """Indices of ``count`` of ``size`` things, evenly spread."""
+    number = size if count is None else min(count, size)
+    return np.arange(number) * size // max(1, number)
+
+
+def _digest(paths: Sequence[str], sizes: Sequence[int]) -> str:
+    ends = [min(paths), max(paths)] if paths else []
+    folder = os.path.commonprefix(ends).rpartition(os.sep)[0]  # noqa: RUF071, which has no answer for two drives
+    files = [
+        [path.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/"), size]
+        for path, size in zip(paths, sizes, strict=True)
+    ]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 def _require_files(store: ImageStore) -> None:
@@ -278,11 +218,9 @@ def _require_files(store: ImageStore) -> None:
     if len(missing):
         raise DataError(
             f"{store.sources[missing[0]]} is not there, as {len(missing)} of {len(store)} listed images; "
-            "check the data list, or set --skip_bad_files true."
+            "check the data list, or set skip_bad_files to go on without them."
         )
 
 
-def _retry(training: ImageSplit) -> None:
-    """Prepare what earlier runs found bad: what has become readable no longer counts as skipped."""
-    if training.replace_bad:
-        training.store.prepare(training.store.bad(), skip_bad_files=True)
+def _nothing_usable(bad: Mapping[int, str]) -> DataError:
+    return DataError(f"none of the {len(bad)} images can be used; repair the files: {next(iter(bad.values()))}")

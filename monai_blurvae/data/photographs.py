@@ -20,14 +20,13 @@ import skimage
 from filelock import FileLock
 from PIL import Image
 
-from monai_blurvae.data.image_list import PARTITION_FILE
+from monai_blurvae.data.image_list import MARK_FILE, PARTITION_FILE
 from monai_blurvae.errors import BlurVAEError, DataError, SettingsError
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, write_text
 from monai_blurvae.seeding import numpy_rng
 
 logger = logging.getLogger(__name__)
 
-MARK_FILE = "sample.json"
 PHOTOGRAPHS = {
     "training": ("astronaut.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg"),
     "validation": ("coffee.png",),
@@ -72,6 +71,11 @@ class Crop(NamedTuple):
     side: int
 
 
+def sample_dir(cache_dir: str | Path, image_size: int) -> Path:
+    """Where the sample of a size belongs in the cache."""
+    return Path(cache_dir).expanduser() / f"photographs{image_size}"
+
+
 def make_photographs(folder: str | Path, image_size: int, seed: int = 0) -> Path:
     """Make the sample, or find it made.
 
@@ -100,7 +104,7 @@ def make_photographs(folder: str | Path, image_size: int, seed: int = 0) -> Path
     if not SMALLEST_IMAGE_SIZE <= image_size <= LARGEST_IMAGE_SIZE:
         raise SettingsError(
             f"the built-in sample has no images of image_size {image_size}; give {SMALLEST_IMAGE_SIZE} to "
-            f"{LARGEST_IMAGE_SIZE}, or your own images as --dataset_dir."
+            f"{LARGEST_IMAGE_SIZE}, or your own images as dataset_dir."
         )
     folder = make_folder(Path(folder).expanduser())
     with FileLock(folder / ".lock"):
@@ -169,7 +173,7 @@ def _read(name: str) -> Image.Image:
     except OSError as error:
         raise DataError(
             f"{path}, a photograph of scikit-image, cannot be read ({error}); install scikit-image again, or give your "
-            "own images as --dataset_dir."
+            "own images as dataset_dir."
         ) from error
 
 

@@ -1,7 +1,7 @@
 """What MONAI has no transform for."""
 
 from monai_blurvae.transforms.check_volume import CheckVolumed
-from monai_blurvae.transforms.prepare_image import PrepareImage, PrepareImaged, ToChannels
+from monai_blurvae.transforms.prepare_image import PrepareImaged, ToChannels
 from monai_blurvae.transforms.rand_slice_patch import RandSlicePatchd
 
-__all__ = ["CheckVolumed", "PrepareImage", "PrepareImaged", "RandSlicePatchd", "ToChannels"]
+__all__ = ["CheckVolumed", "PrepareImaged", "RandSlicePatchd", "ToChannels"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,12 @@ import numpy.typing as npt
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, PILReader
-from monai.transforms import MapTransform, Transform
+from monai.transforms import MapTransform
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
 from monai_blurvae.errors import DataError
-
-PREPARED_FORMAT = 1
-"""Raised whenever the same file would be prepared to other values."""
+from monai_blurvae.transforms.cifar import is_cifar_row, read_cifar_image
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,8 +74,8 @@ class ToChannels:
         return _convert(image, self.channels, getattr(image, "filename", "") or "the image")
 
 
-class PrepareImage(Transform):
-    """Load an image, cut the square at its centre and resize it.
+class PrepareImaged(MapTransform):
+    """Load images, cut the square at the centre of each and resize it.
 
     The conversions are those of :class:`ToChannels`. The crop starts at row ``height // 2 − crop_size // 2`` and column
     ``width // 2 − crop_size // 2``, as that of MONAI's ``CenterSpatialCrop``: the larger part of an odd margin is below
@@ -86,26 +83,32 @@ class PrepareImage(Transform):
     resized by Pillow's Lanczos filter, whose support grows with the reduction, so that nothing is aliased.
 
     Args:
+        keys: of paths of image files or, like ``"data_batch_1#17"``, of rows of a CIFAR-10 batch. Each path becomes a
+            uint8 ``MetaTensor`` (channels, image_size, image_size), 0 to 255, that knows its file.
         image_size: rows and columns of the result.
         crop_size: rows and columns that are cut out of the centre; None for the largest square.
         channels: 3 for RGB, 1 for greyscale.
-        load: reads the image of a path in place of MONAI's ``PILReader``, for files that hold many images.
+        load: reads the image of a path in place of MONAI's ``PILReader`` and the reader of CIFAR-10's batches.
 
     Raises:
         ValueError: for sizes that are not positive and numbers of channels other than 1 and 3.
+        DataError: when it is called, if the image is not there, cannot be read to its end, is of a kind that is
+            refused, or is smaller than ``crop_size``.
 
     Example:
-        >>> PrepareImage(image_size=64, crop_size=148).parameters()["crop_size"]
+        >>> PrepareImaged("image", image_size=64, crop_size=148).crop_size
         148
     """
 
     def __init__(
         self,
+        keys: KeysCollection,
         image_size: int,
         crop_size: int | None = None,
         channels: int = 3,
         load: Callable[[str], Image.Image] | None = None,
     ) -> None:
+        super().__init__(keys)
         for name, size in (("image_size", image_size), ("crop_size", crop_size)):
             if size is not None and size < 1:
                 raise ValueError(f"{name} must be positive, but is {size!r}.")
@@ -117,45 +120,28 @@ class PrepareImage(Transform):
         # readers for NIfTI, DICOM and NumPy on whatever this one refuses.
         self._reader = PILReader(converter=ToChannels(channels), reverse_indexing=False)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of a prepared image, (channels, image_size, image_size)."""
-        return self.channels, self.image_size, self.image_size
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Prepare the images of one item."""
+        prepared = dict(data)
+        for key in self.key_iterator(prepared):
+            path = str(data[key])
+            pixels = torch.from_numpy(self._prepare(path))
+            prepared[key] = MetaTensor(pixels, meta={"filename_or_obj": path})
+        return prepared
 
-    def parameters(self) -> dict[str, Any]:
-        """What identifies this preprocessing, as JSON."""
-        return {
-            "format": PREPARED_FORMAT,
-            "image_size": self.image_size,
-            "crop_size": self.crop_size,
-            "channels": self.channels,
-            "load": None if self.load is None else f"{self.load.__module__}.{self.load.__qualname__}",
-        }
-
-    def __call__(self, path: str | Path) -> npt.NDArray[np.uint8]:
-        """Prepare one image.
-
-        Args:
-            path: of the file, or what ``load`` takes.
-
-        Returns:
-            uint8, (channels, image_size, image_size).
-
-        Raises:
-            DataError: if the image is not there, cannot be read to its end, is of a kind that is refused, or is smaller
-                than ``crop_size``.
-        """
-        square = self._crop(self._read(str(path)), path)
+    def _prepare(self, path: str) -> npt.NDArray[np.uint8]:
+        square = self._crop(self._read(path), path)
         if len(square) != self.image_size:
             size = (self.image_size, self.image_size)
             square = np.asarray(Image.fromarray(square).resize(size, Image.Resampling.LANCZOS))
-        return np.ascontiguousarray(np.moveaxis(np.atleast_3d(square), -1, 0))
+        return np.array(np.moveaxis(np.atleast_3d(square), -1, 0), order="C")  # a copy, for what was read is read-only
 
     def _read(self, path: str) -> npt.NDArray[np.uint8]:
         """The whole image, (height, width) or (height, width, 3)."""
+        load = self.load or (read_cifar_image if is_cifar_row(path) else None)
         try:
-            if self.load is not None:
-                return np.asarray(_convert(self.load(path), self.channels, path))
+            if load is not None:
+                return np.asarray(_convert(load(path), self.channels, path))
             pixels: npt.NDArray[np.uint8] = self._reader.get_data(self._reader.read(path))[0]
             return pixels
         except DataError:
@@ -165,41 +151,16 @@ class PrepareImage(Transform):
         except Exception as error:  # a damaged file can raise whatever the reader meets
             raise DataError(f"{path} cannot be read as an image ({_reason(error)}); replace or remove it.") from error
 
-    def _crop(self, pixels: npt.NDArray[np.uint8], path: str | Path) -> npt.NDArray[np.uint8]:
+    def _crop(self, pixels: npt.NDArray[np.uint8], path: str) -> npt.NDArray[np.uint8]:
         height, width = pixels.shape[:2]
         size = self.crop_size or min(height, width)
         if size > min(height, width):
             raise DataError(
-                f"{path} has {width}×{height} pixels, fewer than the crop_size {size}; set --crop_size null for the "
-                f"largest square of each image, or at most {min(height, width)}."
+                f"{path} has {width}×{height} pixels, fewer than the crop_size {size}; set crop_size to null for the "
+                f"largest square of each image, or to at most {min(height, width)}."
             )
         top, left = height // 2 - size // 2, width // 2 - size // 2
         return pixels[top : top + size, left : left + size]
-
-
-class PrepareImaged(MapTransform):
-    """:class:`PrepareImage` of the paths in a dictionary, for MONAI's datasets and ``SaveImaged``.
-
-    Args:
-        keys: of the paths, each of which becomes a float32 ``MetaTensor`` (channels, image_size, image_size) of the
-            values 0 to 255 that knows its file.
-        transform: prepares an image.
-
-    Raises:
-        DataError: when it is called, see :class:`PrepareImage`.
-    """
-
-    def __init__(self, keys: KeysCollection, transform: PrepareImage) -> None:
-        super().__init__(keys)
-        self.transform = transform
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Prepare the images of one item."""
-        prepared = dict(data)
-        for key in self.key_iterator(prepared):
-            pixels = torch.from_numpy(self.transform(data[key]).astype(np.float32))
-            prepared[key] = MetaTensor(pixels, meta={"filename_or_obj": str(data[key])})
-        return prepared
 
 
 def _convert(image: Image.Image, channels: int, name: str) -> Image.Image:

@@ -10,16 +10,14 @@ import PIL.Image
 import pytest
 
 from monai_blurvae.data import Datalist, read_datalist
-from monai_blurvae.data.cifar import read_cifar_image
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.data.image_list import (
     evaluation_image_datalist,
     find_images,
-    image_loader,
     load_image_datalist,
 )
 from monai_blurvae.errors import DataError
-from tests.data.test_cifar import make_cifar
+from tests.cifar import make_cifar
 
 LOG = "monai_blurvae.data.image_list"
 
@@ -35,8 +33,12 @@ def found(folder, pattern="**/*"):
     return [entry["image"] for entry in find_images(folder, pattern)]
 
 
-def load(folder, pattern="**/*", datalist=None, partition_file=None, cache_dir="unused", seed=0, image_size=64):
-    return load_image_datalist(folder, pattern, datalist, partition_file, cache_dir, seed, image_size)
+def load(folder, pattern="**/*", datalist=None, partition_file=None, seed=0):
+    return load_image_datalist(folder, pattern, datalist, partition_file, seed).require()
+
+
+def evaluation(folder, pattern, datalist, split, partition_file=None):
+    return evaluation_image_datalist(folder, pattern, datalist, split, partition_file).require()
 
 
 def names(datalist):
@@ -352,7 +354,7 @@ GOOD = ["1.jpg 0", "2.jpg 1", "3.jpg 2"]
         ),
         (["1.jpg 0", "2.jpg 1", "3.jpg test"], "line 3 of .*mine.txt gives 3.jpg the partition 'test'"),
         ([*GOOD, "", "1.jpg 2"], "line 5 of .*mine.txt names 1.jpg for the second time"),
-        (GOOD[:2], "mine.txt does not name 1 of the 3 images of .*, 3.jpg the first; give the --partition_file"),
+        (GOOD[:2], "mine.txt does not name 1 of the 3 images of .*, 3.jpg the first; give the partition_file"),
         ([*GOOD, "4.jpg 0", "5.jpg 0"], r"mine.txt names 2 images that .* does not hold, 4.jpg the first; complete"),
         (["x.jpg 0", "y.jpg 1", "z.jpg 2"], "mine.txt does not name 3 of the 3 images"),
         (["1.jpg 0", "2.jpg 0", "3.jpg 2"], r"mine.txt has no line for validation \(1\)"),
@@ -466,13 +468,6 @@ def test_a_list_of_rows_is_written_and_taken_back(tmp_path):
         read_datalist(tmp_path / "datalist.json")
 
 
-def test_rows_of_batches_have_a_loader_of_their_own(tmp_path):
-    made = load(make_cifar(tmp_path / "batches"))
-    assert image_loader(made) is read_cifar_image
-    assert read_cifar_image(made.items("training")[0]["image"]).size == (32, 32)
-    assert image_loader(load(celeba(tmp_path / "celeba"))) is None
-
-
 def test_missing_batches_and_archives_that_are_not_unpacked(tmp_path):
     folder = make_cifar(tmp_path / "batches")
     (folder / "data_batch_5").unlink()
@@ -503,51 +498,103 @@ def test_a_list_of_images_is_written_and_taken_back(tmp_path):
     assert load(None, datalist=tmp_path / "list.json") == made
 
 
-def test_without_a_folder_the_sample_is_made_and_said(tmp_path, caplog, monkeypatch):
-    def make(folder, image_size):
-        assert (folder, image_size) == (tmp_path / "photographs32", 32)
-        celeba(folder, images=".", suffix=".png")
-        (folder / "LICENSE.txt").touch()
+def sample(folder, **mark):
+    """What :func:`make_photographs` leaves, without its photographs."""
+    celeba(folder, images=".", suffix=".png")
+    touch(folder, "LICENSE.txt")
+    (folder / "sample.json").write_text(json.dumps({"image_size": 32, "seed": 0, "whole": True, **mark}))
+    return folder
 
-    monkeypatch.setattr("monai_blurvae.data.photographs.make_photographs", make)
+
+def test_the_built_in_sample_is_known_by_its_mark_and_said(tmp_path, caplog):
+    folder = sample(tmp_path)
     with caplog.at_level(logging.INFO, LOG):
-        made = load(None, pattern="img_align_celeba/*.jpg", cache_dir=tmp_path, image_size=32)
+        made = load(folder, pattern="img_align_celeba/*.jpg")
     assert subjects(made) == CELEBA_SPLIT
+    assert made.remark == "crops of the built-in photographs"
+    assert all(item["remark"] == made.remark for item in made.items("training"))
     assert caplog.messages == [
-        "No --dataset_dir: training on a built-in sample, 6 crops of photographs that scikit-image ships; good to see "
-        "everything work, not for results."
+        "The built-in sample, crops of photographs that scikit-image ships, not for results: 3 training, 1 validation, "
+        "2 test images."
     ]
+    assert evaluation(folder, "*.jpg", None, "validation").remark == made.remark
+    assert len(evaluation(folder, "*.jpg", None, "all").test) == 6
+
+
+@pytest.mark.parametrize("mark", [{"whole": False}, {"more": 1}])
+def test_another_mark_is_no_samples(tmp_path, mark):
+    assert load(sample(tmp_path, **mark)).remark == ""
+    with pytest.raises(DataError, match="none that matches"):
+        load(tmp_path, pattern="*.jpg")
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "nonsense"])
+def test_a_file_of_the_same_name_is_no_mark(tmp_path, content):
+    (sample(tmp_path) / "sample.json").write_text(content)
+    assert load(tmp_path).remark == ""
+
+
+NOTHING = [
+    (None, {}, "there is neither a dataset_dir nor a datalist; give the folder that holds the images."),
+    ("nowhere", {}, "nowhere is not a folder; give"),
+    ("empty", {}, r"empty holds no image \(0 other files\); give"),
+    ("few", {}, "few holds 1 image, but training, validation and test need at least 3"),
+    ("few", {"pattern": "*.png"}, "none that matches"),
+    ("few", {"partition_file": "missing.txt"}, r"missing\.txt is not there"),
+    ("few", {"datalist": "missing.json"}, r"missing\.json cannot be read as JSON"),
+]
+
+
+@pytest.mark.parametrize(("folder", "options", "problem"), NOTHING)
+def test_where_nothing_can_be_used_the_list_is_empty_and_says_why(tmp_path, monkeypatch, folder, options, problem):
+    """So that a config parses where there is no data."""
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "few/a.jpg")
+    (tmp_path / "empty").mkdir()
+    arguments = {"pattern": "*", "datalist": None, "partition_file": None, **options}
+    pattern, datalist, partition_file = arguments.values()
+    for made in (
+        load_image_datalist(folder, pattern, datalist, partition_file, 0),
+        evaluation_image_datalist(folder, pattern, datalist, "test", partition_file),
+    ):
+        assert [made.items(split) for split in SPLITS] == [[], [], []]
+        assert made.problem
+        assert "--" not in made.problem
+        with pytest.raises(DataError):
+            made.require()
+    with pytest.raises(DataError, match=problem):
+        load_image_datalist(folder, pattern, datalist, partition_file, 0).require()
 
 
 def test_an_evaluation_takes_a_split_of_a_list(tmp_path):
     made = load(celeba(tmp_path / "celeba"))
     made.write(tmp_path / "list.json")
     for split, expected in zip(SPLITS, CELEBA_SPLIT, strict=True):
-        assert subjects(evaluation_image_datalist(None, "", tmp_path / "list.json", split)) == [[], [], expected]
-    everything = evaluation_image_datalist(None, "", tmp_path / "list.json", "all")
+        assert subjects(evaluation(None, "", tmp_path / "list.json", split)) == [[], [], expected]
+    everything = evaluation(None, "", tmp_path / "list.json", "all")
     assert subjects(everything)[2] == list(chain(*CELEBA_SPLIT))
     Datalist(made.dataset_dir, made.training, made.validation, []).write(tmp_path / "list.json")
     with pytest.raises(DataError, match="has no entry under 'test'"):
-        evaluation_image_datalist(None, "", tmp_path / "list.json", "test")
+        evaluation(None, "", tmp_path / "list.json", "test")
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_an_evaluation_without_a_list_takes_the_split_that_the_folder_says(tmp_path, split):
-    made = evaluation_image_datalist(celeba(tmp_path), "**/*", None, split)
+    made = evaluation(celeba(tmp_path), "**/*", None, split)
     assert subjects(made) == [[], [], CELEBA_SPLIT[SPLITS.index(split)]]
 
 
 def test_an_evaluation_takes_the_split_of_a_given_partition_file(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     folder = celeba(tmp_path / "celeba", partition="../elsewhere/mine.txt")
-    made = evaluation_image_datalist(folder, "**/*", None, "test", tmp_path / "elsewhere" / "mine.txt")
+    made = evaluation(folder, "**/*", None, "test", tmp_path / "elsewhere" / "mine.txt")
     assert subjects(made) == [[], [], CELEBA_SPLIT[2]]
     with pytest.raises(DataError, match=r"none\.txt is not there"):
-        evaluation_image_datalist(folder, "**/*", None, "test", tmp_path / "none.txt")
+        evaluation(folder, "**/*", None, "test", tmp_path / "none.txt")
 
 
 def test_an_evaluation_without_a_list_takes_all_images_of_a_folder(tmp_path):
-    assert names(evaluation_image_datalist(touch(tmp_path, "a.jpg", "b.jpg"), "*", None, "all")) == [
+    assert names(evaluation(touch(tmp_path, "a.jpg", "b.jpg"), "*", None, "all")) == [
         [],
         [],
         ["a.jpg", "b.jpg"],
@@ -557,17 +604,17 @@ def test_an_evaluation_without_a_list_takes_all_images_of_a_folder(tmp_path):
 def test_an_evaluation_draws_nothing_at_random(tmp_path):
     touch(tmp_path, *(f"{i}.jpg" for i in range(10)))
     with pytest.raises(DataError, match="does not say which of its images are for test"):
-        evaluation_image_datalist(tmp_path, "*", None, "test")
+        evaluation(tmp_path, "*", None, "test")
 
 
 def test_an_evaluation_of_cifars_batches(tmp_path):
     folder = make_cifar(tmp_path, rows=3)
-    assert names(evaluation_image_datalist(folder, "*", None, "test"))[2] == [f"test_batch#{i}" for i in range(3)]
-    assert len(evaluation_image_datalist(folder, "*", None, "all").test) == 18
+    assert names(evaluation(folder, "*", None, "test"))[2] == [f"test_batch#{i}" for i in range(3)]
+    assert len(evaluation(folder, "*", None, "all").test) == 18
     with pytest.raises(DataError, match="for validation"):
-        evaluation_image_datalist(folder, "*", None, "validation")
+        evaluation(folder, "*", None, "validation")
 
 
 def test_an_evaluation_of_nothing():
-    with pytest.raises(DataError, match="neither a --datalist nor a --dataset_dir"):
-        evaluation_image_datalist(None, "*", None, "test")
+    with pytest.raises(DataError, match="neither a dataset_dir nor a datalist"):
+        evaluation(None, "*", None, "test")

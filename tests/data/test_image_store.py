@@ -8,27 +8,33 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from monai.data import PILReader
+from monai.transforms import Compose, Flipd, Lambdad, LoadImaged, ScaleIntensityRanged
 from PIL import Image
 
 from monai_blurvae.data import image_store
 from monai_blurvae.data.image_store import ImageStore
 from monai_blurvae.errors import DataError, RunFolderError
-from monai_blurvae.transforms.prepare_image import PrepareImage
+from monai_blurvae.transforms.prepare_image import PrepareImaged
 
 SIZE = 4
 NO_FORK = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
 
-class Counting(PrepareImage):
-    """Notes what it prepares, and is the same preprocessing."""
+class Counting(PrepareImaged):
+    """Notes what it prepares, which is no part of its description."""
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.made = []
+    def __init__(self, size, **options):
+        super().__init__("image", size, **options)
+        self._made = []
 
-    def __call__(self, path):
-        self.made.append(path)
-        return super().__call__(path)
+    @property
+    def made(self):
+        return self._made
+
+    def __call__(self, data):
+        self._made.append(data["image"])
+        return super().__call__(data)
 
 
 def pixels(count, seed=0):
@@ -101,12 +107,13 @@ def test_no_file_is_read_before_its_image_is_asked_for(tmp_path):
 
 def test_the_store_is_sparse(tmp_path, images):
     paths, _ = images
-    store = ImageStore(tmp_path / "cache", paths, PrepareImage(1024))
+    store = ImageStore(tmp_path / "cache", paths, PrepareImaged("image", 1024))
+    store[0]
     whole = 6 * 3 * 1024**2
     status = (store.folder / "images.npy").stat()
     assert status.st_size > whole
     if hasattr(status, "st_blocks"):
-        assert 512 * status.st_blocks < whole / 10
+        assert 512 * status.st_blocks < whole / 4
 
 
 def test_key_depends_on_files_and_preprocessing(tmp_path, images):
@@ -173,7 +180,7 @@ def test_many_images_in_one_file(tmp_path, monkeypatch):
     asked = []
     real = os.stat
     monkeypatch.setattr(os, "stat", lambda path, **k: (asked.append(str(path)), real(path, **k))[1])
-    store = ImageStore(tmp_path / "cache", sources, PrepareImage(SIZE, load=read_row))
+    store = ImageStore(tmp_path / "cache", sources, PrepareImaged("image", SIZE, load=read_row))
     assert [path for path in asked if "batch" in path] == [str(tmp_path / "batch.npy")]
     np.testing.assert_array_equal(list(store), pixels(3).transpose(0, 3, 1, 2))
     assert store.sizes.tolist() == [(tmp_path / "batch.npy").stat().st_size] * 3
@@ -241,7 +248,7 @@ def test_damaged_files_of_the_store(tmp_path, images, name, damage):
 
 def test_pickles_without_its_maps(tmp_path, images):
     paths, expected = images
-    store = ImageStore(tmp_path / "cache", paths, PrepareImage(SIZE))
+    store = ImageStore(tmp_path / "cache", paths, PrepareImaged("image", SIZE))
     np.testing.assert_array_equal(store[1], expected[1])
     content = pickle.dumps(store)
     assert expected[1].tobytes() not in content
@@ -252,7 +259,7 @@ def test_pickles_without_its_maps(tmp_path, images):
 
 def prepare_all(cache_dir, paths, start):
     start.wait()
-    store = ImageStore(cache_dir, paths, PrepareImage(SIZE))
+    store = ImageStore(cache_dir, paths, Counting(SIZE))
     store.prepare(range(len(paths)))
 
 
@@ -276,7 +283,7 @@ def test_processes_share_the_store_from_its_creation(tmp_path):
 
 
 def prepare_until_killed(cache_dir, paths, kill_at):
-    store = ImageStore(cache_dir, paths, PrepareImage(SIZE))
+    store = ImageStore(cache_dir, paths, Counting(SIZE))
     write = store._write
 
     def half(name, array, index, value):
@@ -315,23 +322,25 @@ def test_space_is_announced_and_checked_before_the_store_is_made(tmp_path, image
     paths, _ = images
     with caplog.at_level(logging.INFO):
         store, _ = open_store(tmp_path, paths)
+        assert not caplog.records
+        store[0]
     assert [record.getMessage() for record in caplog.records] == [
         f"6 images are prepared as they are needed, once: up to 0.0 MB in {store.folder}."
     ]
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        open_store(tmp_path, paths)
+        open_store(tmp_path, paths)[0][1]
     assert not caplog.records
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=6 * (3 * 16**2 + 4) - 1))
-    with pytest.raises(DataError, match=r"0\.00 GB free, but the images need 0\.00 GB; set --cache_dir"):
-        ImageStore(tmp_path / "other", paths, PrepareImage(16))
+    with pytest.raises(DataError, match=r"0\.00 GB free, but the images need 0\.00 GB; set .*cache_dir"):
+        ImageStore(tmp_path / "other", paths, PrepareImaged("image", 16))[0]
     assert not list((tmp_path / "other").rglob("*.npy"))
 
 
 def test_a_full_disk_is_an_error_and_not_a_crash(tmp_path, images):
     resource = pytest.importorskip("resource")
     paths, expected = images
-    store = ImageStore(tmp_path / "cache", paths, PrepareImage(SIZE))
+    store = ImageStore(tmp_path / "cache", paths, PrepareImaged("image", SIZE))
     store[0]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
@@ -375,5 +384,69 @@ def test_record_of_bad_images(tmp_path, images):
 
 
 def test_an_empty_list(tmp_path):
-    with pytest.raises(DataError, match="names no image"):
-        ImageStore(tmp_path, [], PrepareImage(SIZE))
+    store = ImageStore(tmp_path / "cache", [], PrepareImaged("image", SIZE))
+    assert (len(store), list(store), store.prepared(), store.bad(), store.prepare([])) == (0, [], 0, {}, {})
+    assert not (tmp_path / "cache").exists()
+
+
+def load(name):
+    return LoadImaged(name, reader=PILReader(), ensure_channel_first=True)
+
+
+def test_monais_transforms_are_stored_as_what_they_give(tmp_path, images):
+    paths, expected = images
+    transform = Compose([load("image"), ScaleIntensityRanged("image", 0, 255, -1, 1), Flipd("image", spatial_axis=1)])
+    store = ImageStore(tmp_path / "cache", paths, transform)
+    for _ in range(2):
+        assert store[1].dtype == np.float32
+        np.testing.assert_array_equal(store[1], transform({"image": paths[1]})["image"].numpy())
+    assert np.load(store.folder / "images.npy").dtype == np.float32
+    reopened = ImageStore(tmp_path / "cache", paths, Compose(transform.transforms[:2]))
+    assert reopened.folder != store.folder
+    # MONAI's reader gives columns before rows
+    np.testing.assert_array_equal(reopened[1], expected[1].transpose(0, 2, 1).astype(np.float32) / 127.5 - 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int16])
+def test_other_types_become_float32(tmp_path, images, dtype):
+    paths, _ = images
+    store = ImageStore(tmp_path / "cache", paths, lambda item: {"image": np.arange(6, dtype=dtype).reshape(1, 2, 3)})
+    np.testing.assert_array_equal(store[2], np.arange(6, dtype=np.float32).reshape(1, 2, 3), strict=True)
+
+
+def test_shape_and_type_are_those_of_the_first_image_that_can_be_prepared(tmp_path, images):
+    paths, expected = images
+    with open(paths[0], "w") as handle:  # noqa: PTH123
+        handle.write("no image")
+    store, transform = open_store(tmp_path, paths)
+    assert list(store.prepare(range(2), skip_bad_files=True)) == [0]
+    assert np.load(store.folder / "images.npy").shape == (6, 3, SIZE, SIZE)
+    np.testing.assert_array_equal(store[1], expected[1])
+    assert transform.made == paths[:2]
+
+
+def test_images_of_several_shapes_are_refused(tmp_path, images):
+    paths, _ = images
+    Image.new("RGB", (SIZE, 2 * SIZE)).save(paths[3])
+    store = ImageStore(tmp_path / "cache", paths, load("image"))
+    store.prepare(range(3))
+    message = r"3\.png was prepared as float32 \(3, 4, 8\), where the images before were float32 \(3, 4, 4\); let"
+    with pytest.raises(DataError, match=message):
+        store[3]
+    assert store.prepared() == 3
+
+
+def test_what_the_users_transforms_raise_names_the_file(tmp_path, images):
+    paths, _ = images
+
+    def fail(image):
+        raise KeyError("modality")
+
+    store = ImageStore(tmp_path / "cache", paths, Compose([load("image"), Lambdad("image", fail)]))
+    with pytest.raises(DataError, match=r"4\.png cannot be prepared \('modality'\); replace or remove it, or mend"):
+        store[4]
+    with open(paths[4], "w") as handle:  # noqa: PTH123
+        handle.write("no image")
+    composed = ImageStore(tmp_path / "cache", paths, Compose([PrepareImaged("image", SIZE)]))
+    with pytest.raises(DataError, match=r"^[^ ]*4\.png cannot be read as an image \([^\n]*\); replace or remove it\.$"):
+        composed[4]

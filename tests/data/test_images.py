@@ -2,54 +2,69 @@ import json
 import logging
 import pickle
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from monai.transforms import (
+    Compose,
+    Flipd,
+    Lambdad,
+    RandFlipd,
+    RandGaussianNoised,
+    ScaleIntensityRange,
+    ScaleIntensityRanged,
+)
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from monai_blurvae.data.datalist import Datalist
-from monai_blurvae.data.images import ImageDataset, prepare_images
-from monai_blurvae.data.patches import make_train_loader
+from monai_blurvae.data import EndlessBatchSampler
+from monai_blurvae.data.images import ImageDataset
 from monai_blurvae.errors import DataError, user_error
-from monai_blurvae.transforms.prepare_image import PrepareImage
+from monai_blurvae.transforms import PrepareImaged
 
 SIZE = 4
-TRAINING, VALIDATION, TEST = 10, 5, 4
-TRANSFORM = PrepareImage(SIZE)
+COUNT = 10
+TRANSFORM = Compose([PrepareImaged("image", SIZE)])
+SCALE = ScaleIntensityRanged("image", 0, 255, -1, 1)
+FLIP = RandFlipd("image", prob=0.5, spatial_axis=1)
 
 
 def pixels():
-    count = TRAINING + VALIDATION + TEST
-    return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8)
 
 
 @pytest.fixture
-def datalist(tmp_path):
-    """Ten training, five validation and four test images; image i of all is ``pixels()[i]``."""
+def data(tmp_path):
+    """Ten images; image i is ``pixels()[i]``."""
     root = tmp_path / "images"
     root.mkdir()
     for i, image in enumerate(pixels()):
         Image.fromarray(image).save(root / f"{i}.png")
-    entries = [{"image": f"{i}.png", "subject": f"photo {i}"} for i in range(len(pixels()))]
-    return Datalist(root, entries[:TRAINING], entries[TRAINING : TRAINING + VALIDATION], entries[-TEST:])
+    return [{"image": str(root / f"{i}.png"), "subject": f"photo {i}"} for i in range(COUNT)]
 
 
-def spoil(datalist, *numbers):
+def spoil(data, *numbers):
     for i in numbers:
-        (datalist.dataset_dir / f"{i}.png").write_text("no image")
+        Path(data[i]["image"]).write_text("no image")
 
 
-def prepare(datalist, cache, **options):
-    return prepare_images(datalist, cache, TRANSFORM, **options)
+def make(data, tmp_path, *random_transforms, cache="cache", **options):
+    return ImageDataset(data, TRANSFORM, Compose([SCALE, *random_transforms]), tmp_path / cache, **options)
+
+
+def training(data, tmp_path, *random_transforms, **options):
+    return make(data, tmp_path, *random_transforms, **{"seed": 3, "shuffle": True, **options})
 
 
 def scaled(*numbers):
     """What a dataset gives of these images."""
     return torch.from_numpy(pixels()[list(numbers)].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
+
+
+def assert_identical(left, right):
+    torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
 def numbers(subjects):
@@ -60,54 +75,15 @@ def subjects(batches):
     return [number for batch in batches for number in numbers(batch["subject"])]
 
 
-def training_batches(images, epochs, num_workers=0, seed=3, batch_size=4):
-    loader = make_train_loader(ImageDataset(images.training, seed, shuffle=True), batch_size, num_workers)
-    batches = iter(loader)
-    return [next(batches) for _ in range(epochs * len(loader))]
+def names(sentences):
+    return [Path(sentence.split()[0]).name for sentence in sentences]
 
 
-def test_samples(tmp_path, datalist):
-    images = prepare(datalist, tmp_path / "cache")
-    assert [len(split) for split in (images.training, images.validation, images.test)] == [TRAINING, VALIDATION, TEST]
-    first = TRAINING
-    dataset = ImageDataset(images.validation)
-    samples = list(dataset)
-    torch.testing.assert_close(torch.stack([s["image"] for s in samples]), scaled(*range(first, first + VALIDATION)))
-    assert samples[2]["subject"] == f"photo {first + 2}"
-    assert samples[2]["source"] == str(datalist.dataset_dir / f"{first + 2}.png")
-    assert samples[2]["image"].dtype == torch.float32
-    assert [image.subject for image in images] == [f"photo {i}" for i in range(len(pixels()))]
-
-
-def test_range_of_the_samples(tmp_path):
-    for name, value in (("black", 0), ("white", 255)):
-        Image.new("L", (9, 9), value).save(tmp_path / f"{name}.png")
-    entries = [{"image": f"{name}.png", "subject": name} for name in ("black", "white")]
-    images = prepare(Datalist(tmp_path, entries[:1], entries[1:], []), tmp_path / "cache")
-    assert (ImageDataset(images.training)[0]["image"] == -1).all()
-    assert (ImageDataset(images.validation)[0]["image"] == 1).all()
-
-
-def test_no_image_is_read_before_it_is_asked_for(tmp_path, datalist):
-    spoil(datalist, *range(len(pixels())))
-    images = prepare(datalist, tmp_path / "cache")
-    assert images.skipped == []
-    images.digest()
-    images.used(datalist)
-    with pytest.raises(DataError, match=r"12\.png cannot be read"):
-        ImageDataset(images.validation)[2]
-
-
-def test_every_epoch_has_its_own_order_of_all_images(tmp_path, datalist):
-    images = prepare(datalist, tmp_path / "cache")
-    batches = training_batches(images, 3)
-    assert [len(batch["subject"]) for batch in batches] == [4, 4, 2] * 3
-    orders = [subjects(batches[k : k + 3]) for k in (0, 3, 6)]
-    assert all(sorted(order) == list(range(TRAINING)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 3
-    assert numbers(training_batches(images, 1, seed=4)[0]["subject"]) != orders[0][:4]
-    for batch in batches:
-        torch.testing.assert_close(batch["image"], scaled(*numbers(batch["subject"])))
+def training_batches(dataset, epochs, num_workers=0, batch_size=4, start=0):
+    sampler = EndlessBatchSampler(len(dataset), batch_size)
+    sampler.start_iteration = start
+    batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers))
+    return [next(batches) for _ in range(epochs * len(sampler) - start)]
 
 
 def assert_same_batches(left, right):
@@ -115,174 +91,309 @@ def assert_same_batches(left, right):
     for a, b in zip(left, right, strict=True):
         assert a["subject"] == b["subject"]
         assert a["source"] == b["source"]
-        torch.testing.assert_close(a["image"], b["image"], rtol=0, atol=0)
+        assert_identical(a["image"], b["image"])
 
 
-def test_workers_change_nothing(tmp_path, datalist):
-    alone = training_batches(prepare(datalist, tmp_path / "a"), 3)
-    images = prepare(datalist, tmp_path / "b")
-    assert_same_batches(training_batches(images, 3, num_workers=2), alone)
-    assert images.training.store.prepared() == TRAINING
+def test_samples(tmp_path, data):
+    dataset = make(data, tmp_path)
+    samples = list(dataset)
+    assert len(dataset) == COUNT
+    assert_identical(torch.stack([sample["image"] for sample in samples]), scaled(*range(COUNT)))
+    assert samples[2].keys() == {"image", "subject", "source"}
+    assert (samples[2]["subject"], samples[2]["source"]) == ("photo 2", data[2]["image"])
+    assert type(samples[2]["image"]) is torch.Tensor
+    for index in (COUNT, -1):
+        with pytest.raises(IndexError):
+            dataset[index]
 
 
-def test_taken_up_in_the_middle(tmp_path, datalist):
-    images = prepare(datalist, tmp_path / "cache")
-    loader = make_train_loader(ImageDataset(images.training, seed=3, shuffle=True), 4)
-    loader.batch_sampler.start_iteration = 5
-    stream = iter(loader)
-    assert_same_batches([next(stream) for _ in range(4)], training_batches(images, 3)[5:])
+def test_every_grey_level_has_the_bits_of_the_definition(tmp_path):
+    """MONAI's v / 255 · 2 − 1 is v / 127.5 − 1 to the bit: to double and to halve is exact."""
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(levels).save(tmp_path / "levels.png")
+    data = [{"image": str(tmp_path / "levels.png")}]
+    dataset = ImageDataset(data, PrepareImaged("image", 16, channels=1), SCALE, tmp_path / "cache")
+    expected = levels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    for sample in (dataset[0], dataset.__getitems__([0])[0]):
+        np.testing.assert_array_equal(sample["image"][0].numpy(), expected, strict=True)
+    assert (expected.min(), expected.max()) == (-1, 1)
+    assert dataset[0]["subject"] == "levels.png"
 
 
-def test_a_bad_training_image_is_replaced_by_the_next_usable_one(tmp_path, datalist, caplog):
-    spoil(datalist, 3, 4, 9)
-    images = prepare(datalist, tmp_path / "a", skip_bad_files=True)
-    assert images.skipped == []
-    alone = training_batches(images, 2)
+def test_no_image_is_read_before_it_is_asked_for(tmp_path, data):
+    spoil(data, *range(COUNT))
+    dataset = make(data, tmp_path)
+    assert dataset.facts().skipped == []
+    with pytest.raises(DataError, match=r"2\.png cannot be read"):
+        dataset[2]
+
+
+def test_an_empty_list(tmp_path):
+    for options in ({}, {"shuffle": True}, {"shuffle": True, "skip_bad_files": True}, {"skip_bad_files": True}):
+        dataset = make([], tmp_path, **options)
+        assert (len(dataset), dataset.__getitems__([])) == (0, [])
+        with pytest.raises(IndexError):
+            dataset[0]
+        assert dataset.facts()[:4] == ([], [], "", [])
+    assert not (tmp_path / "cache").exists()
+
+
+def test_every_epoch_has_its_own_order_of_all_images(tmp_path, data):
+    batches = training_batches(training(data, tmp_path), 3)
+    assert [len(batch["subject"]) for batch in batches] == [4, 4, 2] * 3
+    orders = [subjects(batches[k : k + 3]) for k in (0, 3, 6)]
+    assert all(sorted(order) == list(range(COUNT)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert numbers(training_batches(training(data, tmp_path, seed=4), 1)[0]["subject"]) != orders[0][:4]
+    for batch in batches:
+        assert_identical(batch["image"], scaled(*numbers(batch["subject"])))
+
+
+@pytest.mark.parametrize("chance", [[], [FLIP]])
+def test_workers_change_nothing(tmp_path, data, chance):
+    alone = training_batches(training(data, tmp_path, *chance), 3)
+    dataset = training(data, tmp_path, *chance, cache="other")
+    assert_same_batches(training_batches(dataset, 3, num_workers=2), alone)
+    assert dataset.store.prepared() == COUNT
+
+
+def test_taken_up_in_the_middle(tmp_path, data):
+    dataset = training(data, tmp_path, FLIP)
+    assert_same_batches(training_batches(dataset, 3, start=5), training_batches(dataset, 3)[5:])
+
+
+# Random transforms
+
+
+def flipped(sample):
+    """Whether an image was flipped, which has to be the only thing that was done to it."""
+    plain = scaled(*numbers([sample["subject"]]))[0]
+    turned = not torch.equal(sample["image"], plain)
+    assert_identical(sample["image"], plain.flip(2) if turned else plain)
+    return turned
+
+
+def test_the_random_state_of_a_training_is_a_function_of_seed_epoch_and_index(tmp_path, data):
+    many = 20 * COUNT
+    dataset = training(data, tmp_path, FLIP)
+    flips = [flipped(dataset[n]) for n in range(many)]
+    again = training(data, tmp_path, FLIP)
+    assert [flipped(again[n]) for n in reversed(range(many))] == flips[::-1]
+    assert 0.35 * many < sum(flips) < 0.65 * many  # four standard deviations
+    epochs = [tuple(flips[k : k + COUNT]) for k in range(0, many, COUNT)]
+    assert len(set(epochs)) > 15
+    other = training(data, tmp_path, FLIP, seed=4)
+    assert [flipped(other[n]) for n in range(many)] != flips
+
+
+def test_the_random_state_of_an_evaluation_is_a_function_of_the_subject(tmp_path, data):
+    noise = RandGaussianNoised("image", prob=1.0)
+    dataset = make(data, tmp_path, noise)
+    fewer = make(data, tmp_path, noise, max_images=3, seed=7)
+    samples = {sample["subject"]: sample["image"] for sample in dataset}
+    assert len(fewer) == 3
+    for sample in fewer:
+        assert_identical(sample["image"], samples[sample["subject"]])
+    assert_identical(dataset[4]["image"], samples["photo 4"])
+    noises = torch.stack([samples[f"photo {i}"] for i in range(COUNT)]) - scaled(*range(COUNT))
+    assert len({tuple(noise.flatten().tolist()) for noise in noises}) == COUNT
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    "transforms",
+    [[SCALE], [SCALE, SCALE], [Compose([SCALE])], [SCALE, FLIP], [Flipd("image", spatial_axis=0), SCALE]],
+    ids=["scale", "twice", "nested", "random", "flip"],
+)
+def test_a_batch_holds_what_its_samples_hold(tmp_path, data, transforms, shuffle):
+    dataset = ImageDataset(data, TRANSFORM, Compose(transforms), tmp_path / "cache", shuffle=shuffle)
+    indices = [3, 0, 9, 3]
+    batch = dataset.__getitems__(indices)
+    for index, sample in zip(indices, batch, strict=True):
+        alone = dataset[index]
+        assert sample.keys() == alone.keys()
+        assert (sample["subject"], sample["source"]) == (alone["subject"], alone["source"])
+        assert type(sample["image"]) is torch.Tensor
+        assert_identical(sample["image"], alone["image"])
+
+
+@pytest.mark.parametrize(("chance", "expected"), [([], [(5, 3, SIZE, SIZE)]), ([FLIP], 5 * [(3, SIZE, SIZE)])])
+def test_a_batch_is_scaled_in_one_go_where_nothing_else_is_done(tmp_path, data, monkeypatch, chance, expected):
+    dataset = make(data, tmp_path, *chance)
+    shapes = []
+    scale = ScaleIntensityRange.__call__
+
+    def noting(self, image):
+        shapes.append(tuple(image.shape))
+        return scale(self, image)
+
+    monkeypatch.setattr(ScaleIntensityRange, "__call__", noting)
+    dataset.__getitems__(range(5))
+    assert shapes == expected
+
+
+def test_a_large_batch_is_scaled_in_parts(tmp_path, data, monkeypatch):
+    dataset = make(data, tmp_path)
+    whole = dataset.__getitems__(range(COUNT))
+    for values in (1, 3 * 3 * SIZE**2):
+        monkeypatch.setattr("monai_blurvae.data.images.VALUES_AT_ONCE", values)
+        for sample, other in zip(whole, dataset.__getitems__(range(COUNT)), strict=True):
+            assert sample["subject"] == other["subject"]
+            assert_identical(sample["image"], other["image"])
+
+
+def test_transforms_of_the_users_own(tmp_path, data):
+    """Any callable, also one that adds a key, or looks at the subject."""
+
+    def own(item):
+        return {**SCALE(item), "number": int(item["subject"].removeprefix("photo "))}
+
+    dataset = ImageDataset(data, TRANSFORM, own, tmp_path / "cache")
+    sample = dataset.__getitems__([7])[0]
+    assert sample["number"] == 7
+    assert_identical(sample["image"], scaled(7)[0])
+    halves = Compose([SCALE, Lambdad("image", lambda image: image / 2)])
+    half = ImageDataset(data, TRANSFORM, halves, tmp_path / "cache")[1]
+    assert_identical(half["image"], scaled(1)[0] / 2)
+
+
+# Files that cannot be used
+
+
+def test_a_bad_training_image_is_replaced_by_the_next_usable_one(tmp_path, data, caplog):
+    spoil(data, 3, 4, 9)
+    dataset = training(data, tmp_path, skip_bad_files=True)
+    assert dataset.facts().skipped == []
+    alone = training_batches(dataset, 2)
     assert sorted(subjects(alone)) == sorted(2 * [0, 1, 2, 5, 5, 5, 6, 7, 8, 0])
     for batch in alone:
-        torch.testing.assert_close(batch["image"], scaled(*numbers(batch["subject"])))
+        assert_identical(batch["image"], scaled(*numbers(batch["subject"])))
         assert [Path(source).name for source in batch["source"]] == [f"{i}.png" for i in numbers(batch["subject"])]
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 3
     assert all(warning.startswith("Skipping: ") for warning in warnings)
-    assert sorted(Path(line.split()[0]).name for line in images.skipped) == ["3.png", "4.png", "9.png"]
+    facts = dataset.facts()
+    assert sorted(names(facts.skipped)) == ["3.png", "4.png", "9.png"]
+    assert numbers(entry["subject"] for entry in facts.entries) == [0, 1, 2, 5, 6, 7, 8]
 
-    apart = prepare(datalist, tmp_path / "b", skip_bad_files=True)
+    apart = training(data, tmp_path, skip_bad_files=True, cache="other")
     assert_same_batches(training_batches(apart, 2, num_workers=2), alone)
-    assert apart.skipped == images.skipped  # the workers told
-    lines = (apart.training.store.folder / "bad.jsonl").read_text().split("\n")
+    assert apart.facts() == facts  # the workers told
+    lines = (apart.store.folder / "bad.jsonl").read_text().split("\n")
     assert sorted(json.loads(line)["index"] for line in lines if line) == [3, 4, 9]
 
 
-def test_what_an_earlier_run_found_bad_is_said_at_once(tmp_path, datalist, caplog):
-    spoil(datalist, 3)
-    earlier = prepare(datalist, tmp_path / "cache", skip_bad_files=True)
+def test_what_an_earlier_run_found_bad_is_said_at_once(tmp_path, data, caplog):
+    spoil(data, 3)
+    earlier = training(data, tmp_path, skip_bad_files=True)
     training_batches(earlier, 1)
     caplog.clear()
-    images = prepare(datalist, tmp_path / "cache", skip_bad_files=True)
-    assert images.skipped == earlier.skipped
-    training_batches(images, 1)
-    assert [record.getMessage() for record in caplog.records] == [f"Skipping: {images.skipped[0]}"]
-    assert prepare(datalist, tmp_path / "cache").skipped == []
+    dataset = training(data, tmp_path, skip_bad_files=True)
+    assert names(dataset.facts().skipped) == ["3.png"]
+    training_batches(dataset, 1)
+    assert [record.getMessage() for record in caplog.records] == [f"Skipping: {dataset.facts().skipped[0]}"]
+    assert training(data, tmp_path).facts().skipped == []
 
 
-def test_lists_that_split_the_same_files_otherwise_share_the_store(tmp_path, datalist):
-    spoil(datalist, TRAINING - 1)
-    images = prepare(datalist, tmp_path / "cache", skip_bad_files=True)
-    training_batches(images, 1)
-    last = datalist.training[-1:]
-    moved = replace(datalist, training=datalist.training[:-1], validation=last + datalist.validation)
-    others = prepare(moved, tmp_path / "cache", skip_bad_files=True)
-    assert others.training.store.folder == images.training.store.folder
-    assert others.training.skipped() == {}
-    assert others.skipped == images.skipped  # once, as one of the validation
-
-
-def test_what_can_be_read_again_is_not_skipped(tmp_path, datalist):
+def test_what_can_be_read_again_is_not_skipped(tmp_path, data):
     """A disk that was away for a moment."""
-    images = prepare(datalist, tmp_path / "cache", skip_bad_files=True)
-    images.training.store.note_bad(3, "3.png could not be read.")
-    assert images.skipped == ["3.png could not be read."]
-    assert prepare(datalist, tmp_path / "cache", skip_bad_files=True).skipped == []
-    assert images.skipped == []
+    dataset = training(data, tmp_path, skip_bad_files=True)
+    dataset.store.note_bad(3, "3.png could not be read.")
+    assert dataset.facts().skipped == ["3.png could not be read."]
+    assert training(data, tmp_path, skip_bad_files=True).facts().skipped == []
+    assert dataset.facts().skipped == []
 
 
-def test_bad_evaluation_images_are_left_out(tmp_path, datalist, caplog):
-    spoil(datalist, 11, 16)
-    images = prepare(datalist, tmp_path / "cache", skip_bad_files=True)
-    assert numbers(images.validation.subjects) == [10, 12, 13, 14]
-    assert numbers(images.test.subjects) == [15, 17, 18]
-    assert [Path(line.split()[0]).name for line in images.skipped] == ["11.png", "16.png"]
-    assert [record.getMessage() for record in caplog.records] == [f"Skipping: {line}" for line in images.skipped]
-    assert images.training.store.prepared() == 7  # and nothing of the training
-    torch.testing.assert_close(ImageDataset(images.test)[1]["image"], scaled(17)[0])
+def test_bad_evaluation_images_are_left_out(tmp_path, data, caplog):
+    spoil(data, 1, 6)
+    dataset = make(data, tmp_path, skip_bad_files=True)
+    left = [0, 2, 3, 4, 5, 7, 8, 9]
+    assert subjects([{"subject": [sample["subject"]]} for sample in dataset]) == left
+    facts = dataset.facts()
+    assert names(facts.skipped) == ["1.png", "6.png"]
+    assert numbers(entry["subject"] for entry in facts.entries) == left
+    assert [record.getMessage() for record in caplog.records] == [f"Skipping: {line}" for line in facts.skipped]
+    assert_identical(dataset[5]["image"], scaled(7)[0])
+    few = make(data, tmp_path, skip_bad_files=True, max_images=5, cache="other")  # 0, 2, 4, 6 and 8
+    assert (len(few), names(few.facts().skipped), few.store.prepared()) == (4, ["6.png"], 4)
 
 
-def test_used_leaves_out_what_was_skipped(tmp_path, datalist):
-    spoil(datalist, 3, 11)
-    images = prepare(datalist, tmp_path / "cache", skip_bad_files=True)
-    training_batches(images, 1)
-    used = images.used(replace(datalist, description="mine"))
-    assert used.training == datalist.training[:3] + datalist.training[4:]
-    assert used.validation == datalist.validation[:1] + datalist.validation[2:]
-    assert (used.test, used.description) == (datalist.test, "mine")
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_all_images_bad(tmp_path, data, shuffle):
+    spoil(data, *range(COUNT))
+    with pytest.raises(DataError, match=r"none of the 10 images can be used; .*\.png cannot be read"):
+        make(data, tmp_path, shuffle=shuffle, skip_bad_files=True)[5]
 
 
-def test_all_images_of_a_split_bad(tmp_path, datalist):
-    spoil(datalist, *range(TRAINING + VALIDATION))
-    with pytest.raises(DataError, match=r"no usable image is left for validation; .*10\.png cannot be read"):
-        prepare(datalist, tmp_path / "cache", skip_bad_files=True)
-    images = prepare(datalist, tmp_path / "cache", skip_bad_files=True, required=())
-    with pytest.raises(DataError, match=r"none of the 10 images can be used; .*0\.png cannot be read"):
-        ImageDataset(images.training)[5]
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_missing_file_is_named_before_anything_is_read(tmp_path, data, shuffle):
+    for i in (7, 8):
+        Path(data[i]["image"]).unlink()
+    with pytest.raises(DataError, match=r"7\.png is not there, as 2 of 10 listed images; .* set skip_bad_files to"):
+        make(data, tmp_path, shuffle=shuffle)
+    dataset = make(data, tmp_path, shuffle=shuffle, skip_bad_files=True)
+    seen = [number for n in range(len(dataset)) for number in numbers([dataset[n]["subject"]])]
+    assert sorted(seen) == ([0, 1, 2, 3, 4, 5, 6, 9, 9, 9] if shuffle else [0, 1, 2, 3, 4, 5, 6, 9])
 
 
-@pytest.mark.parametrize("split", ["training", "validation"])
-def test_an_empty_split(tmp_path, datalist, split):
-    short = replace(datalist, **{split: []})
-    with pytest.raises(DataError, match=rf"no usable image is left for {split}; repair the data list or the files\."):
-        prepare(short, tmp_path / "cache")
-    test_only = replace(datalist, training=[], validation=[])
-    images = prepare(test_only, tmp_path / "cache", required=["test"])
-    assert not images.training
-    assert len(images.test) == TEST
-    assert images.used(test_only) == test_only
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, [0]), (2, [0, 5]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (COUNT, range(COUNT)), (99, range(COUNT))],
+)
+def test_images_are_evenly_spread(tmp_path, data, count, expected):
+    dataset = make(data, tmp_path, max_images=count)
+    assert numbers(sample["subject"] for sample in dataset) == list(expected)
+    for i, number in enumerate(expected):
+        assert_identical(dataset[i]["image"], scaled(number)[0])
+    assert dataset.store.folder == make(data, tmp_path).store.folder
+    order = training_batches(training(data, tmp_path, max_images=count), 1)
+    assert sorted(subjects(order)) == list(expected)
 
 
-def test_a_missing_file(tmp_path, datalist):
-    for i in (7, 12):
-        (datalist.dataset_dir / f"{i}.png").unlink()
-    with pytest.raises(DataError, match=r"7\.png is not there, as 2 of 19 listed images; .*--skip_bad_files"):
-        prepare(datalist, tmp_path / "cache")
-    images = prepare(datalist, tmp_path / "cache", skip_bad_files=True)
-    assert numbers(images.validation.subjects) == [10, 11, 13, 14]
-    assert images.training[7].subject == "photo 8"
+def test_max_images_has_to_be_positive(tmp_path, data):
+    with pytest.raises(ValueError, match="max_images must be None or positive, but is 0"):
+        make(data, tmp_path, max_images=0)
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, [0]), (2, [0, 2]), (3, [0, 1, 3]), (5, range(5)), (9, range(5))])
-def test_evaluation_images_are_evenly_spread(tmp_path, datalist, count, expected):
-    images = prepare(datalist, tmp_path / "cache", eval_images=count)
-    assert numbers(images.validation.subjects) == [TRAINING + i for i in expected]
-    assert len(images.test) == min(count, TEST)
-    assert len(images.training) == TRAINING
-    for i, number in enumerate(numbers(images.validation.subjects)):
-        torch.testing.assert_close(ImageDataset(images.validation)[i]["image"], scaled(number)[0])
+# Facts
 
 
-def test_eval_images_has_to_be_positive(tmp_path, datalist):
-    with pytest.raises(ValueError, match="eval_images must be null or positive, but is 0"):
-        prepare(datalist, tmp_path / "cache", eval_images=0)
+def test_facts(tmp_path, data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = [{"image": "images/0.png", "remark": "a sample"}, {**data[1], "remark": "a sample"}, data[2]]
+    facts = make(listed, tmp_path, max_images=2).facts()
+    assert facts.entries == [
+        {"image": data[0]["image"], "subject": "0.png"},
+        {"image": data[1]["image"], "subject": "photo 1"},
+    ]
+    assert (facts.kind, facts.remark, facts.voxel_sizes, facts.skipped) == ("images", "a sample", [], [])
+    size = Path(data[0]["image"]).stat().st_size
+    assert f"{data[0]['image']} {size}" in facts.identities
+    assert len(facts.identities) == 2
+    assert [facts.count_text(count) for count in (1, 2)] == ["1 image", "2 images"]
 
 
-def test_digest(tmp_path, datalist):
-    first = prepare(datalist, tmp_path / "cache").digest()
+def test_digest(tmp_path, data):
+    def digest(data, **options):
+        return make(data, tmp_path, **options).facts().digest
+
+    first = digest(data)
     assert len(first) == 16
-    copy = replace(datalist, dataset_dir=tmp_path / "copy")
-    shutil.copytree(datalist.dataset_dir, copy.dataset_dir)
-    (copy.dataset_dir / "3.png").touch()
-    assert prepare(copy, tmp_path / "other").digest() == first
-    assert prepare(replace(datalist, test=[]), tmp_path / "cache").digest() == first
-    swapped = replace(datalist, training=datalist.training[::-1])
-    fewer = replace(datalist, training=datalist.training[1:])
-    moved = replace(datalist, training=datalist.training[:-1], validation=datalist.training[-1:] + datalist.validation)
-    others = [prepare(changed, tmp_path / "cache").digest() for changed in (swapped, fewer, moved)]
+    assert training(data, tmp_path).facts().digest == first
+    copy = [{**item, "image": item["image"].replace("/images/", "/copy/")} for item in data]
+    shutil.copytree(tmp_path / "images", tmp_path / "copy")
+    (tmp_path / "copy/3.png").touch()
+    assert digest(copy) == first
+    others = [digest(data[::-1]), digest(data[1:]), digest(data, max_images=5)]
     assert len({first, *others}) == 4
-    with (datalist.dataset_dir / "3.png").open("ab") as handle:
+    with Path(data[3]["image"]).open("ab") as handle:
         handle.write(b"x")
-    assert prepare(datalist, tmp_path / "cache").digest() != first
+    assert digest(data) != first
 
 
-def test_what_the_package_asks_of_volumes_too(tmp_path, datalist):
-    images = prepare(replace(datalist, remark="a sample"), tmp_path / "cache")
-    assert (images.voxel_size, images.voxel_sizes, images.remark) == (None, [], "a sample")
-    assert [images.count_text(count) for count in (1, 2)] == ["1 image", "2 images"]
-    assert len(images.identities()) == len(pixels())
-
-
-def test_an_error_in_a_worker_reaches_the_user_as_its_sentence(tmp_path, datalist):
-    spoil(datalist, 11)
-    images = prepare(datalist, tmp_path / "cache")
-    dataset = ImageDataset(images.validation)
+def test_an_error_in_a_worker_reaches_the_user_as_its_sentence(tmp_path, data):
+    spoil(data, 1)
+    dataset = make(data, tmp_path)
     with pytest.raises(DataError) as here:
         dataset[1]
     batches = iter(DataLoader(dataset, batch_size=2, num_workers=1))
@@ -293,7 +404,7 @@ def test_an_error_in_a_worker_reaches_the_user_as_its_sentence(tmp_path, datalis
         shown = user_error(error)
         error.__traceback__ = None  # it leads back to the batches: the worker would be left to the garbage collector
     assert str(shown) == str(here.value)
-    assert str(shown).startswith(str(datalist.dataset_dir / "11.png"))
+    assert str(shown).startswith(data[1]["image"])
     assert "\n" not in str(shown)
 
 
@@ -301,10 +412,11 @@ def test_an_error_made_in_the_main_process_keeps_its_text():
     assert str(DataError("x.png is bad: mend it.")) == "x.png is bad: mend it."
 
 
-def test_datasets_pickle(tmp_path, datalist):
-    spoil(datalist, 3)
-    images = prepare(datalist, tmp_path / "cache", skip_bad_files=True)
-    dataset = ImageDataset(images.training, seed=3, shuffle=True)
-    before = [dataset[i]["subject"] for i in range(TRAINING)]
+def test_datasets_pickle(tmp_path, data):
+    spoil(data, 3)
+    dataset = training(data, tmp_path, FLIP, skip_bad_files=True)
+    before = [dataset[i] for i in range(COUNT)]
     again = pickle.loads(pickle.dumps(dataset))
-    assert [again[i]["subject"] for i in range(TRAINING)] == before
+    for i, sample in enumerate(before):
+        assert again[i]["subject"] == sample["subject"]
+        assert_identical(again[i]["image"], sample["image"])

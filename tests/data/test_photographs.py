@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from PIL import Image
 from monai_blurvae.data import photographs
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.data.image_list import load_image_datalist
-from monai_blurvae.data.photographs import PHOTOGRAPHS, draw_crop, main, make_photographs
+from monai_blurvae.data.photographs import PHOTOGRAPHS, draw_crop, main, make_photographs, sample_dir
 from monai_blurvae.errors import DataError, SettingsError
 from monai_blurvae.seeding import numpy_rng
 
@@ -37,7 +36,7 @@ def origins(entries):
 
 @pytest.mark.slow
 def test_the_sample_goes_the_way_of_a_users_folder(sample):
-    made = load_image_datalist(sample, "**/*", None, None, sample, 0, 64)
+    made = load_image_datalist(sample, "**/*", None, None, 0).require()
     assert [len(getattr(made, split)) for split in SPLITS] == [256, 32, 64]
     for split in SPLITS:
         for item in made.items(split):
@@ -47,7 +46,7 @@ def test_the_sample_goes_the_way_of_a_users_folder(sample):
 
 @pytest.mark.slow
 def test_no_photograph_is_in_two_splits(sample):
-    made = load_image_datalist(sample, "**/*", None, None, sample, 0, 64)
+    made = load_image_datalist(sample, "**/*", None, None, 0).require()
     assert origins(made.training) == {"astronaut", "motorcycle", "retina", "rocket"}
     assert origins(made.validation) == {"coffee"}
     assert origins(made.test) == {"chelsea"}
@@ -60,13 +59,14 @@ def test_every_crop_shows_something_and_none_is_there_twice(sample):
     assert len({crop.tobytes() for crop in crops}) == len(crops)
 
 
-@pytest.mark.slow
-def test_without_a_folder_a_run_trains_on_the_sample(tmp_path, caplog, small):
-    with caplog.at_level(logging.INFO, "monai_blurvae.data"):
-        made = load_image_datalist(None, "img_align_celeba/*.jpg", None, None, tmp_path, 0, 32)
-    assert made.dataset_dir == (tmp_path / "photographs32").resolve()
-    assert [len(getattr(made, split)) for split in SPLITS] == [6, 2, 3]
-    assert "training on a built-in sample, 11 crops of photographs" in caplog.messages[-1]
+def test_a_list_knows_the_sample(tmp_path, small):
+    folder = sample_dir(tmp_path, 32)
+    assert folder == tmp_path / "photographs32"
+    for _ in range(2):
+        make_photographs(folder, 32)
+        made = load_image_datalist(folder, "img_align_celeba/*.jpg", None, None, 0)
+        assert (made.problem, made.remark) == ("", "crops of the built-in photographs")
+        assert [len(getattr(made, split)) for split in SPLITS] == [6, 2, 3]
 
 
 def test_the_same_seed_and_size_give_the_same_bytes(tmp_path, small):

@@ -1,27 +1,36 @@
 import io
+import json
 import pickle
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from monai.data import PILReader
-from monai.transforms import CenterSpatialCrop, LoadImage
+import torch
+from monai.data import MetaTensor, PILReader
+from monai.transforms import CenterSpatialCrop, Compose, LoadImage, SaveImaged, ScaleIntensityRanged, Transposed
 from PIL import Image, ImageCms, ImageFile
 from skimage.color import rgb2gray
 from skimage.io import imsave
 
+from monai_blurvae.data.describe import describe_transform
 from monai_blurvae.errors import DataError
-from monai_blurvae.transforms.prepare_image import PrepareImage, ToChannels
+from monai_blurvae.transforms.prepare_image import PrepareImaged, ToChannels
+from tests.cifar import python2_batch, random_rows
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
 GREY = RGB[..., 0]
 ALPHA = RGB[..., 1]
 
 
+def transformed(path, *arguments, **options):
+    """As (channels, rows, columns)."""
+    return PrepareImaged("image", *arguments, **options)({"image": path})["image"].numpy()
+
+
 def prepare(path, channels=3, size=6):
     """As (rows, columns, channels)."""
-    return PrepareImage(size, channels=channels)(path).transpose(1, 2, 0)
+    return transformed(path, size, channels=channels).transpose(1, 2, 0)
 
 
 def saved(image, path, **options):
@@ -53,12 +62,12 @@ def exif(orientation):
 
 def test_colour_and_grey_png(tmp_path):
     colour, grey = saved(RGB, tmp_path / "rgb.png"), saved(GREY, tmp_path / "l.png")
-    assert PrepareImage(6)(colour).dtype == np.uint8
+    assert transformed(colour, 6).dtype == np.uint8
     np.testing.assert_array_equal(prepare(colour), RGB)
     np.testing.assert_array_equal(prepare(grey), np.repeat(GREY[..., None], 3, -1))
     np.testing.assert_array_equal(prepare(grey, channels=1)[..., 0], GREY)
     np.testing.assert_allclose(prepare(colour, channels=1)[..., 0], luma(RGB), atol=0.51)
-    assert PrepareImage(6, channels=1)(colour).shape == (1, 6, 6)
+    assert transformed(colour, 6, channels=1).shape == (1, 6, 6)
 
 
 UPRIGHT = {
@@ -84,7 +93,7 @@ def test_exif_orientation(tmp_path, orientation, suffix):
 def test_exif_orientation_of_a_jpeg_that_is_not_square(tmp_path, orientation):
     colours, image = quadrants()
     path = saved(image, tmp_path / "a.jpg", exif=exif(orientation), quality=95)
-    found = np.asarray(PrepareImage(64)(path)).transpose(1, 2, 0)
+    found = prepare(path, size=64)
     assert Image.open(path).size == (64, 96)
     np.testing.assert_allclose(found[16::32, 16::32], UPRIGHT[orientation](colours), atol=4)
 
@@ -260,7 +269,7 @@ def test_unknown_ranges_are_refused(tmp_path, kind, channels):
         imsave(path, GREY.astype(dtype), plugin="tifffile", photometric="minisblack", check_contrast=False)
     mode = {"float": "F", "white_is_zero": "I;16"}.get(kind, "I")
     with pytest.raises(DataError, match=rf"scan\.tif holds .*mode {mode}\).* convert it to 8 or 16 bits") as caught:
-        PrepareImage(6, channels=channels)(path)
+        transformed(path, 6, channels=channels)
     assert "\n" not in str(caught.value)
 
 
@@ -270,16 +279,16 @@ def test_crop_is_that_of_monai(tmp_path, shape, crop):
     array = np.arange(3 * shape[0] * shape[1], dtype=np.uint8).reshape(*shape, 3)
     size = crop or min(shape)
     expected = np.asarray(CenterSpatialCrop((size, size))(array.transpose(2, 0, 1)))
-    found = PrepareImage(size, crop)(saved(array, tmp_path / "a.png"))
+    found = transformed(saved(array, tmp_path / "a.png"), size, crop)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_larger_margin_is_below_and_right_for_an_even_crop(tmp_path):
     array = np.arange(25, dtype=np.uint8).reshape(5, 5)
     path = saved(array, tmp_path / "a.png")
-    np.testing.assert_array_equal(PrepareImage(2, 2, channels=1)(path)[0], array[1:3, 1:3])
+    np.testing.assert_array_equal(transformed(path, 2, 2, channels=1)[0], array[1:3, 1:3])
     path = saved(array[:4, :4], tmp_path / "b.png")
-    np.testing.assert_array_equal(PrepareImage(3, 3, channels=1)(path)[0], array[1:4, 1:4])
+    np.testing.assert_array_equal(transformed(path, 3, 3, channels=1)[0], array[1:4, 1:4])
 
 
 def lanczos(size_in, size_out):
@@ -303,7 +312,7 @@ def test_resizing_is_antialiased_lanczos(tmp_path, size):
 
 def test_a_stripe_pattern_above_the_new_nyquist_becomes_grey(tmp_path):
     array = np.tile(np.array([0, 255], np.uint8), (64, 32))
-    found = PrepareImage(20, channels=1)(saved(array, tmp_path / "a.png"))[0]
+    found = transformed(saved(array, tmp_path / "a.png"), 20, channels=1)[0]
     np.testing.assert_allclose(found[:, 2:-2], 127.5, atol=3)
 
 
@@ -311,7 +320,7 @@ def test_only_the_crop_counts(tmp_path):
     """The filter sees no pixel outside of the crop."""
     inside = np.random.default_rng(5).integers(0, 256, (20, 20), np.uint8)
     found = [
-        PrepareImage(10, 20, 1)(saved(np.pad(inside, 5, constant_values=value), tmp_path / "a.png"))
+        transformed(saved(np.pad(inside, 5, constant_values=value), tmp_path / "a.png"), 10, 20, 1)
         for value in (0, 255)
     ]
     np.testing.assert_array_equal(*found)
@@ -322,20 +331,19 @@ def test_monai_load_image_with_the_same_converter_reads_the_same(tmp_path):
     load = LoadImage(reader=reader, image_only=True, ensure_channel_first=True)
     for suffix in ("png", "gif", "tif"):
         path = saved(RGB, tmp_path / f"a.{suffix}")
-        np.testing.assert_array_equal(np.asarray(load(path)), PrepareImage(6)(path))
+        np.testing.assert_array_equal(np.asarray(load(path)), transformed(path, 6))
 
 
 def test_mixed_sizes_give_one_shape(tmp_path):
-    transform = PrepareImage(8)
     for width, height in ((8, 30), (31, 9), (3, 3)):
         path = saved(Image.new("RGB", (width, height), "teal"), tmp_path / "a.png")
-        np.testing.assert_array_equal(transform(path), np.broadcast_to([[[0]], [[128]], [[128]]], transform.shape))
+        np.testing.assert_array_equal(transformed(path, 8), np.broadcast_to([[[0]], [[128]], [[128]]], (3, 8, 8)))
 
 
 def test_too_small_for_the_crop(tmp_path):
     path = saved(Image.new("L", (50, 40)), tmp_path / "small.png")
-    with pytest.raises(DataError, match=r"small\.png has 50×40 pixels, .*crop_size 64; set --crop_size null .* 40\."):
-        PrepareImage(32, 64)(path)
+    with pytest.raises(DataError, match=r"small\.png has 50×40 pixels, .*crop_size 64; set crop_size to null .* 40\."):
+        transformed(path, 32, 64)
 
 
 def jpeg():
@@ -360,7 +368,7 @@ def test_damaged_files(tmp_path, monkeypatch, case, lenient):
     path = tmp_path / "broken.jpg"
     path.write_bytes(content())
     with pytest.raises(DataError, match=rf"broken\.jpg cannot be read as an image \(.*{reason}") as caught:
-        PrepareImage(32)(path)
+        transformed(path, 32)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert lenient == ImageFile.LOAD_TRUNCATED_IMAGES
@@ -372,21 +380,21 @@ def test_truncated_files_of_other_formats(tmp_path, suffix):
     path = saved(noise, tmp_path / f"cut.{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(DataError, match=rf"cut\.{suffix} cannot be read as an image"):
-        PrepareImage(32)(path)
+        transformed(path, 32)
 
 
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png is not there"):
-        PrepareImage(8)(tmp_path / "gone.png")
+        transformed(tmp_path / "gone.png", 8)
     with pytest.raises(DataError, match="cannot be read as an image"):
-        PrepareImage(8)(tmp_path)
+        transformed(tmp_path, 8)
 
 
 def test_decompression_bomb(tmp_path, monkeypatch):
     path = saved(Image.new("1", (64, 64)), tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(DataError, match=r"bomb\.png cannot be read as an image \(.*decompression bomb"):
-        PrepareImage(8)(path)
+        transformed(path, 8)
 
 
 def load_item(path):
@@ -397,31 +405,89 @@ def load_item(path):
 
 
 def test_a_loader_of_ones_own():
-    transform = PrepareImage(4, channels=1, load=load_item)
-    crop = PrepareImage(4, 4, channels=1, load=load_item)("batch#1")[0]
+    crop = transformed("batch#1", 4, 4, channels=1, load=load_item)[0]
     np.testing.assert_allclose(crop, luma(RGB + np.uint8(1))[1:5, 1:5], atol=0.51)
     with pytest.raises(DataError, match=r"batch#9 is past the end of batch\."):
-        transform("batch#9")
+        transformed("batch#9", 4, load=load_item)
     with pytest.raises(DataError, match="nonsense cannot be read as an image"):
-        transform("nonsense")
+        transformed("nonsense", 4, load=load_item)
 
 
-def test_parameters_identify_every_choice():
+def test_a_row_of_a_cifar_batch_is_known_by_its_path(tmp_path):
+    rows = random_rows(3)
+    (tmp_path / "data_batch_1").write_bytes(python2_batch(rows))
+    path = f"{tmp_path / 'data_batch_1'}#2"
+    np.testing.assert_array_equal(transformed(path, 32), rows[2].reshape(3, 32, 32))
+    expected = luma(rows[2].reshape(3, 32, 32).transpose(1, 2, 0))
+    np.testing.assert_allclose(transformed(path, 32, channels=1)[0], expected, atol=0.51)
+    with pytest.raises(DataError, match="data_batch_1#3 names a row that is not there"):
+        transformed(f"{tmp_path / 'data_batch_1'}#3", 32)
+
+
+def test_a_file_with_the_mark_of_a_row_in_its_name_is_a_file(tmp_path):
+    np.testing.assert_array_equal(transformed(saved(RGB, tmp_path / "a#1.png"), 6), RGB.transpose(2, 0, 1))
+
+
+def test_an_item_of_a_dictionary(tmp_path):
+    paths = {"image": saved(RGB, tmp_path / "a.png"), "other": str(saved(255 - RGB, tmp_path / "b.png"))}
+    item = {**paths, "subject": "a"}
+    found = PrepareImaged(["image", "other"], 6)(item)
+    assert item == {**paths, "subject": "a"}
+    assert found["subject"] == "a"
+    for key in paths:
+        assert isinstance(found[key], MetaTensor)
+        assert (found[key].dtype, found[key].meta["filename_or_obj"]) == (torch.uint8, str(paths[key]))
+    np.testing.assert_array_equal(found["other"], 255 - found["image"])
+
+
+def test_the_prepared_image_is_scaled_and_saved_by_monai_under_its_name(tmp_path):
+    """The way of an inference: to [-1, 1], through a network, and back to a file."""
+    (tmp_path / "data").mkdir()
+    path = saved(RGB, tmp_path / "data/a.png")
+    steps = Compose(
+        [
+            PrepareImaged("image", 6),
+            ScaleIntensityRanged("image", 0, 255, -1, 1),
+            Transposed("image", (0, 2, 1)),
+            ScaleIntensityRanged("image", -1, 1, 0, 1, clip=True),
+            SaveImaged(
+                "image",
+                output_dir=tmp_path / "out",
+                output_postfix="reconstruction",
+                output_ext=".png",
+                writer="PILWriter",
+                output_dtype=np.uint8,
+                scale=255,
+                separate_folder=False,
+                data_root_dir=str(tmp_path / "data"),
+                resample=False,
+                print_log=False,
+            ),
+        ]
+    )
+    scaled = Compose(steps.transforms[:2])({"image": str(path)})["image"]
+    np.testing.assert_array_equal(scaled, RGB.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
+    steps({"image": str(path)})
+    np.testing.assert_allclose(Image.open(tmp_path / "out/a_reconstruction.png"), RGB, atol=1)
+
+
+def test_its_description_tells_every_choice():
     choices = [
-        PrepareImage(8),
-        PrepareImage(9),
-        PrepareImage(8, 8),
-        PrepareImage(8, channels=1),
-        PrepareImage(8, load=load_item),
+        PrepareImaged("image", 8),
+        PrepareImaged("image", 9),
+        PrepareImaged("image", 8, 8),
+        PrepareImaged("image", 8, channels=1),
+        PrepareImaged("image", 8, load=load_item),
     ]
-    assert len({str(choice.parameters()) for choice in choices}) == len(choices)
-    assert PrepareImage(8).parameters() == PrepareImage(8).parameters()
+    descriptions = [json.dumps(describe_transform(choice)) for choice in choices]
+    assert len(set(descriptions)) == len(choices)
+    assert json.dumps(describe_transform(PrepareImaged("image", 8))) == descriptions[0]
 
 
 def test_pickles(tmp_path):
-    path = saved(RGB, tmp_path / "a.png")
-    transform = pickle.loads(pickle.dumps(PrepareImage(6, 6)))
-    np.testing.assert_array_equal(transform(path).transpose(1, 2, 0), RGB)
+    transform = pickle.loads(pickle.dumps(PrepareImaged("image", 6, 6)))
+    found = transform({"image": saved(RGB, tmp_path / "a.png")})["image"]
+    np.testing.assert_array_equal(found, RGB.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(
@@ -429,4 +495,4 @@ def test_pickles(tmp_path):
 )
 def test_impossible_arguments(arguments):
     with pytest.raises(ValueError, match="but is"):
-        PrepareImage(**arguments)
+        PrepareImaged("image", **arguments)
