@@ -1,5 +1,5 @@
 """A report of any run as one HTML file, from what the run left in its folder."""
 
-from monai_blurvae.report.document import REPORT, write_report
+from monai_blurvae.report.document import write_report
 
-__all__ = ["REPORT", "write_report"]
+__all__ = ["write_report"]

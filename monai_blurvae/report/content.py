@@ -10,13 +10,16 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from monai_blurvae.data.datalist import SPLITS
-from monai_blurvae.handlers.evaluation import MEASURES as METRICS
 from monai_blurvae.handlers.evaluation import mean_and_std_text
+from monai_blurvae.metrics.measures import MEASURES, PER_IMAGE
 from monai_blurvae.report.checks import size_text
-from monai_blurvae.report.run_record import CONFIG, DATALIST, RunRecord
+from monai_blurvae.report.run_record import RunRecord
+from monai_blurvae.run_files import CONFIG, DATALIST
 
 FIRST_ENTRIES = 5
 """Entries of each split that are shown; a data list may hold hundreds of thousands."""
+TILES = ("psnr", "ssim", "kl")
+"""The measures that one looks for first."""
 EXTREMES = 5
 """Images with the lowest and the highest PSNR that are shown."""
 LONG = 48
@@ -28,15 +31,11 @@ GROUPS = {
         *("crop_size", "patch_size", "patches_per_volume", "eval_patches_per_volume", "eval_images", "min_foreground"),
         "skip_bad_files",
     ),
-    "Network": ("architecture", "channels", "latent_size", "kernel_size", "kernel_normalization"),
-    "Loss": (
-        *("loss", "beta", "warmup_epochs", "wiener_c", "weighting", "detach_weight", "determinant", "epsilon"),
-        *("fixed_variance", "train_kernel", "kernel_window", "tempering", "whitening", "robust_representation"),
-        *("watson_weights", "weights_dir", "spectrum_weight", "adversarial_weight"),
-    ),
+    "Network": ("network_def", "architecture", "channels", "latent_size", "kernel_size", "kernel_normalization"),
+    "Loss": ("loss", "train#term", "train#objective", "train#kernel_objective", "beta", "warmup_epochs", "wiener_c"),
     "Optimisation": ("max_epochs", "batch_size", "lr", "gradient_clip", "precision", "seed", "val_interval"),
 }
-"""The settings by what they are about; any other is under Other."""
+"""The settings by what they are about, with all that is in a section of that name; any other is under Other."""
 
 
 class Table(NamedTuple):
@@ -127,27 +126,26 @@ def tiles(run: RunRecord) -> list[tuple[str, str]]:
 
 def _evaluated(run: RunRecord, about: Mapping[str, Any]) -> list[tuple[str, str]]:
     metrics = about["metrics"]
-    shown = [
-        ("PSNR", f"{metrics['psnr']['mean']:.2f} ± {metrics['psnr']['std']:.2f} dB"),
-        ("SSIM", f"{metrics['ssim']['mean']:.3f} ± {metrics['ssim']['std']:.3f}"),
-        ("KL", f"{metrics['kl']['mean']:.1f} nats"),
-    ]
+    shown = [(MEASURES[name].name, _with_unit(name, **metrics[name])) for name in TILES]
     if about["active_units"] is not None:
-        shown.append(("active latent units", f"{about['active_units']} of {about['latent_size']}"))
+        shown.append((MEASURES["active_units"].name, f"{about['active_units']} of {about['latent_size']}"))
     if run.history.trains_kernel:
         width = metrics["kernel_width"]["mean"]
         sizes = about["training_voxel_size"]
         millimetres = f" = {width * fmean(sizes):.2f} mm" if all(sizes) else ""
-        shown.append(("kernel width", f"{width:.2f} pixels{millimetres}"))
+        shown.append((MEASURES["kernel_width"].name, _with_unit("kernel_width", width) + millimetres))
     return shown
 
 
 def _validated(run: RunRecord) -> list[tuple[str, str]]:
-    last = {name: list(run.history.scalar(f"validation/{name}").values())[-1:] for name in ("psnr", "ssim", "kl")}
-    texts = {"psnr": ("PSNR", "{:.2f} dB"), "ssim": ("SSIM", "{:.3f}"), "kl": ("KL", "{:.1f} nats")}
+    last = {name: list(run.history.scalar(f"validation/{name}").values())[-1:] for name in TILES}
     return [
-        (f"{label}, last validation", text.format(*last[name])) for name, (label, text) in texts.items() if last[name]
+        (f"{MEASURES[name].name}, last validation", _with_unit(name, *value)) for name, value in last.items() if value
     ]
+
+
+def _with_unit(name: str, mean: float, std: float | None = None) -> str:
+    return f"{MEASURES[name].text(mean, std)} {MEASURES[name].unit}".rstrip()
 
 
 def setting_groups(settings: Mapping[str, Any]) -> list[SettingGroup]:
@@ -156,13 +154,15 @@ def setting_groups(settings: Mapping[str, Any]) -> list[SettingGroup]:
     Args:
         settings: by name.
     """
-    known = {name for names in GROUPS.values() for name in names}
-    groups = {**GROUPS, "Other": tuple(name for name in settings if name not in known)}
-    made = [
-        SettingGroup(title, [_setting(name, settings[name]) for name in names if name in settings])
-        for title, names in groups.items()
-    ]
-    return [group for group in made if group.settings]
+    made: dict[str, list[Setting]] = {title: [] for title in (*GROUPS, "Other")}
+    places = {key: (title, i) for title, keys in GROUPS.items() for i, key in enumerate(keys)}
+
+    def place(name: str) -> tuple[str, int]:
+        return places.get(name) or places.get(name.rpartition("#")[0]) or ("Other", 0)
+
+    for name in sorted(settings, key=lambda name: place(name)[1]):
+        made[place(name)[0]].append(_setting(name, settings[name]))
+    return [SettingGroup(title, found) for title, found in made.items() if found]
 
 
 def _setting(name: str, value: Any) -> Setting:
@@ -216,12 +216,9 @@ def metric_table(about: Mapping[str, Any]) -> Table:
     Args:
         about: of the evaluation's record.
     """
-    rows = [
-        (label, mean_and_std_text(about["metrics"][name]["mean"], about["metrics"][name]["std"]))
-        for name, label in METRICS.items()
-    ]
+    rows = [(MEASURES[name].label, mean_and_std_text(**about["metrics"][name])) for name in PER_IMAGE]
     if about["active_units"] is not None:
-        rows.append(("active latent units", f"{about['active_units']} of {about['latent_size']}"))
+        rows.append((MEASURES["active_units"].name, f"{about['active_units']} of {about['latent_size']}"))
     return Table(("measure", "mean ± std over the images"), rows, f"{about['title']}: {about['evaluated_on']}")
 
 
@@ -243,8 +240,8 @@ def extreme_tables(rows: Sequence[Mapping[str, str]]) -> list[Table]:
 
 
 def _rows_table(rows: Sequence[Mapping[str, str]], caption: str) -> Table:
-    cells = [[f"{float(text):.4g}" if name in METRICS else text for name, text in row.items()] for row in rows]
-    return Table([METRICS.get(name, name) for name in rows[0]], cells, caption)
+    cells = [[f"{float(text):.4g}" if name in PER_IMAGE else text for name, text in row.items()] for row in rows]
+    return Table([MEASURES[name].label if name in PER_IMAGE else name for name in rows[0]], cells, caption)
 
 
 def example_text(row: Mapping[str, Any]) -> str:
@@ -253,7 +250,7 @@ def example_text(row: Mapping[str, Any]) -> str:
     Args:
         row: its line of ``metrics.csv``.
     """
-    (_, name), *rest = [(key, value) for key, value in row.items() if key not in METRICS]
+    (_, name), *rest = [(key, value) for key, value in row.items() if key not in PER_IMAGE]
     place = ", ".join([str(name), *(f"{key} {value}" for key, value in rest)])
     return f"{place}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}"
 

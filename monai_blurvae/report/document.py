@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from monai_blurvae import __version__
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import make_folder, write_text
 from monai_blurvae.handlers.evaluation import SPECTRUM_SAMPLES
@@ -18,8 +18,8 @@ from monai_blurvae.report import content, figures
 from monai_blurvae.report.charts import need_matplotlib
 from monai_blurvae.report.findings import check_run
 from monai_blurvae.report.run_record import RunRecord, read_run
+from monai_blurvae.run_files import REPORT
 
-REPORT = "report.html"
 GENERATOR = "monai_blurvae"
 """By this name in its head a report is told from another file."""
 
@@ -59,7 +59,7 @@ def _refuse_other_file(path: Path) -> None:
         with path.open("rb") as handle:
             if f'name="generator" content="{GENERATOR}'.encode() in handle.read(4096):
                 return
-    raise RunFolderError(f"{path} is there and is no report; choose another --output.")
+    raise RunFolderError(f"{path} is there and is no report; choose another file.")
 
 
 def render(run: RunRecord) -> str:
@@ -87,7 +87,7 @@ def _with_options(text: str) -> Markup:
 def _everything(run: RunRecord) -> dict[str, Any]:
     """What the template shows, by the names that it has there."""
     return {
-        "generator": f"{GENERATOR} {version('monai-blurvae')}",
+        "generator": f"{GENERATOR} {__version__}",
         "run": run,
         "name": run.path.resolve().name,
         "subtitle": content.subtitle(run),

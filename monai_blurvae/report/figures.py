@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers
+from monai_blurvae.metrics.measures import MEASURES
 from monai_blurvae.report.charts import (
     BLUE,
     EPOCH,
@@ -112,12 +113,12 @@ def _quality_chart(history: History, name: str) -> Chart | None:
     values = history.scalar(f"validation/{name}")
     if not values:
         return None
-    label, unit = {"psnr": ("PSNR", " dB"), "ssim": ("SSIM", "")}[name]
+    measure = MEASURES[name]
     best = max(values, key=lambda epoch: values[epoch])
-    caption = f"{label} of the validation images; higher is better. Best at epoch {best}: {values[best]:.4g}{unit}."
-    y_label = f"{label} ({unit.strip()})" if unit else label
+    reached = f"{values[best]:.4g} {measure.unit}".rstrip()
+    caption = f"{measure.name} of the validation images; higher is better. Best at epoch {best}: {reached}."
     series = [_series("validation", values, ORANGE, "o")]
-    return Chart(line_chart(name, caption, EPOCH, y_label, series), caption)
+    return Chart(line_chart(name, caption, EPOCH, measure.label, series), caption)
 
 
 def _kl_chart(history: History) -> Chart | None:
@@ -125,16 +126,17 @@ def _kl_chart(history: History) -> Chart | None:
     if not series:
         return None
     caption = "KL from the posterior to the prior, the rate: how much the latent tells of its image."
-    return Chart(line_chart("kl", caption, EPOCH, "KL (nats per image)", series, from_zero=True), caption)
+    return Chart(line_chart("kl", caption, EPOCH, MEASURES["kl"].label, series, from_zero=True), caption)
 
 
 def _units_chart(history: History) -> Chart | None:
     values = history.scalar("validation/active_units")
     if not values:
         return None
-    caption = "Active latent units: their posterior mean varies over the validation images by more than 0.01."
+    units = MEASURES["active_units"]
+    caption = f"Active units of the latent: {units.what}."
     series = [_series("validation", values, ORANGE, "o")]
-    return Chart(line_chart("active", caption, EPOCH, "active latent units", series, from_zero=True), caption)
+    return Chart(line_chart("active", caption, EPOCH, units.name, series, from_zero=True), caption)
 
 
 def kernel_chart(history: History, kernel_size: Any) -> Chart | None:
@@ -149,7 +151,7 @@ def kernel_chart(history: History, kernel_size: Any) -> Chart | None:
         return None
     level = (flat_width(kernel_size), "flat kernel") if isinstance(kernel_size, int) else None
     caption = "Mean width of the predicted kernels, the RMS radius about their centroid."
-    label = "kernel width (pixels)"
+    label = MEASURES["kernel_width"].label
     return Chart(line_chart("width", caption, EPOCH, label, series, from_zero=True, level=level), caption)
 
 
@@ -322,4 +324,4 @@ def psnr_chart(rows: Sequence[Mapping[str, str]]) -> Chart | None:
         return None
     caption = f"PSNR of the {len(rows)} images."
     values = [float(row["psnr"]) for row in rows]
-    return Chart(histogram("psnrs", caption, "PSNR (dB)", "images", values), caption)
+    return Chart(histogram("psnrs", caption, MEASURES["psnr"].label, "images", values), caption)

@@ -8,14 +8,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from monai.bundle import ConfigParser
+
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.errors import RunFolderError
-from monai_blurvae.handlers.evaluation_record import EVALUATION, EvaluationRecord
+from monai_blurvae.handlers.evaluation_record import EvaluationRecord
 from monai_blurvae.report.history import History, read_history
-from monai_blurvae.transforms.prepare_volume import SYNTHETIC_MARK
+from monai_blurvae.run_files import (
+    CONFIG,
+    DATALIST,
+    EVALUATION_NPZ,
+    MEASURES_JSON,
+    METRICS_CSV,
+    SUMMARY,
+    TENSORBOARD,
+    TEST,
+    VERSIONS,
+)
 
-CONFIG, DATALIST, VERSIONS, SUMMARY = "config.json", "datalist.json", "versions.json", "summary.json"
-TENSORBOARD, TEST, METRICS, MEASURES = "tensorboard", "test", "metrics.csv", "measures.json"
+SYNTHETIC_MARK = "synthetic"
+"""How the description of a data list of synthetic images begins, in either case."""
+
+SECTIONS = ("network_def", "train#term", "train#objective", "train#kernel_objective")
+"""The parts of a config whose own arguments are settings too."""
 
 MEASURE_KEYS = {"value", "reason", "name", "unit", "what", "features", "better"}
 """What is known of each measure."""
@@ -29,7 +44,8 @@ class RunRecord(NamedTuple):
     Attributes:
         path: the run's folder.
         evaluation_dir: the evaluation that is shown, by default the test at the end of the training.
-        settings: every plain value of the config: neither expressions nor parts that are built.
+        settings: every plain value at the top of the config and of its :data:`SECTIONS`: neither expressions nor
+            parts that are built; and ``loss``, the class of the reconstruction term.
         datalist: the images of each split, or None.
         versions: of the packages, and the state of the checkout; empty if unknown.
         summary: written at the end of a training; None for an unfinished one.
@@ -86,8 +102,8 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
     if not (path / CONFIG).is_file():
         raise RunFolderError(f"{path} holds no {CONFIG}; give the folder of a training.")
     evaluated = path / TEST if evaluation_dir is None else Path(evaluation_dir).expanduser()
-    if evaluation_dir is not None and not (evaluated / EVALUATION).is_file():
-        raise RunFolderError(f"{evaluated} holds no {EVALUATION}; give the folder that an evaluation wrote.")
+    if evaluation_dir is not None and not (evaluated / EVALUATION_NPZ).is_file():
+        raise RunFolderError(f"{evaluated} holds no {EVALUATION_NPZ}; give the folder that an evaluation wrote.")
     files = _Reader()
     return RunRecord(
         path=path,
@@ -97,20 +113,29 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
         versions=files.read(path / VERSIONS, _read_object, {}),
         summary=files.read(path / SUMMARY, _read_object, None),
         history=files.read(path / TENSORBOARD, read_history, History({}, {})),
-        evaluation=files.read(evaluated / EVALUATION, EvaluationRecord.read, None),
-        rows=files.read(evaluated / METRICS, _read_rows, []),
-        measures=files.read(evaluated / MEASURES, _read_measures, None),
+        evaluation=files.read(evaluated / EVALUATION_NPZ, EvaluationRecord.read, None),
+        rows=files.read(evaluated / METRICS_CSV, _read_rows, []),
+        measures=files.read(evaluated / MEASURES_JSON, _read_measures, None),
         problems=files.problems,
     )
 
 
 def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The top-level keys of a config whose value is a number, a text, a truth value, null, or a list of such.
+    """The keys of a config, and of its :data:`SECTIONS`, whose value is plain: no expression and no part.
 
     Args:
         config: of a MONAI bundle, in which ``$…``, ``@…`` and ``%…`` are expressions and references.
+
+    Returns:
+        The values by their ids, and ``loss``, the name of the class of ``train#term``.
     """
-    return {name: value for name, value in config.items() if _is_plain(value) and not name.startswith("_")}
+    parser = ConfigParser(dict(config))
+    sections = {id: parser.get(id) for id in SECTIONS}
+    nested = {f"{id}#{name}": v for id, part in sections.items() if isinstance(part, dict) for name, v in part.items()}
+    found = {**config, **nested}
+    settings = {id: v for id, v in found.items() if _is_plain(v) and not id.rpartition("#")[2].startswith("_")}
+    term = found.get("train#term#_target_")
+    return settings if term is None else {"loss": str(term).rpartition(".")[2], **settings}
 
 
 def _is_plain(value: Any) -> bool:
@@ -160,10 +185,10 @@ def _read_measures(path: Path) -> dict[str, Any]:
     content = _read_object(path)
     rows = content.get("measures")
     if not {"title", "notes"} <= content.keys() or not isinstance(rows, dict):
-        raise RunFolderError(f"{path} holds no title, measures and notes; evaluate the run again with --measures true.")
+        raise RunFolderError(f"{path} holds no title, measures and notes; evaluate the run again with its measures.")
     for name, row in rows.items():
         if not isinstance(row, dict) or not row.keys() >= MEASURE_KEYS:
-            raise RunFolderError(f"{path} lacks parts of {name!r}; evaluate the run again with --measures true.")
+            raise RunFolderError(f"{path} lacks parts of {name!r}; evaluate the run again with its measures.")
     return content
 
 

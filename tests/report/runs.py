@@ -21,15 +21,15 @@ SETTINGS = {
     "latent_size": 20,
     "kernel_size": 11,
     "patch_size": 64,
-    "loss": "wiener",
-    "determinant": "omit",
-    "fixed_variance": 2.0,
-    "train_kernel": True,
     "beta": 1.0,
     "lr": 0.0001,
     "max_epochs": 20,
     "my_momentum": None,
     "network": {"_target_": "torch.nn.Identity"},
+    "train": {
+        "term": {"_target_": "monai_blurvae.losses.WienerLoss", "c": "@wiener_c", "weighting": "wiener"},
+        "objective": {"_target_": "monai_blurvae.losses.ELBOLoss", "term": "@train#term", "determinant": "omit"},
+    },
     "run": "%training",
 }
 VERSIONS = {"monai-blurvae": "0.1.0", "torch": "2.15.0", "git": None}

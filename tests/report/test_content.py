@@ -37,6 +37,13 @@ def test_settings_are_grouped_and_none_is_lost():
     assert [group.title for group in groups] == ["Data", "Network", "Loss", "Optimisation", "Other"]
     shown = [setting.name for group in groups for setting in group.settings]
     assert sorted(shown) == sorted(settings)
+    loss = next(group for group in groups if group.title == "Loss")
+    assert [(setting.name, setting.text) for setting in loss.settings] == [
+        ("loss", "WienerLoss"),
+        ("train#term#weighting", "wiener"),
+        ("train#objective#determinant", "omit"),
+        ("beta", "1"),
+    ]
     assert [setting.name for setting in groups[-1].settings] == ["my_momentum"]
     assert [s.name for group in groups for s in group.settings if s.is_long] == ["image_pattern"]
 
@@ -98,11 +105,11 @@ def test_tiles_are_the_tests_or_else_the_last_validations(tmp_path):
     evaluate(folder / "test")
     tiles = dict(content.tiles(read_run(folder)))
     assert tiles["PSNR"] == "20.00 ± 1.00 dB"
-    assert tiles["active latent units"] == "18 of 20"
+    assert tiles["active units"] == "18 of 20"
     assert tiles["kernel width"] == "20.00 pixels = 14.00 mm"
     evaluate(folder / "test", active_units=None, training_voxel_size=[0.0, 0.0])
     tiles = dict(content.tiles(read_run(folder)))
-    assert "active latent units" not in tiles
+    assert "active units" not in tiles
     assert tiles["kernel width"] == "20.00 pixels"
 
 

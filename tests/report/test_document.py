@@ -63,7 +63,7 @@ def test_a_finished_run(plain):
     text = document.text
     assert [p.name for p in folder.iterdir() if p.name.startswith("report")] == ["report.html"]
     assert "Run 0007" in text
-    assert "finished 2026-01-02 · epoch 20 of 20 · loss wiener" in text
+    assert "finished 2026-01-02 · epoch 20 of 20 · loss WienerLoss" in text
     assert "No check found anything." in text
     assert "20.00 ± 1.00 dB" in text
     assert "test: 40 patches of 2 subjects" in text
@@ -179,7 +179,7 @@ def test_another_file_is_never_overwritten(plain):
     folder, _ = plain
     for output in (folder / "config.json", folder / "test"):
         before = output.read_bytes() if output.is_file() else None
-        with pytest.raises(RunFolderError, match="is there and is no report; choose another --output"):
+        with pytest.raises(RunFolderError, match="is there and is no report; choose another file"):
             write_report(folder, output=output)
         assert before is None or output.read_bytes() == before
     assert not list(folder.rglob("*.part"))

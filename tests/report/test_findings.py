@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from monai_blurvae.metrics.measures import PER_IMAGE
 from monai_blurvae.report.checks import DROP
 from monai_blurvae.report.findings import check_run
 from monai_blurvae.report.run_record import read_run
@@ -39,7 +40,8 @@ def test_each_finding_comes_from_its_file(good):
 
 
 def test_findings_of_the_evaluation(good):
-    evaluate(good / "test", active_units=1)
+    metrics = {name: {"mean": 2.0, "std": 1.0} for name in PER_IMAGE}
+    evaluate(good / "test", metrics=metrics)
     assert findings(good) == ["Posterior collapse"]
     evaluate(good / "test", voxel_size=[0.7, 0.8])
     assert findings(good) == ["Other voxel size than in the training"]
