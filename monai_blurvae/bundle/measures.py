@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_blurvae.bundle.run_folder import FinishedRun, TrainedObjective
-from monai_blurvae.data import PreparedImages, SizedDataset, SlicePatchDataset, StoredVolume
+from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.files import make_folder, write_json, write_text
-from monai_blurvae.metrics.distances import ALEXNET_FEATURES, INCEPTION_FEATURES
-from monai_blurvae.metrics.suite import LIKELIHOOD_KEYS, NO_KERNEL, Measure, measure_model
+from monai_blurvae.metrics.measures import EIGHT_BIT_DENSITY, FLOAT_DENSITY, LIKELIHOOD, MEASURES, keys
+from monai_blurvae.metrics.suite import NO_KERNEL, Measure, measure_model
 from monai_blurvae.networks import BlurVAE
+from monai_blurvae.run_files import MEASURES_JSON, MEASURES_MD
 
 logger = logging.getLogger(__name__)
 
@@ -30,121 +31,9 @@ FIXED_KERNEL = "the loss has a fixed kernel, and the generator's plays no part i
 """The reason for a missing value of the kernel where a generator may have been trained all the same."""
 
 
-class Description(NamedTuple):
-    """What a measure is.
-
-    Attributes:
-        name: in a table.
-        unit: empty for a number without one.
-        digits: after the point.
-        better: 1 where higher is better, −1 where lower is, 0 where neither.
-        what: a line.
-        features: that images are compared on, where there are some.
-    """
-
-    name: str
-    unit: str
-    digits: int
-    better: int
-    what: str
-    features: str = ""
-
-
-LIKELIHOODS = {
-    "variance": ("one variance", "N(x̂, s² I): one variance s² for all pixels"),
-    "kernel": ("kernel", "N(x̂, s² (WᵀW)⁻¹): W the Wiener inverse of the predicted kernel, its exact determinant"),
-    "spectrum": ("spectrum", "N(x̂, Σ): one variance for each spatial frequency"),
-}
-"""Name and meaning of the fitted likelihoods."""
-
-
-DESCRIPTIONS: dict[str, Description] = {
-    "psnr": Description("PSNR", "dB", 2, 1, "reconstructions from the posterior mean, on [0, 1]"),
-    "ssim": Description("SSIM", "", 4, 1, "reconstructions, on [0, 1], 11×11 Gaussian window, σ = 1.5"),
-    "lpips": Description(
-        "LPIPS", "", 4, -1, "perceptual distance of reconstructions", "AlexNet with the heads of LPIPS 0.1"
-    ),
-    "kl": Description("KL", "nats per image", 1, 0, "rate, KL(q(z|x) ‖ N(0, I))"),
-    "active_units": Description("active units", "latent units", 0, 0, "their posterior mean varies by more than 0.01"),
-    "kernel_width": Description("kernel width", "pixels", 2, 0, "RMS radius of the predicted kernels"),
-    "below_sqrt_c": Description(
-        "|F| < √C", "share", 3, 0, "frequencies that the predicted kernel suppresses below √C, C the Wiener constant"
-    ),
-    "spectrum_reconstruction": Description(
-        "spectrum of reconstructions", "decades", 3, -1, "RMS difference from the images' radial log10 spectrum"
-    ),
-    "spectrum_sample": Description(
-        "spectrum of samples", "decades", 3, -1, "RMS difference from the images' radial log10 spectrum"
-    ),
-    "sharpness_reconstruction": Description(
-        "sharpness of reconstructions", "", 3, 0, "variance of the Laplacian over the images'; 1 is as sharp"
-    ),
-    "sharpness_sample": Description(
-        "sharpness of samples", "", 3, 0, "variance of the Laplacian over the images'; 1 is as sharp"
-    ),
-    "mmd_alexnet": Description(
-        "MMD² of samples", "", 4, -1, "squared maximum mean discrepancy, cubic kernel, unbiased", ALEXNET_FEATURES
-    ),
-    "frechet_alexnet": Description(
-        "Fréchet distance of samples",
-        "",
-        3,
-        -1,
-        "squared; compares between equal numbers of patches only",
-        ALEXNET_FEATURES,
-    ),
-    **{
-        f"fid_{size}": Description(
-            f"FID of samples, {size}",
-            "",
-            3,
-            -1,
-            "squared; compares between equal numbers of patches only",
-            f"torch-fidelity Inception, {size}",
-        )
-        for size in INCEPTION_FEATURES
-    },
-    **{
-        f"nll_{key}": Description(f"−log p, {name}", "nats per image", 1, -1, f"minus the ELBO under {what}")
-        for key, (name, what) in LIKELIHOODS.items()
-    },
-    **{
-        f"iw_nll_{key}": Description(
-            f"−log p, {name}, IW", "nats per image", 1, -1, f"minus the importance-weighted bound under {what}"
-        )
-        for key, (name, what) in LIKELIHOODS.items()
-    },
-    **{
-        f"bpd_{key}": Description(
-            f"−log2 p / D, {name}", "bits per dimension", 3, -1, f"minus the ELBO under {what}; D pixels times channels"
-        )
-        for key, (name, what) in LIKELIHOODS.items()
-        if key != "kernel"
-    },
-}
-"""What each key of :func:`~monai_blurvae.metrics.measure_model` is."""
-
-FLOAT_DENSITY = "density of float data on [−1, 1], not comparable with figures of 8-bit data"
-EIGHT_BIT_DENSITY = "density of dequantised 8-bit data on [−1, 1]; bits per dimension are those of the grey levels"
-
-
-def patches_of(volumes: Sequence[StoredVolume], settings: Mapping[str, Any]) -> Tensor:
-    """The evaluation patches of volumes, the same for every run, ``(B, 1, patch_size, patch_size)`` in [−1, 1].
-
-    Args:
-        volumes: of a split.
-        settings: ``patch_size``, ``eval_patches_per_volume`` and ``min_foreground`` of the bundle.
-    """
-    return images_of(
-        SlicePatchDataset(
-            volumes, settings["patch_size"], settings["eval_patches_per_volume"], settings["min_foreground"]
-        )
-    )
-
-
-def images_of(dataset: SizedDataset) -> Tensor:
-    """All images of a dataset, ``(B, C, H, W)`` in [−1, 1]."""
-    return torch.stack([dataset[i]["image"] for i in range(len(dataset))])
+def images_of(dataset: Any) -> Tensor:
+    """All images of a dataset of ``{"image"}``, ``(B, C, H, W)`` in [−1, 1]."""
+    return torch.stack([torch.as_tensor(dataset[i]["image"]) for i in range(len(dataset))])
 
 
 def to_grey_levels(images: Tensor) -> Tensor:
@@ -201,11 +90,12 @@ class MeasuresHandler:
     :func:`~monai_blurvae.metrics.measure_model`.
 
     Args:
-        folder: gives the folder when the evaluation is completed.
+        folder: where to write, or a function that gives the folder when the evaluation is completed.
         run: whose model it is.
-        network: the model.
-        images: those that are evaluated.
-        cache_dir: of the store.
+        network: the model, which may be wrapped in ``DistributedDataParallel``.
+        cache_dir: of the store, for the run's validation images.
+        dataset: what is evaluated, whose :func:`~monai_blurvae.data.facts.facts_of` are told; None for the dataset of
+            the engine's loader.
         title: what is evaluated.
         importance_samples: K ≥ 1, latents of each image for the bounds of log p.
         weights_dir: folder of the weights of LPIPS and Inception; None for the default one.
@@ -214,16 +104,17 @@ class MeasuresHandler:
         device: to compute on.
 
     Raises:
+        ValueError: if ``importance_samples`` is no whole number of at least 1.
         DataError: when the evaluation starts, if the run's validation images are not there any more.
     """
 
     def __init__(
         self,
-        folder: Callable[[], Path],
+        folder: str | Path | Callable[[], Path],
         run: FinishedRun,
-        network: BlurVAE,
-        images: PreparedImages,
+        network: nn.Module,
         cache_dir: str | Path,
+        dataset: Any = None,
         title: str = "test",
         importance_samples: int = 16,
         weights_dir: str | Path | None = None,
@@ -231,18 +122,22 @@ class MeasuresHandler:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
+        if not isinstance(importance_samples, int) or importance_samples < 1:
+            raise ValueError(
+                f"importance_samples is {importance_samples!r}, but has to be a whole number of at least 1."
+            )
         self.folder = folder
         self.run = run
-        self.network = network
-        self.images = images
+        self.network: BlurVAE = getattr(network, "module", network)
         self.cache_dir = cache_dir
+        self.dataset = dataset
         self.title = title
         self.importance_samples = importance_samples
         self.weights_dir = None if weights_dir is None else Path(weights_dir).expanduser()
         self.eight_bit = eight_bit
         self.seed = seed
         self.device = device
-        self._fitted_on: tuple[SizedDataset, PreparedImages] | None = None
+        self._fitted_on: Any = None
         self._images: list[Tensor] = []
 
     def attach(self, engine: Engine) -> None:
@@ -253,17 +148,17 @@ class MeasuresHandler:
 
     def _start(self, engine: Engine) -> None:
         self._images = []
-        self._fitted_on = self.run.validation_images(self.cache_dir)  # missing ones stop the evaluation at once
+        self._fitted_on = self.run.validation_dataset(self.cache_dir)  # missing ones stop the evaluation at once
 
     def _collect(self, engine: Engine) -> None:
         self._images.append(engine.state.output[CommonKeys.IMAGE].cpu())
 
     def _write(self, engine: Engine) -> None:
-        assert self._fitted_on is not None
-        images, reference = torch.cat(self._images), images_of(self._fitted_on[0])
+        images, reference = torch.cat(self._images), images_of(self._fitted_on)
         if self.eight_bit:
             images, reference = to_grey_levels(images), to_grey_levels(reference)
-        logger.info(f"Measuring {self.images.count_text(len(images))} with {self.importance_samples} latents each.")
+        facts = facts_of(engine.state.dataloader.dataset if self.dataset is None else self.dataset)
+        logger.info(f"Measuring {facts.count_text(len(images))} with {self.importance_samples} latents each.")
         objective = self.run.objective()
         measures = measure_trained(
             self.network,
@@ -276,46 +171,47 @@ class MeasuresHandler:
             eight_bit=self.eight_bit,
             device=self.device,
         )
-        content = self._content(measures, objective, len(images), self._fitted_on[1].count_text(len(reference)))
-        folder = make_folder(self.folder())
-        write_json(folder / "measures.json", content)
-        write_text(folder / "measures.md", to_markdown(content))
-        logger.info(f"Measures in {folder / 'measures.md'}.")
+        content = self._content(measures, objective, facts, len(images), len(reference))
+        folder = make_folder(self.folder() if callable(self.folder) else Path(self.folder).expanduser())
+        write_json(folder / MEASURES_JSON, content)
+        write_text(folder / MEASURES_MD, to_markdown(content))
+        logger.info(f"Measures in {folder / MEASURES_MD}.")
 
     def _content(
-        self, measures: Mapping[str, Measure], objective: TrainedObjective, count: int, fitted_on: str
+        self, measures: Mapping[str, Measure], objective: TrainedObjective, facts: DatasetFacts, count: int, fitted: int
     ) -> dict[str, Any]:
+        density = EIGHT_BIT_DENSITY if self.eight_bit else FLOAT_DENSITY
+        fitted_facts = facts_of(self._fitted_on)
+        fitted_on = fitted_facts.count_text(fitted)
+        shared = _shared_note(facts, fitted_facts)
         return {
-            "title": ", ".join(filter(None, (self.title, self.images.remark))),
+            "title": ", ".join(filter(None, (self.title, facts.remark))),
             "images": count,
-            "evaluated_on": self.images.count_text(count),
+            "evaluated_on": facts.count_text(count),
             "fitted_on": fitted_on,
             "importance_samples": self.importance_samples,
             "seed": self.seed,
             "eight_bit": self.eight_bit,
-            "density": EIGHT_BIT_DENSITY if self.eight_bit else FLOAT_DENSITY,
+            "density": density,
             "training": objective._asdict(),
-            "notes": list(self._notes(objective, fitted_on)),
+            "notes": [
+                f"p is a {density}.",
+                f"Variances and spectrum are fitted on {fitted_on} of the run's validation; the ELBO is a mean over "
+                f"K = {self.importance_samples} latents of each image, which also make the importance-weighted bound.",
+                *shared,
+                _training_note(objective),
+            ],
             "measures": {key: _row(key, measure) for key, measure in measures.items()},
         }
 
-    def _notes(self, objective: TrainedObjective, fitted_on: str) -> Iterator[str]:
-        """The sentences without which the likelihoods would be misread."""
-        assert self._fitted_on is not None
-        density = EIGHT_BIT_DENSITY if self.eight_bit else FLOAT_DENSITY
-        yield f"p is a {density}."
+
+def _shared_note(evaluated: DatasetFacts, fitted_on: DatasetFacts) -> Iterator[str]:
+    shared = len(evaluated.identities & fitted_on.identities)
+    if shared:
         yield (
-            f"Variances and spectrum are fitted on {fitted_on} of the run's validation; the ELBO is a mean over "
-            f"K = {self.importance_samples} latents of each image, which also make the importance-weighted bound."
+            f"{shared} of the {len(evaluated.identities)} evaluated files are among those, so that the likelihoods "
+            "come out slightly too good."
         )
-        evaluated = self.images.identities()
-        shared = len(evaluated & self._fitted_on[1].identities())
-        if shared:
-            yield (
-                f"{shared} of the {len(evaluated)} evaluated files are among those, so that the likelihoods come out "
-                "slightly too good."
-            )
-        yield _training_note(objective)
 
 
 def _training_note(objective: TrainedObjective) -> str:
@@ -331,10 +227,9 @@ def _training_note(objective: TrainedObjective) -> str:
 
 
 def _row(key: str, measure: Measure) -> dict[str, Any]:
-    described = DESCRIPTIONS[key]._asdict()
-    better = {1: "higher", -1: "lower", 0: None}[described.pop("better")]
-    described.pop("digits")
-    return {**measure._asdict(), **described, "better": better}
+    described = MEASURES[key]
+    told = {name: getattr(described, name) for name in ("name", "unit", "what", "features")}
+    return {**measure._asdict(), **told, "better": described.direction}
 
 
 def to_markdown(content: Mapping[str, Any]) -> str:
@@ -344,25 +239,20 @@ def to_markdown(content: Mapping[str, Any]) -> str:
         content: of ``measures.json``.
     """
     measures = content["measures"]
-    likelihoods = [key for key in measures if key in LIKELIHOOD_KEYS]
-    others = [key for key in measures if key not in LIKELIHOOD_KEYS]
+    likelihoods = [key for key in measures if key in keys(LIKELIHOOD)]
+    others = [key for key in measures if key not in keys(LIKELIHOOD)]
     lines = [f"# {content['title']}", "", f"{content['evaluated_on']}.", ""]
     lines += ["## Reconstructions, samples, latent", "", *_table(measures, others), ""]
     lines += ["## Likelihood", "", *_table(measures, likelihoods), ""]
     return "\n".join(lines + [f"- {note}" for note in content["notes"]]) + "\n"
 
 
-def _table(measures: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+def _table(measures: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> list[str]:
     rows = [("measure", "value", "unit", "what it is"), ("---",) * 4]
-    for key in keys:
+    for key in shown:
         row = measures[key]
-        arrow = {"higher": " ↑", "lower": " ↓", None: ""}[row["better"]]
+        arrow = {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
         features = f"; features: {row['features']}" if row["features"] else ""
-        rows.append((row["name"] + arrow, _value(key, row), row["unit"], row["what"] + features))
+        value = f"– ({row['reason']})" if row["value"] is None else MEASURES[key].text(row["value"])
+        rows.append((row["name"] + arrow, value, row["unit"], row["what"] + features))
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-
-
-def _value(key: str, row: Mapping[str, Any]) -> str:
-    if row["value"] is None:
-        return f"– ({row['reason']})"
-    return f"{row['value']:.{DESCRIPTIONS[key].digits}f}".replace("-", "−")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -14,25 +14,22 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
-from torch import Tensor
+from torch import Tensor, nn
 
+from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.engines import BlurVAEKeys
 from monai_blurvae.files import make_folder, write_text
 from monai_blurvae.functional import kernel_width, kl_standard_normal, radial_power
-from monai_blurvae.handlers.evaluation_record import EVALUATION, EvaluationRecord, Numbers, Pixels
+from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, Pixels
 from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
 from monai_blurvae.metrics import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
+from monai_blurvae.metrics.measures import MEASURES, PER_IMAGE
 from monai_blurvae.networks import BlurVAE
+from monai_blurvae.run_files import EVALUATION_NPZ, METRICS_CSV, METRICS_MD, RECONSTRUCTIONS
 from monai_blurvae.seeding import torch_rng
 
 logger = logging.getLogger(__name__)
 
-MEASURES = {
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "kl": "KL (nats)",
-    "kernel_width": "kernel width (pixels)",
-}
 SPECTRUM_SAMPLES = 64
 """Samples whose spectra are averaged: of one sample the power in an annulus of n frequencies scatters by about n^-½."""
 SAMPLES_AT_ONCE = 8
@@ -75,38 +72,37 @@ class EvaluationReportHandler:
 
     The latter holds what a report draws, see :class:`~monai_blurvae.handlers.evaluation_record.EvaluationRecord`; the
     picture is ``reconstructions.png``. A batch with ``position`` holds patches of subjects, one without it images whose
-    names are under ``subject``.
+    names are under ``subject``; images without a name are numbered.
 
     Args:
-        folder: gives the folder when the evaluation is completed.
-        network: draws the samples and gives the voxel size of the training.
+        folder: where to write, or a function that gives the folder when the evaluation is completed.
+        network: draws the samples and gives the voxel size of the training; it may be wrapped in
+            ``DistributedDataParallel``.
+        dataset: what is evaluated, whose :func:`~monai_blurvae.data.facts.facts_of` every table and picture tells;
+            None for the dataset of the engine's loader.
         title: what was evaluated.
         count: images in the picture, spread over the images evaluated.
         seed: of the samples in the picture.
         quarter_turns: rotation of the pictures, see :func:`~monai_blurvae.handlers.reconstruction_figure`.
-        remark: what every table and picture has to say of the images, for example that they are synthetic.
-        voxel_size: in-plane voxel size in mm of the evaluated images; None where there is none.
     """
 
     def __init__(
         self,
-        folder: Callable[[], Path],
-        network: BlurVAE,
+        folder: str | Path | Callable[[], Path],
+        network: nn.Module,
+        dataset: Any = None,
         title: str = "test",
         count: int = 8,
         seed: int = 0,
         quarter_turns: int = 0,
-        remark: str = "",
-        voxel_size: Sequence[float] | None = None,
     ) -> None:
         self.folder = folder
-        self.network = network
-        self.title = ", ".join(filter(None, (title, remark)))
+        self.network: BlurVAE = getattr(network, "module", network)
+        self.dataset = dataset
+        self.title = title
         self.count = count
         self.seed = seed
         self.quarter_turns = quarter_turns
-        self.remark = remark
-        self.voxel_size = None if voxel_size is None else [float(v) for v in voxel_size]
         self._reset()
 
     def attach(self, engine: Engine) -> None:
@@ -130,7 +126,7 @@ class EvaluationReportHandler:
             "kernel_width": kernel_width(output[BlurVAEKeys.KERNEL]),
         }
         step = max(1, len(engine.state.dataloader.dataset) // self.count)
-        for i, place in enumerate(_places(batch)):
+        for i, place in enumerate(_places(batch, len(pair[0]), len(self._rows))):
             row = place | {name: float(value[i]) for name, value in values.items()}
             if len(self._rows) % step == 0 and len(self._examples) < self.count:
                 kernel = output[BlurVAEKeys.KERNEL][i]
@@ -139,13 +135,14 @@ class EvaluationReportHandler:
         self._means.add(_averaged(output))
 
     def _write(self, engine: Engine) -> None:
-        folder = make_folder(self.folder())
+        folder = make_folder(self.folder() if callable(self.folder) else Path(self.folder).expanduser())
+        facts = facts_of(engine.state.dataloader.dataset if self.dataset is None else self.dataset)
         samples = self._samples()
-        record = self._record(engine.state.metrics.get("active_units"), samples)
-        write_text(folder / "metrics.csv", self._table())
-        write_text(folder / "metrics.md", self._markdown(record.about))
-        save_figure(self._figure(samples), folder / "reconstructions.png")
-        record.write(folder / EVALUATION)
+        record = self._record(self._about(facts, engine.state.metrics.get("active_units")), samples)
+        write_text(folder / METRICS_CSV, self._table())
+        write_text(folder / METRICS_MD, self._markdown(record.about))
+        save_figure(self._figure(samples, record.about["title"]), folder / RECONSTRUCTIONS)
+        record.write(folder / EVALUATION_NPZ)
         logger.info(f"{self.title}: {self.summary()}; tables and picture in {folder}")
 
     def summary(self) -> str:
@@ -168,25 +165,24 @@ class EvaluationReportHandler:
         return table.getvalue()
 
     def _markdown(self, about: Mapping[str, Any]) -> str:
-        lines = [f"# {self.title}", "", f"{about['evaluated_on']}.", ""]
+        lines = [f"# {about['title']}", "", f"{about['evaluated_on']}.", ""]
         lines += ["| measure | mean ± std |", "|---|---|"]
-        for name, label in MEASURES.items():
-            mean, std = self._mean_and_std(name)
-            lines.append(f"| {label} | {mean_and_std_text(mean, std)} |")
+        for name in PER_IMAGE:
+            lines.append(f"| {MEASURES[name].label} | {mean_and_std_text(*self._mean_and_std(name))} |")
         if about["active_units"] is not None:
-            lines.append(f"| active latent units | {about['active_units']} of {about['latent_size']} |")
+            lines.append(f"| {MEASURES['active_units'].name} | {about['active_units']} of {about['latent_size']} |")
         if all(about["training_voxel_size"]):
             width = self._mean_and_std("kernel_width")[0] * fmean(about["training_voxel_size"])
-            lines.append(f"| kernel width (mm) | {width:.3g} |")
+            lines.append(f"| {MEASURES['kernel_width'].name} (mm) | {width:.3g} |")
         lines += [
             "",
             "Images in [0, 1]; SSIM with an 11×11 Gaussian window, σ = 1.5; reconstructed from the posterior mean.",
         ]
         return "\n".join(lines) + "\n"
 
-    def _figure(self, samples: Tensor) -> Pixels:
+    def _figure(self, samples: Tensor, title: str) -> Pixels:
         images, reconstructions, kernels = self._stacked_examples()
-        title = f"{self.title}: {self.summary()}"
+        title = f"{title}: {self.summary()}"
         return reconstruction_figure(images, reconstructions, kernels, samples, title, self.quarter_turns)
 
     def _stacked_examples(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,7 +195,7 @@ class EvaluationReportHandler:
         self.network.eval()
         return to_unit_range(self.network.sample(len(self._examples), torch_rng(self.seed, "pictures"))).cpu()
 
-    def _record(self, active_units: int | None, samples: Tensor) -> EvaluationRecord:
+    def _record(self, about: Mapping[str, Any], samples: Tensor) -> EvaluationRecord:
         images, reconstructions, kernels = self._stacked_examples()
         power = self._means["image_power"]
         return EvaluationRecord(
@@ -213,7 +209,7 @@ class EvaluationReportHandler:
             reconstruction_power=self._means["reconstruction_power"],
             sample_power=self._sample_power(),
             unit_kl=self._means["unit_kl"],
-            about=self._about(active_units),
+            about=about,
         )
 
     def _sample_power(self) -> Numbers:
@@ -223,34 +219,34 @@ class EvaluationReportHandler:
             means.add({"power": _power(self.network.sample(SAMPLES_AT_ONCE, generator))})
         return means["power"]
 
-    def _about(self, active_units: int | None) -> dict[str, Any]:
-        count, are_patches = len(self._rows), "subject" in self._rows[0]
-        subjects = len({row["subject"] for row in self._rows}) if are_patches else None
-        names = {name: self._mean_and_std(name) for name in MEASURES}
+    def _about(self, facts: DatasetFacts, active_units: int | None) -> dict[str, Any]:
+        count, are_patches = len(self._rows), "slice" in self._rows[0]
+        names = {name: self._mean_and_std(name) for name in PER_IMAGE}
         return {
-            "title": self.title,
-            "remark": self.remark,
-            "evaluated_on": f"{count} patches of {subjects} subjects" if are_patches else f"{count} images",
+            "title": ", ".join(filter(None, (self.title, facts.remark))),
+            "remark": facts.remark,
+            "evaluated_on": facts.count_text(count),
             "images": count,
-            "subjects": subjects,
+            "subjects": len({row["subject"] for row in self._rows}) if are_patches else None,
             "metrics": {name: {"mean": mean, "std": std} for name, (mean, std) in names.items()},
             "active_units": None if active_units is None else int(active_units),
             "latent_size": self.network.latent_size,
             "training_voxel_size": [float(v) for v in self.network.get_buffer("voxel_size")],
-            "voxel_size": self.voxel_size,
+            "voxel_size": np.median(facts.voxel_sizes, axis=0).tolist() if facts.voxel_sizes else None,
             "quarter_turns": self.quarter_turns,
             "examples": [dict(example.row) for example in self._examples],
         }
 
 
-def _places(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Where each image of a batch is from: the first columns of the table."""
+def _places(batch: Mapping[str, Any], count: int, before: int) -> list[dict[str, Any]]:
+    """Where each image of a batch is from, the first columns of the table; ``before`` images came before."""
+    names = batch.get("subject", [str(before + i) for i in range(count)])
     if "position" not in batch:
-        return [{"image": name} for name in batch["subject"]]
+        return [{"image": name} for name in names]
     slices, rows, columns = batch["position"]
     return [
-        {"subject": subject, "slice": int(slices[i]), "row": int(rows[i]), "column": int(columns[i])}
-        for i, subject in enumerate(batch["subject"])
+        {"subject": name, "slice": int(slices[i]), "row": int(rows[i]), "column": int(columns[i])}
+        for i, name in enumerate(names)
     ]
 
 

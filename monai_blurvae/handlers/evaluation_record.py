@@ -13,9 +13,6 @@ import numpy.typing as npt
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import replacing
 
-EVALUATION = "evaluation.npz"
-"""The file's name in the folder of an evaluation."""
-
 ABOUT = frozenset(
     (
         *("title", "remark", "evaluated_on", "images", "subjects", "metrics", "active_units", "latent_size"),

@@ -4,14 +4,17 @@ from monai_blurvae.metrics.image_quality import CappedPSNRMetric, image_pair, ma
 from monai_blurvae.metrics.latent import ActiveUnits
 from monai_blurvae.metrics.likelihood import Bounds, evidence_bounds, fit_likelihoods
 from monai_blurvae.metrics.lpips import LPIPSMetric, lpips_distance
+from monai_blurvae.metrics.measures import MEASURES, Description
 from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
 from monai_blurvae.metrics.standard import additional_metrics, key_metric
 from monai_blurvae.metrics.suite import Measure, measure_model
 
 __all__ = [
+    "MEASURES",
     "ActiveUnits",
     "Bounds",
     "CappedPSNRMetric",
+    "Description",
     "LPIPSMetric",
     "Measure",
     "additional_metrics",

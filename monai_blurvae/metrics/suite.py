@@ -31,6 +31,20 @@ from monai_blurvae.metrics.likelihood import (
     fit_likelihoods,
 )
 from monai_blurvae.metrics.lpips import lpips_distance
+from monai_blurvae.metrics.measures import (
+    ALEXNET,
+    FID,
+    KERNEL,
+    LATENT,
+    LIKELIHOOD,
+    LIKELIHOODS,
+    LPIPS,
+    QUALITY,
+    SHARPNESS,
+    SPECTRUM,
+    Description,
+    keys,
+)
 from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
 from monai_blurvae.seeding import numpy_rng
 
@@ -38,37 +52,6 @@ logger = logging.getLogger(__name__)
 
 NO_KERNEL = "the loss trains no kernel"
 """The reason for a missing value of the kernel."""
-
-QUALITY_KEYS = ("psnr", "ssim")
-LPIPS_KEYS = ("lpips",)
-LATENT_KEYS = ("kl", "active_units")
-KERNEL_KEYS = ("kernel_width", "below_sqrt_c")
-SPECTRUM_KEYS = ("spectrum_reconstruction", "spectrum_sample")
-SHARPNESS_KEYS = ("sharpness_reconstruction", "sharpness_sample")
-ALEXNET_KEYS = ("mmd_alexnet", "frechet_alexnet")
-FID_KEYS = tuple(f"fid_{size}" for size in INCEPTION_FEATURES)
-LIKELIHOOD_KEYS = (
-    "nll_variance",
-    "nll_kernel",
-    "nll_spectrum",
-    "iw_nll_variance",
-    "iw_nll_kernel",
-    "iw_nll_spectrum",
-    "bpd_variance",
-    "bpd_spectrum",
-)
-MEASURE_KEYS = (
-    QUALITY_KEYS
-    + LPIPS_KEYS
-    + LATENT_KEYS
-    + KERNEL_KEYS
-    + SPECTRUM_KEYS
-    + SHARPNESS_KEYS
-    + ALEXNET_KEYS
-    + FID_KEYS
-    + LIKELIHOOD_KEYS
-)
-"""The keys of :func:`measure_model`, in the order of its result."""
 
 
 class Measure(NamedTuple):
@@ -114,26 +97,8 @@ def measure_model(
     """Measure a trained network on test images.
 
     Reconstructions are of posterior means. As many samples are drawn from the prior as there are images. All is
-    deterministic for a seed. What fails leaves a reason in place of its own values and no mark on the others.
-
-    ======================================== ==========================================================================
-    key                                      value
-    ======================================== ==========================================================================
-    psnr, ssim                               dB and SSIM on [0, 1], means over the images; higher is better. PSNR is of
-                                             the error over all channels together, SSIM the mean of the channels
-    lpips                                    LPIPS with AlexNet on [0, 1]; lower is better
-    kl                                       rate KL(q(z|x) ‖ N(0, I)) in nats per image
-    active_units                             see :class:`~monai_blurvae.metrics.ActiveUnits`
-    kernel_width                             RMS radius of the kernels G(μ) in pixels
-    below_sqrt_c                             share, 0 to 1, of the kernels' frequencies with magnitude below √C
-    spectrum_reconstruction, spectrum_sample windowed distance of the radial log10 spectra; lower is better
-    sharpness_reconstruction, …_sample       variance of the Laplacian relative to the images'; 1 is as sharp
-    mmd_alexnet, frechet_alexnet             samples against images on LPIPS-AlexNet features; lower is better
-    fid_64, fid_192, fid_768, fid_2048       FID of samples on torch-fidelity's Inception features; lower is better
-    nll_variance, nll_kernel, nll_spectrum   minus the evidence lower bound in nats per image; lower is better
-    iw_nll_…                                 minus the importance-weighted bound in nats per image
-    bpd_variance, bpd_spectrum               minus the evidence lower bound in bits per pixel and channel
-    ======================================== ==========================================================================
+    deterministic for a seed. What fails leaves a reason in place of its own values and no mark on the others. What each
+    measure is stands in :data:`~monai_blurvae.metrics.measures.MEASURES`.
 
     The three likelihoods are those of :func:`~monai_blurvae.metrics.likelihood.fit_likelihoods`, fitted on
     ``reference``. The nll are of densities with respect to the units of the network's [−1, 1], of dequantised images
@@ -158,7 +123,7 @@ def measure_model(
         device: to compute on.
 
     Returns:
-        A :class:`Measure` for each of :data:`MEASURE_KEYS`.
+        A :class:`Measure` for each key of :data:`~monai_blurvae.metrics.measures.MEASURES`.
 
     Raises:
         ValueError: if there are no images, or the network refuses them.
@@ -180,20 +145,20 @@ def measure_model(
                 network, x, y, uses_kernel, importance_samples, chunk_size, seed, eight_bit, c, weighting
             )
 
-        groups: dict[tuple[str, ...], Callable[[], Values]] = {
-            QUALITY_KEYS: lambda: _quality(evaluated, chunk_size),
-            LPIPS_KEYS: lambda: _lpips(evaluated, weights_dir, chunk_size),
-            LATENT_KEYS: lambda: _latent(evaluated),
-            KERNEL_KEYS: lambda: _kernel(network, evaluated, uses_kernel, c),
-            SPECTRUM_KEYS: lambda: _spectra(evaluated),
-            SHARPNESS_KEYS: lambda: _sharpness(evaluated),
-            ALEXNET_KEYS: lambda: _alexnet(evaluated, weights_dir),
-            FID_KEYS: lambda: _fid(evaluated, weights_dir),
-            LIKELIHOOD_KEYS: likelihoods,
+        groups: dict[tuple[Description, ...], Callable[[], Values]] = {
+            QUALITY: lambda: _quality(evaluated, chunk_size),
+            LPIPS: lambda: _lpips(evaluated, weights_dir, chunk_size),
+            LATENT: lambda: _latent(evaluated),
+            KERNEL: lambda: _kernel(network, evaluated, uses_kernel, c),
+            SPECTRUM: lambda: _spectra(evaluated),
+            SHARPNESS: lambda: _sharpness(evaluated),
+            ALEXNET: lambda: _alexnet(evaluated, weights_dir),
+            FID: lambda: _fid(evaluated, weights_dir),
+            LIKELIHOOD: likelihoods,
         }
         measures: dict[str, Measure] = {}
-        for keys, group in groups.items():
-            measures |= _attempt(keys, group)
+        for group, values in groups.items():
+            measures |= _attempt(keys(group), values)
     return measures
 
 
@@ -257,7 +222,7 @@ def _latent(evaluated: _Evaluated) -> Values:
 
 def _kernel(network: LatentModel, evaluated: _Evaluated, uses_kernel: bool, c: float) -> Values:
     if not uses_kernel:
-        return dict.fromkeys(KERNEL_KEYS, Measure(None, NO_KERNEL))
+        return dict.fromkeys(keys(KERNEL), Measure(None, NO_KERNEL))
     kernel = network.kernel(evaluated.mu)
     image_size = evaluated.images.shape[2:]
     below = (kernel_otf(kernel, image_size).abs() < math.sqrt(c)).double()
@@ -312,7 +277,7 @@ def _likelihoods(
     bounds = evidence_bounds(network, images, fitted, samples=samples, chunk_size=chunk_size, seed=seed)
     dimensions = images[0].numel()
     values: dict[str, float | Measure] = {}
-    for name in ("variance", "kernel", "spectrum"):
+    for name in LIKELIHOODS:
         if name not in bounds:
             values |= dict.fromkeys((f"nll_{name}", f"iw_nll_{name}"), Measure(None, NO_KERNEL))
             continue

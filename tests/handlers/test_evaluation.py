@@ -8,13 +8,15 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from torch.utils.data import DataLoader
 
+from monai_blurvae.data.facts import DatasetFacts
 from monai_blurvae.engines import BlurVAEEvaluator
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers import EvaluationReportHandler
 from monai_blurvae.handlers.evaluation import mean_and_std_text
-from monai_blurvae.handlers.evaluation_record import ABOUT, EVALUATION, EvaluationRecord
+from monai_blurvae.handlers.evaluation_record import ABOUT, EvaluationRecord
 from monai_blurvae.metrics import additional_metrics, key_metric
 from monai_blurvae.networks import BlurVAE
+from monai_blurvae.run_files import EVALUATION_NPZ
 
 SIZE = 16
 
@@ -36,6 +38,17 @@ def named(images):
     return [{"image": image, "subject": f"{i:03d}.jpg"} for i, image in enumerate(images)]
 
 
+class Told(list):
+    """A dataset that tells facts of itself."""
+
+    def __init__(self, items, **facts):
+        super().__init__(items)
+        self._facts = DatasetFacts(**facts)
+
+    def facts(self):
+        return self._facts
+
+
 def evaluate(folder, network, items, batch_size=4, **options):
     """The record, and the network's output for all images at once."""
     handler = EvaluationReportHandler(lambda: folder, network, **options)
@@ -49,7 +62,7 @@ def evaluate(folder, network, items, batch_size=4, **options):
     ).run()
     with torch.no_grad():
         output = network(torch.stack([item["image"] for item in items]))
-    return EvaluationRecord.read(folder / EVALUATION), output
+    return EvaluationRecord.read(folder / EVALUATION_NPZ), output
 
 
 def direct_power(images):
@@ -90,14 +103,10 @@ def test_more_batches_change_no_mean(tmp_path):
 
 
 def test_patches_have_subjects_and_places(tmp_path):
-    record, _ = evaluate(
-        tmp_path,
-        make_network(),
-        patches(make_images()),
-        remark="SYNTHETIC images",
-        voxel_size=(0.7, 0.8),
-        quarter_turns=1,
-    )
+    facts = {"entries": [{"subject": name} for name in ("s0", "s1", "s2")], "kind": "patches"}
+    sizes = [(0.7, 0.8), (0.5, 0.8), (2.0, 3.0)]
+    items = Told(patches(make_images()), remark="SYNTHETIC images", voxel_sizes=sizes, **facts)
+    record, _ = evaluate(tmp_path, make_network(), items, quarter_turns=1)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert list(rows[0]) == ["subject", "slice", "row", "column", "psnr", "ssim", "kl", "kernel_width"]
     assert [rows[5][name] for name in ("subject", "slice", "row", "column")] == ["s1", "5", "6", "7"]
@@ -113,7 +122,8 @@ def test_images_have_names(tmp_path):
     images = make_images(channels=3)
     network = make_network(3)
     network.get_buffer("voxel_size").fill_(2.0)
-    record, output = evaluate(tmp_path, network, named(images), remark="SAMPLE images", title="all")
+    items = Told(named(images), remark="SAMPLE images")
+    record, output = evaluate(tmp_path, network, items, title="all")
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert list(rows[0]) == ["image", "psnr", "ssim", "kl", "kernel_width"]
     assert rows[7]["image"] == "007.jpg"
@@ -133,6 +143,51 @@ def test_images_have_names(tmp_path):
     assert f"| kernel width (mm) | {2 * width:.3g} |" in text
 
 
+def test_images_without_a_name_are_numbered(tmp_path):
+    items = [{"image": image} for image in make_images(6)]
+    record, _ = evaluate(tmp_path, make_network(), items)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [row["image"] for row in rows] == ["0", "1", "2", "3", "4", "5"]
+    about = record.about
+    assert (about["evaluated_on"], about["subjects"], about["voxel_size"], about["remark"]) == (
+        "6 images",
+        None,
+        None,
+        "",
+    )
+    assert "| PSNR (dB) |" in (tmp_path / "metrics.md").read_text()
+
+
+def test_the_facts_are_those_of_the_dataset_that_is_named(tmp_path):
+    items = named(make_images(4))
+    record, _ = evaluate(tmp_path, make_network(), items, dataset=Told(items, remark="PHANTOM images"))
+    assert record.about["title"] == "test, PHANTOM images"
+    assert "# test, PHANTOM images" in (tmp_path / "metrics.md").read_text()
+
+
+class Wrapped(torch.nn.Module):
+    """As DistributedDataParallel wraps a network: its forward alone."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
+
+
+def test_a_wrapped_network_and_a_folder_that_is_a_path(tmp_path):
+    network, items = make_network(), named(make_images(4))
+    expected, _ = evaluate(tmp_path / "expected", network, items)
+    handler = EvaluationReportHandler(str(tmp_path / "wrapped"), Wrapped(network))
+    metrics = {"key_val_metric": key_metric(), "additional_metrics": additional_metrics()}
+    loader = DataLoader(items, batch_size=4)
+    BlurVAEEvaluator(torch.device("cpu"), loader, network, val_handlers=[handler], **metrics).run()
+    record = EvaluationRecord.read(tmp_path / "wrapped" / EVALUATION_NPZ)
+    assert record.about == expected.about
+    np.testing.assert_array_equal(record.samples, expected.samples)
+
+
 def test_the_same_samples_whatever_is_evaluated(tmp_path):
     network, images = make_network(), make_images()
     a, _ = evaluate(tmp_path / "a", network, named(images), count=3)
@@ -149,9 +204,9 @@ def test_a_second_evaluation_begins_anew(tmp_path):
     handler = EvaluationReportHandler(lambda: tmp_path, network)
     evaluator = BlurVAEEvaluator(torch.device("cpu"), DataLoader(items, batch_size=4), network, val_handlers=[handler])
     evaluator.run()
-    first = EvaluationRecord.read(tmp_path / EVALUATION)
+    first = EvaluationRecord.read(tmp_path / EVALUATION_NPZ)
     evaluator.run()
-    second = EvaluationRecord.read(tmp_path / EVALUATION)
+    second = EvaluationRecord.read(tmp_path / EVALUATION_NPZ)
     assert second.about == first.about
     assert second.about["active_units"] is None  # the engine had no such metric
     np.testing.assert_array_equal(second.image_power, first.image_power)
@@ -162,15 +217,15 @@ def test_the_record_comes_back_as_it_was_and_runs_nothing(tmp_path):
     kernels = np.ones((1, 3, 3))
     about = dict.fromkeys(ABOUT) | {"title": "ünit </script>", "voxel_size": [1.0, 2.0]}
     record = EvaluationRecord(pixels, pixels, pixels, kernels, kernels[0], *(numbers,) * 5, about)
-    record.write(tmp_path / EVALUATION)
-    assert [p.name for p in tmp_path.iterdir()] == [EVALUATION]
-    read = EvaluationRecord.read(tmp_path / EVALUATION)
+    record.write(tmp_path / EVALUATION_NPZ)
+    assert [p.name for p in tmp_path.iterdir()] == [EVALUATION_NPZ]
+    read = EvaluationRecord.read(tmp_path / EVALUATION_NPZ)
     assert read.about == json.loads(json.dumps(about))
     for name in EvaluationRecord._fields[:-1]:
         np.testing.assert_array_equal(getattr(read, name), getattr(record, name))
     pickled = {name: np.array([{}], object) for name in EvaluationRecord._fields}
     np.savez(tmp_path / "pickled.npz", **pickled)
-    for name, content in (("empty.npz", b""), ("cut.npz", (tmp_path / EVALUATION).read_bytes()[:300])):
+    for name, content in (("empty.npz", b""), ("cut.npz", (tmp_path / EVALUATION_NPZ).read_bytes()[:300])):
         (tmp_path / name).write_bytes(content)
     np.savez(tmp_path / "other.npz", images=pixels)
     record._replace(about={"title": "of another version"}).write(tmp_path / "old.npz")

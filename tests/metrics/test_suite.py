@@ -9,7 +9,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 from monai_blurvae.errors import WeightsError
 from monai_blurvae.metrics import suite
 from monai_blurvae.metrics.likelihood import dequantize, evidence_bounds, fit_likelihoods
-from monai_blurvae.metrics.suite import MEASURE_KEYS, NO_KERNEL, Measure, measure_model
+from monai_blurvae.metrics.measures import MEASURES
+from monai_blurvae.metrics.suite import NO_KERNEL, Measure, measure_model
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.networks.perceptual import weight_shapes
 
@@ -77,8 +78,7 @@ def measures(network, weights_dir):
 
 
 def test_every_key_has_a_value_or_a_reason(measures):
-    assert tuple(measures) == MEASURE_KEYS
-    assert len(set(MEASURE_KEYS)) == len(MEASURE_KEYS)
+    assert list(measures) == list(MEASURES)
     for key, (value, reason) in measures.items():
         if key.startswith("fid_"):
             assert value is None
@@ -184,14 +184,14 @@ def test_all_is_deterministic_for_a_seed(network, weights_dir, measures):
     torch.manual_seed(12345)
     assert measure(network, weights_dir) == measures
     other = measure(network, weights_dir, seed=1)
-    changed = {key for key in MEASURE_KEYS if other[key] != measures[key]}
+    changed = {key for key in MEASURES if other[key] != measures[key]}
     sampled = {"spectrum_sample", "sharpness_sample", "mmd_alexnet", "frechet_alexnet"}
-    assert changed == sampled | {key for key in MEASURE_KEYS if "nll" in key or "bpd" in key}
+    assert changed == sampled | {key for key in MEASURES if "nll" in key or "bpd" in key}
 
 
 def test_without_a_kernel_its_measures_are_missing(network, weights_dir, measures):
     result = measure(network, weights_dir, uses_kernel=False)
-    for key in MEASURE_KEYS:
+    for key in MEASURES:
         if key in ("kernel_width", "below_sqrt_c", "nll_kernel", "iw_nll_kernel"):
             assert result[key] == Measure(None, NO_KERNEL)
         else:
@@ -203,7 +203,7 @@ def test_without_a_kernel_its_measures_are_missing(network, weights_dir, measure
     [
         ("relative_sharpness", {"sharpness_reconstruction", "sharpness_sample"}),
         ("make_ssim_metric", {"psnr", "ssim"}),
-        ("evidence_bounds", {key for key in MEASURE_KEYS if "nll" in key or "bpd" in key}),
+        ("evidence_bounds", {key for key in MEASURES if "nll" in key or "bpd" in key}),
         ("lpips_distance", {"lpips"}),
     ],
 )
@@ -213,7 +213,7 @@ def test_a_failure_does_not_lose_the_other_measures(network, weights_dir, measur
 
     monkeypatch.setattr(suite, broken, fail)
     result = measure(network, weights_dir)
-    for key in MEASURE_KEYS:
+    for key in MEASURES:
         assert result[key] == (Measure(None, "it went wrong") if key in keys else measures[key])
 
 
