@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
-from monai_blurvae.bundle.run_folder import FinishedRun, TrainedObjective
+from monai_blurvae.bundle.finished_run import FinishedRun, TrainedObjective
 from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.files import make_folder, write_json, write_text
 from monai_blurvae.metrics.measures import EIGHT_BIT_DENSITY, FLOAT_DENSITY, LIKELIHOOD, MEASURES, keys
