@@ -116,9 +116,7 @@ def _check_arguments(component: Mapping[str, Any], target: Any, path: str) -> No
     for name in component:
         if name not in parameters and not name.startswith("_"):
             near = _nearest(name, list(parameters))
-            raise SettingsError(
-                f"'{path}#{name}' is no argument of {component['_target_']}{near or '; remove it.'}"
-            )
+            raise SettingsError(f"'{path}#{name}' is no argument of {component['_target_']}{near or '; remove it.'}")
 
 
 def _locate_with(parser: ConfigParser) -> Callable[[str], Any]:
@@ -202,5 +200,3 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         traceback.print_exception(kind, error, trace)
     else:
         print(f"error: {shown}", file=sys.stderr)
-
-

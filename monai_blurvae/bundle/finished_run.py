@@ -321,5 +321,3 @@ def _locate(component: Mapping[str, Any]) -> type:
     if not isinstance(found, type):
         raise RunFolderError(f"there is no class {component['_target_']!r}, which the run used; install its package.")
     return found
-
-

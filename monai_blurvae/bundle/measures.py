@@ -128,7 +128,7 @@ class MeasuresHandler:
             )
         self.folder = folder
         self.run = run
-        self.network: BlurVAE = getattr(network, "module", network)
+        self.network: Any = getattr(network, "module", network)  # of DistributedDataParallel
         self.cache_dir = cache_dir
         self.dataset = dataset
         self.title = title

@@ -18,7 +18,16 @@ STEPS = ("imports", "initialize", "finalize", "run", "preparing", "training", "e
 FREE = frozenset(
     (
         *STEPS,
-        *("bundle_root", "dataset_dir", "image_pattern", "datalist", "partition_file", "sample_dir", "cache_dir", "data"),
+        *(
+            "bundle_root",
+            "dataset_dir",
+            "image_pattern",
+            "datalist",
+            "partition_file",
+            "sample_dir",
+            "cache_dir",
+            "data",
+        ),
         *("output_dir", "run_dir", "resume", "run_folder", "skip_bad_files", "max_epochs", "device", "num_workers"),
         *("checkpoint_minutes", "quarter_turns", "test", "tracking_uri", "experiment_name", "run_name"),
         *("save_execute_config", "is_not_rank0", "train#dataset#data", "validate#dataset#data", "weights_dir"),
@@ -47,9 +56,7 @@ class RunningConfig(NamedTuple):
     def resolved(self) -> dict[str, Any]:
         """The config as it runs: every top-level expression that gives a plain value is replaced by it."""
         config: dict[str, Any] = self.parser.get()
-        return {
-            name: self._resolved(name, value) for name, value in config.items() if name != ConfigParser.meta_key
-        }
+        return {name: self._resolved(name, value) for name, value in config.items() if name != ConfigParser.meta_key}
 
     def result_items(self) -> dict[str, Any]:
         """What a training's result depends on, ``{id: value}``, without the ids of :data:`FREE`."""

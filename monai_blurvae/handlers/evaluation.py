@@ -97,7 +97,7 @@ class EvaluationReportHandler:
         quarter_turns: int = 0,
     ) -> None:
         self.folder = folder
-        self.network: BlurVAE = getattr(network, "module", network)
+        self.network: Any = getattr(network, "module", network)  # of DistributedDataParallel
         self.dataset = dataset
         self.title = title
         self.count = count

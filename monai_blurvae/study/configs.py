@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from monai_blurvae.errors import SettingsError
+from monai_blurvae.study.likelihood import is_likelihood
 from monai_blurvae.study.options import StudyOptions
-from monai_blurvae.study.plan import ROWS, Row, differences, read_config, read_settings, same_rows, warmup_epochs
-
-READ_BY = {"tempering": "spectral_gaussian", "robust_representation": "robust", "watson_weights": "watson"}
-"""The settings that one loss alone reads, and which: with another one they change no result."""
+from monai_blurvae.study.plan import (
+    ROWS,
+    Row,
+    differences,
+    merged_config,
+    read_config,
+    same_rows,
+    settings_of,
+    warmup_epochs,
+)
 
 
 class RowConfigs:
@@ -22,24 +28,31 @@ class RowConfigs:
         schedule: ``max_epochs`` and ``val_interval`` of the budget.
 
     Attributes:
-        settings: of each row, all on which its result depends but β and seed.
+        settings: of each row, see :func:`~monai_blurvae.study.plan.settings_of`.
         betas: middle of each row's β grid.
-        problems: of the rows that have none, in a sentence.
+        likelihoods: whether each row trains one.
+        problems: of the rows that have none of these, in a sentence.
         aliases: the row under whose name each row is trained: the first with the same settings.
     """
 
     def __init__(self, options: StudyOptions, schedule: Mapping[str, int]) -> None:
         self._options = options
         self._schedule = schedule
-        found = {row.name: self._settings_or_problem(row) for row in ROWS.values()}
-        self.settings = {name: value for name, value in found.items() if isinstance(value, dict)}
-        self.betas = {name: self._beta(ROWS[name]) for name in self.settings}
-        self.problems = {name: value for name, value in found.items() if isinstance(value, str)}
+        self.settings: dict[str, dict[str, Any]] = {}
+        self.betas: dict[str, float] = {}
+        self.likelihoods: dict[str, bool] = {}
+        self.problems: dict[str, str] = {}
+        for row in ROWS.values():
+            self._add(row)
         self.aliases = same_rows(self.settings)
 
     def files(self, row: Row) -> list[str]:
         """The config files of a row, later ones over earlier ones."""
         return [*self._options.base_files, *row.overlays]
+
+    def config(self, row: Row, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The merged config of a row."""
+        return merged_config([self._options.config(file) for file in self.files(row)], overrides)
 
     def overrides(self, row: Row) -> dict[str, Any]:
         """Settings over the files: a row's own overlays win over the budget, the command line over everything.
@@ -50,29 +63,26 @@ class RowConfigs:
         own = {name for file in row.overlays for name in read_config(options.config(file))}
         budget = {name: value for name, value in options.budget.settings.items() if name not in own}
         epochs = options.budget.epochs_of(row, self._schedule["max_epochs"])
-        own_schedule = {"max_epochs": epochs, "warmup_epochs": warmup_epochs(self._from_files(row), epochs)}
+        own_schedule = {"max_epochs": epochs, "warmup_epochs": warmup_epochs(self.config(row), epochs)}
         return {**budget, **self._schedule, **own_schedule, **options.settings}
 
     def change(self, row: str, before: Mapping[str, Any]) -> str | None:
         """The first difference to settings with which a cell of the row was trained, in words, or None."""
         return next(iter(differences(before, self.settings[row])), None)
 
-    def _settings_or_problem(self, row: Row) -> dict[str, Any] | str:
+    def _add(self, row: Row) -> None:
         try:
-            settings = self._from_files(row) | self.overrides(row)
-            self._beta(row)
+            beta = self._beta(row)
+            config = self.config(row, self.overrides(row))
         except SettingsError as error:
-            return str(error).replace(f"{self._options.root}/", "")
-        plain: dict[str, Any] = json.loads(json.dumps(settings))
-        idle = {name for name, loss in READ_BY.items() if plain["loss"] != loss}
-        return {name: value for name, value in plain.items() if name not in {"beta", "seed"} | idle}
+            self.problems[row.name] = str(error).replace(f"{self._options.root}/", "")
+            return
+        self.betas[row.name], self.settings[row.name] = beta, settings_of(config)
+        self.likelihoods[row.name] = is_likelihood(config)
 
     def _beta(self, row: Row) -> float:
-        beta = self._from_files(row).get("beta")
+        beta = self.config(row).get("beta")
         if not isinstance(beta, (int, float)) or isinstance(beta, bool) or not beta > 0:
             files = ", ".join(self.files(row))
             raise SettingsError(f"beta is {beta!r} by {files}, but has to be a positive number, the row's own β.")
         return float(beta)
-
-    def _from_files(self, row: Row) -> dict[str, Any]:
-        return read_settings([self._options.config(file) for file in self.files(row)])

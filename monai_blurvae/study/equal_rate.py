@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from monai_blurvae.study.folder import Measured
+from monai_blurvae.metrics.measures import Description
+from monai_blurvae.study.frames import import_pandas, numbers, reason
 from monai_blurvae.study.plan import REFERENCE, ROWS, Row
 from monai_blurvae.study.rates import NotReached, Range, value_at_rate
-from monai_blurvae.study.tables import (
-    QUALITY,
-    RATE,
-    Column,
-    Entry,
-    Line,
-    Results,
-    Shown,
-    Table,
-    Value,
-    empty_line,
-    legend,
-    over_seeds,
-    value_of,
-)
+from monai_blurvae.study.tables import QUALITY, RATE, Line, Results, Shown, Table, empty_line, legend
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 RATIOS = ("spectrum_reconstruction", "spectrum_sample")
 """The measures that are compared by their ratio; the others by their difference."""
@@ -31,37 +20,11 @@ RATIOS = ("spectrum_reconstruction", "spectrum_sample")
 LABEL = ROWS[REFERENCE].label
 NO_RATE = "no rate to compare at: no row has two β"
 
+Value = float | str
+"""A number, or why there is none."""
 
-class _Seed(NamedTuple):
-    """A row's β grid with one seed.
-
-    Attributes:
-        rates: validation KL of each cell in nats, positive.
-        measured: what is reported of each.
-    """
-
-    rates: tuple[float, ...]
-    measured: tuple[Measured, ...]
-
-    @property
-    def range(self) -> Range:
-        return min(self.rates), max(self.rates)
-
-    def reaches(self, rate: float) -> bool:
-        low, high = self.range
-        return low <= rate <= high
-
-    def value(self, key: str, rate: float) -> Value:
-        """A measure at a rate."""
-        values = [value_of(m, key) for m in self.measured]
-        numbers = [value for value in values if not isinstance(value, str)]
-        if len(numbers) < len(values):
-            return next(value for value in values if isinstance(value, str))
-        found = value_at_rate(self.rates, numbers, rate)
-        return str(found) if isinstance(found, NotReached) else found
-
-
-_Seeds = Mapping[int, _Seed]
+_Seeds = Mapping[int, "DataFrame"]
+"""Of each seed the cells of a row's β grid, with their positive validation KL in nats as ``rate``."""
 
 
 class _Comparison(NamedTuple):
@@ -82,10 +45,20 @@ def equal_rate_table(
     title: str, rows: Sequence[Row], results: Results, rate: float | None, shown: Shown = QUALITY
 ) -> Table:
     """Test measures at one validation KL, interpolated over each row's β within each seed, never extrapolated."""
-    lines = [_line(row, results, rate, shown.columns) for row in rows]
+
+    def line(row: Row) -> Line:
+        seeds = _seeds(row, results)
+        if not seeds:
+            return empty_line(row, results, "–")
+        reached = {} if rate is None else {s: rate for s, cells in seeds.items() if _reaches(cells, rate)}
+        note = NO_RATE if rate is None else _not_reached(seeds, rate)
+        values = _frame(reached, lambda s, r, key: _value(seeds[s], key, r), shown.measures)
+        leading = (row.label, str(len(reached)), results.likelihood(row))
+        return Line(leading, values, _joined(note, results.problem(row)))
+
     how = "piecewise linear in log KL over each row's β grid; mean ± std over seeds"
     notes = (f"{_where(results, rate)}: {how}.", *legend(rows, results, shown))
-    return Table(title, ("row", "seeds", "likelihood"), shown.columns, tuple(lines), notes)
+    return Table(title, ("row", "seeds", "likelihood"), shown.measures, tuple(map(line, rows)), notes)
 
 
 def against_reference_table(title: str, rows: Sequence[Row], results: Results, rate: float | None) -> Table:
@@ -94,9 +67,23 @@ def against_reference_table(title: str, rows: Sequence[Row], results: Results, r
     A row that does not reach the rate, as none with a single β does, is compared at the nearest one that it and the
     reference row both reach; the line says at which.
     """
-    compared = [column for column in QUALITY.columns if column.better]
+    compared = [measure for measure in QUALITY.measures if measure.better]
     reference = _seeds(ROWS[REFERENCE], results)
-    lines = [_line_against(row, results, reference, rate, compared) for row in rows]
+
+    def line(row: Row) -> Line:
+        seeds = _seeds(row, results)
+        if not seeds:
+            return empty_line(row, results, "–", "–")
+        rates, note, common = _Comparison({}, NO_RATE) if rate is None else _compare(seeds, reference, rate)
+
+        def difference(seed: int, rate: float, key: str) -> Value:
+            return _compared(_value(seeds[seed], key, rate), _value(reference[seed], key, rate), key)
+
+        values = _frame(rates, difference, compared)
+        values = None if values is None else values.set_axis([_comparison(m).key for m in compared], axis=1)
+        leading = (row.label, _span(rates.values()), str(len(rates)), results.likelihood(row))
+        return Line(leading, values, _joined(note, results.problem(row)), common)
+
     notes = (
         f"{_where(results, rate)}: ratio to {LABEL}, or Δ, the difference from it, within each seed; mean ± std over "
         "the seeds that both have.",
@@ -104,8 +91,8 @@ def against_reference_table(title: str, rows: Sequence[Row], results: Results, r
         "rate that both reach, which its line says; it takes no part in what is bold.",
         *legend(rows, results, QUALITY),
     )
-    columns = tuple(_comparison_column(column) for column in compared)
-    return Table(title, ("row", "at (nats)", "seeds", "likelihood"), columns, tuple(lines), notes)
+    measures = tuple(map(_comparison, compared))
+    return Table(title, ("row", "at (nats)", "seeds", "likelihood"), measures, tuple(map(line, rows)), notes)
 
 
 def _where(results: Results, rate: float | None) -> str:
@@ -114,53 +101,48 @@ def _where(results: Results, rate: float | None) -> str:
 
 def _seeds(row: Row, results: Results) -> _Seeds:
     """The seeds of a row with their cells of positive rate; none for a row that was not measured."""
-    rates = {m.cell: m.values[RATE] for m in results.validation_of(row) if RATE in m.values}
-    by_seed: dict[int, list[Measured]] = defaultdict(list)
-    for m in results.reported_of(row):
-        if rates.get(m.cell, 0.0) > 0:
-            by_seed[m.cell.seed].append(m)
-    return {seed: _Seed(tuple(rates[m.cell] for m in ms), tuple(ms)) for seed, ms in by_seed.items()}
+    rates = numbers(results.validation_of(row), ["beta", "seed", RATE]).rename(columns={RATE: "rate"})
+    cells = results.reported_of(row).merge(rates[rates["rate"] > 0], on=["beta", "seed"])
+    return {int(seed): of_seed for seed, of_seed in cells.groupby("seed")}
 
 
-def _line(row: Row, results: Results, rate: float | None, columns: Sequence[Column]) -> Line:
-    seeds = _seeds(row, results)
-    if not seeds:
-        return empty_line(row, results, "–")
-    if rate is None:
-        return Line((row.label, "0", results.likelihood(row)), (), _joined(NO_RATE, results.problem(row)))
-    reached = [seed for seed in seeds.values() if seed.reaches(rate)]
-    entries = tuple(over_seeds([seed.value(c.key, rate) for seed in reached]) for c in columns) if reached else ()
-    note = _joined(_not_reached(seeds, rate), results.problem(row))
-    return Line((row.label, str(len(reached)), results.likelihood(row)), entries, note)
+def _range(cells: DataFrame) -> Range:
+    return float(cells["rate"].min()), float(cells["rate"].max())
 
 
-def _line_against(row: Row, results: Results, reference: _Seeds, rate: float | None, columns: Sequence[Column]) -> Line:
-    seeds = _seeds(row, results)
-    if not seeds:
-        return empty_line(row, results, "–", "–")
-    rates, note, common = _Comparison({}, NO_RATE) if rate is None else _compare(seeds, reference, rate)
+def _reaches(cells: DataFrame, rate: float) -> bool:
+    low, high = _range(cells)
+    return low <= rate <= high
 
-    def entry(key: str) -> Entry:
-        return over_seeds(
-            [_compared(seeds[s].value(key, r), reference[s].value(key, r), key) for s, r in rates.items()]
-        )
 
-    leading = (row.label, _span(rates.values()), str(len(rates)), results.likelihood(row))
-    entries = tuple(entry(column.key) for column in columns) if rates else ()
-    return Line(leading, entries, _joined(note, results.problem(row)), common)
+def _value(cells: DataFrame, key: str, rate: float) -> Value:
+    """A measure of one seed at a rate."""
+    values = numbers(cells, [key])[key]
+    if values.isna().any():
+        return reason(cells, key)
+    found = value_at_rate(list(cells["rate"]), list(values), rate)
+    return str(found) if isinstance(found, NotReached) else found
+
+
+def _frame(
+    rates: Mapping[int, float], value: Callable[[int, float, str], Value], measures: Sequence[Description]
+) -> DataFrame | None:
+    """A line for each seed, None without any."""
+    lines = [{m.key: value(seed, rate, m.key) for m in measures} for seed, rate in rates.items()]
+    return import_pandas().DataFrame(lines) if lines else None
 
 
 def _compare(seeds: _Seeds, reference: _Seeds, rate: float) -> _Comparison:
     """At the rate, else at the nearest one within both rows' grids."""
-    reached = {s for s, seed in seeds.items() if seed.reaches(rate)}
-    both = {s: rate for s in sorted(reached & reference.keys()) if reference[s].reaches(rate)}
+    reached = {s for s, cells in seeds.items() if _reaches(cells, rate)}
+    both = {s: rate for s in sorted(reached & reference.keys()) if _reaches(reference[s], rate)}
     if both:
         note = _joined(_not_reached(seeds, rate), _without_reference(len(reached) - len(both), len(reached)))
         return _Comparison(both, note)
-    overlaps = {s: _overlap(seeds[s].range, reference[s].range) for s in sorted(seeds.keys() & reference.keys())}
+    overlaps = {s: _overlap(_range(seeds[s]), _range(reference[s])) for s in sorted(seeds.keys() & reference.keys())}
     nearest = {s: min(max(rate, bounds[0]), bounds[1]) for s, bounds in overlaps.items() if bounds}
     if nearest:
-        single = all(seeds[s].range[0] == seeds[s].range[1] for s in nearest)
+        single = all(len(set(_range(seeds[s]))) == 1 for s in nearest)
         how = "one β: at its own rate" if single else f"at the nearest rate that it and {LABEL} reach"
         missing = _without_reference(len(seeds) - len(nearest), len(seeds))
         return _Comparison(nearest, _joined(f"{how}, {_span(nearest.values())} nats", missing), common=False)
@@ -168,17 +150,16 @@ def _compare(seeds: _Seeds, reference: _Seeds, rate: float) -> _Comparison:
         return _Comparison({}, _not_reached(seeds, rate))
     if not reference:
         return _Comparison({}, f"{LABEL}: not measured")
-    if not any(seed.reaches(rate) for seed in reference.values()):
+    if not any(_reaches(cells, rate) for cells in reference.values()):
         return _Comparison({}, f"{LABEL}: {_not_reached(reference, rate)}")
     return _Comparison({}, _without_reference(len(reached), len(reached)))
 
 
 def _not_reached(seeds: _Seeds, rate: float) -> str:
     """Which seeds do not reach the rate, or nothing."""
-    missed = [seed for seed in seeds.values() if not seed.reaches(rate)]
+    missed = [_range(cells) for cells in seeds.values() if not _reaches(cells, rate)]
     if len(missed) == len(seeds):
-        grid = [r for seed in missed for r in seed.rates]
-        return str(NotReached(min(grid), max(grid)))
+        return str(NotReached(min(low for low, _ in missed), max(high for _, high in missed)))
     return f"{len(missed)} of {len(seeds)} seeds do not reach it" if missed else ""
 
 
@@ -201,11 +182,11 @@ def _compared(value: Value, reference: Value, key: str) -> Value:
     return value / reference if reference else f"{LABEL}'s is 0"
 
 
-def _comparison_column(column: Column) -> Column:
+def _comparison(measure: Description) -> Description:
     """The column of a measure's ratio or difference."""
-    if column.key in RATIOS:
-        return column._replace(key=f"{column.key}_ratio", label=f"{column.label}, ratio")
-    return column._replace(key=f"{column.key}_difference", label=f"Δ {column.label}", signed=True)
+    if measure.key in RATIOS:
+        return measure._replace(key=f"{measure.key}_ratio", name=f"{measure.name}, ratio", unit="")
+    return measure._replace(key=f"{measure.key}_difference", name=f"Δ {measure.name}", signed=True)
 
 
 def _span(rates: Collection[float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monai_blurvae.files import replacing
-from monai_blurvae.study.folder import Measured
+from monai_blurvae.metrics.measures import MEASURES
+from monai_blurvae.report.history import spread
+from monai_blurvae.study.frames import numbers
 from monai_blurvae.study.kernels import KernelHistory
 from monai_blurvae.study.tables import RATE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
-PANELS = {
-    "psnr": "PSNR (dB), higher is better",
-    "ssim": "SSIM, higher is better",
-    "lpips": "LPIPS, lower is better",
-    "spectrum_reconstruction": "distance of log spectrum,\nreconstructions, lower is better",
-    "mmd_alexnet": "MMD² of samples, AlexNet features,\nlower is better",
-}
+PANELS = ("psnr", "ssim", "lpips", "spectrum_reconstruction", "mmd_alexnet")
 # Okabe and Ito's colours, which colour-blind people tell apart, and a wine red; grey is the grid's and the images'.
 # Markers and dashes tell rows that share one.
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#882255")
@@ -32,11 +28,11 @@ DASHES = ("-", "--", ":", "-.")
 MOST_EPOCHS = 4
 
 
-def draw_rate_distortion(curves: Mapping[str, Sequence[Measured]], title: str, rate: float | None) -> Figure:
+def draw_rate_distortion(curves: Mapping[str, DataFrame], title: str, rate: float | None) -> Figure:
     """Measures against the KL in nats; a line through the means of each β, a small point for each seed.
 
     Args:
-        curves: measures of each row by its label.
+        curves: cells of each row by its label, see :func:`~monai_blurvae.study.frames.cells_frame`.
         title: says on which subjects.
         rate: marked by a vertical line, if given.
 
@@ -44,27 +40,27 @@ def draw_rate_distortion(curves: Mapping[str, Sequence[Measured]], title: str, r
         ImportError: without matplotlib, naming the extra.
     """
     figure, axes = _subplots(2, 3, (13, 8))
-    for axis, (key, label) in zip(axes.flat, PANELS.items(), strict=False):
-        for i, measured in enumerate(curves.values()):
-            _draw_curve(axis, measured, key, _style(i))
+    for axis, key in zip(axes.flat, PANELS, strict=False):
+        for i, cells in enumerate(curves.values()):
+            _draw_curve(axis, cells, key, _style(i))
         if not axis.lines:
             axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
         elif rate is not None:
             axis.axvline(rate, color="0.6", linewidth=0.8, linestyle=":")
         _scale_rates(axis)
-        axis.set_xlabel("KL (nats)")
-        axis.set_ylabel(label)
+        axis.set_xlabel(MEASURES[RATE].label)
+        axis.set_ylabel(f"{MEASURES[key].label},\n{MEASURES[key].direction} is better")
         axis.grid(alpha=0.3, which="both")
     _legend(axes.flat[-1], list(curves))
     figure.suptitle(title)
     return figure
 
 
-def draw_spectra(chosen: Mapping[str, Measured], title: str) -> Figure:
+def draw_spectra(chosen: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
     """Radial log power spectra of images, reconstructions and samples, and below what they lack (the paper's Figure 6).
 
     Args:
-        chosen: the measures of one cell of each row by its label.
+        chosen: of one cell of each row, by its label, log₁₀ power of ``images``, ``reconstruction`` and ``sample``.
         title: says on which subjects.
 
     Raises:
@@ -73,8 +69,8 @@ def draw_spectra(chosen: Mapping[str, Measured], title: str) -> Figure:
     figure, axes = _subplots(2, 3, (13, 8), sharex="col", width_ratios=(1, 1, 0.45))
     for column, kind in enumerate(("reconstruction", "sample")):
         top, bottom = axes[0, column], axes[1, column]
-        for i, measured in enumerate(chosen.values()):
-            images, shown = np.array(measured.spectra["images"]), np.array(measured.spectra[kind])
+        for i, spectra in enumerate(chosen.values()):
+            images, shown = np.array(spectra["images"]), np.array(spectra[kind])
             frequencies = np.arange(1, len(images) + 1) / (2 * len(images))
             if i == 0:
                 top.plot(frequencies, images, color="0.75", linewidth=4, zorder=0)
@@ -104,7 +100,7 @@ def draw_kernels(histories: Mapping[str, KernelHistory], title: str) -> Figure:
     Raises:
         ImportError: without matplotlib, naming the extra.
     """
-    epochs = _spread(sorted({epoch for history in histories.values() for epoch in history.pictures}), MOST_EPOCHS)
+    epochs = spread(sorted({epoch for history in histories.values() for epoch in history.pictures}), MOST_EPOCHS)
     figure = _figure((13, 4 + 0.8 * len(histories)))
     grid = figure.add_gridspec(len(histories) + 1, len(epochs), height_ratios=[*[0.8] * len(histories), 3])
     for i, (label, history) in enumerate(histories.items()):
@@ -167,24 +163,14 @@ def _scale_rates(axis: Any) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_curve(axis: Any, measured: Sequence[Measured], key: str, style: Mapping[str, Any]) -> None:
-    by_beta: dict[float, list[tuple[float, float]]] = defaultdict(list)
-    for m in measured:
-        if key in m.values and m.values.get(RATE, 0.0) > 0:
-            by_beta[m.cell.beta].append((m.values[RATE], m.values[key]))
-    if not by_beta:
-        return
-    means = sorted(tuple(np.mean(points, axis=0)) for points in by_beta.values())
-    axis.plot(*zip(*means, strict=True), **style)
-    if any(len(points) > 1 for points in by_beta.values()):
-        points = [point for group in by_beta.values() for point in group]
-        axis.scatter(*zip(*points, strict=True), color=style["color"], marker=style["marker"], s=8, alpha=0.5)
-
-
-def _spread(epochs: Sequence[int], most: int) -> list[int]:
-    """At most so many of them, evenly spread, the first and the last among them."""
-    places = np.linspace(0, len(epochs) - 1, min(most, len(epochs))).round()
-    return [epochs[int(place)] for place in places]
+def _draw_curve(axis: Any, cells: DataFrame, key: str, style: Mapping[str, Any]) -> None:
+    points = numbers(cells, ["beta", RATE, key]).dropna()
+    points = points[points[RATE] > 0]
+    means = points.groupby("beta").mean().sort_values(RATE)
+    if len(means):
+        axis.plot(means[RATE], means[key], **style)
+    if len(points) > len(means):
+        axis.scatter(points[RATE], points[key], color=style["color"], marker=style["marker"], s=8, alpha=0.5)
 
 
 def _draw_widths(axis: Any, histories: Mapping[str, KernelHistory]) -> None:

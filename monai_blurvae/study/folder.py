@@ -7,29 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monai_blurvae.bundle.run_folder import MODEL, SUMMARY
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import make_folder, write_json
+from monai_blurvae.run_files import MODEL, SUMMARY, TENSORBOARD
 from monai_blurvae.study.plan import Cell
-
-TENSORBOARD = "tensorboard"
-"""The folder of the event files in a run folder."""
-
-
-class Measured(NamedTuple):
-    """The measures of one cell on one split.
-
-    Attributes:
-        cell: which.
-        values: measures by name, those that are finite numbers.
-        reasons: why each of the others has no value.
-        spectra: mean log₁₀ radial power spectra of ``images``, ``reconstruction`` and ``sample``.
-    """
-
-    cell: Cell
-    values: Mapping[str, float]
-    reasons: Mapping[str, str]
-    spectra: Mapping[str, list[float]]
 
 
 class KeptRate(NamedTuple):
@@ -124,19 +105,21 @@ class StudyFolder:
         """Where the measures of a cell are."""
         return self.path / "measures" / f"{cell.name}.{split}.json"
 
-    def measured(self, split: str) -> Iterator[Measured]:
-        """The measures of every finished cell that has them."""
+    def measured(self, split: str) -> Iterator[tuple[Cell, dict[str, float | str]]]:
+        """Every finished cell that has measures, with them: numbers, or the reason why there is none."""
         for cell in self.finished():
-            path = self.measure_file(cell, split)
-            if not path.is_file():
-                continue
-            content = read_json(path)
-            if "failed" in content:
-                continue
-            measures = content["measures"].items()
-            values = {name: m["value"] for name, m in measures if m["value"] is not None}
-            reasons = {name: m["reason"] for name, m in measures if m["value"] is None}
-            yield Measured(cell, values, reasons, content["spectra"])
+            content = self._measures(cell, split)
+            if content and "failed" not in content:
+                measures = content["measures"].items()
+                yield cell, {name: m["reason"] if m["value"] is None else m["value"] for name, m in measures}
+
+    def spectra(self, cell: Cell, split: str) -> dict[str, list[float]]:
+        """Mean log₁₀ radial power spectra of ``images``, ``reconstruction`` and ``sample``; none if not measured."""
+        return dict(self._measures(cell, split).get("spectra", {}))
+
+    def _measures(self, cell: Cell, split: str) -> dict[str, Any]:
+        path = self.measure_file(cell, split)
+        return read_json(path) if path.is_file() else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import pydoc
 from collections.abc import Mapping
 from typing import Any
 
-from monai_blurvae.losses import ReconstructionTerm, WienerLoss
-from monai_blurvae.losses.registry import TERMS
+from monai.bundle import ConfigParser
 
-ADDED_TERMS = ("spectrum_weight", "adversarial_weight")
+from monai_blurvae.losses import WienerLoss
+
 NORMALISING = ("exact", "fixed")
 """The determinants that belong to the Wiener term's Σ; that of ``epsilon`` is another matrix's."""
 
 
-def is_likelihood(settings: Mapping[str, Any]) -> bool:
+def is_likelihood(config: Mapping[str, Any]) -> bool:
     """Whether the objective without its KL is, up to constants, −log of a normalised density of the image.
 
     Args:
-        settings: of a row.
+        config: merged. A term that is no class of this package counts as none unless it says ``is_likelihood``.
     """
-    if any(settings.get(name) for name in ADDED_TERMS):
+    parser = ConfigParser(dict(config))
+    term = pydoc.locate(str(parser.get("train#term#_target_")))
+    added = parser.get("adversary") or parser.get("train#objective#auxiliary")
+    if added or not isinstance(term, type) or not getattr(term, "is_likelihood", False):
         return False
-    term = TERMS.get(settings["loss"], ReconstructionTerm)
-    return term.is_likelihood and (term is not WienerLoss or settings.get("determinant") in NORMALISING)
+    return not issubclass(term, WienerLoss) or parser.get("train#objective#determinant") in NORMALISING

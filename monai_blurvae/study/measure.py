@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from monai_blurvae.bundle import FinishedRun, load_weights
-from monai_blurvae.bundle.measures import measure_trained, patches_of
-from monai_blurvae.data import prepare_volumes, read_datalist
+from monai_blurvae.bundle import FinishedRun
+from monai_blurvae.bundle.measures import images_of, measure_trained
+from monai_blurvae.data import read_datalist
+from monai_blurvae.data.facts import facts_of
 from monai_blurvae.errors import user_error
 from monai_blurvae.files import sha256_of, write_json
 from monai_blurvae.functional.radial import radial_power
@@ -39,7 +40,6 @@ from monai_blurvae.networks.perceptual import default_weights_dir
 from monai_blurvae.seeding import torch_rng
 from monai_blurvae.study.folder import StudyFolder, read_json
 from monai_blurvae.study.plan import Cell
-from monai_blurvae.transforms import PrepareVolume
 
 BATCH_SIZE = 64
 SAMPLE_SETS = 8
@@ -47,8 +47,6 @@ SAMPLE_SETS = 8
 
 VERSION = 1
 """Of what is measured; what an earlier one measured is measured again."""
-
-DATA_SETTINGS = ("slice_axis", "volume_size", "patch_size", "min_foreground", "eval_patches_per_volume")
 
 
 class Instruments(NamedTuple):
@@ -89,29 +87,23 @@ def measure_cells(
         folder: of the study.
         cells: trained ones.
         split: ``"validation"`` or ``"test"``.
-        cache_dir: of the volume store.
+        cache_dir: of the store.
         instruments: see :class:`Instruments`.
     """
-    settings = read_json(folder.study)["data"]
-    volumes = prepare_volumes(
-        read_datalist(folder.datalist),
-        cache_dir,
-        PrepareVolume(settings["slice_axis"], settings["volume_size"]),
-        settings["patch_size"],
-        settings["min_foreground"],
-    )
-    reference = patches_of(volumes.validation, settings)
-    images = reference if split == "validation" else patches_of(getattr(volumes, split), settings)
+    datalist = read_datalist(folder.datalist)
     for cell in cells:
-        print(f"measuring {cell.name} on {len(images)} {split} patches", flush=True)
         key = _key(folder, cell, instruments)
         try:
-            content = {"key": key, **_measure(folder, cell, images, reference, instruments)}
+            run = FinishedRun(folder.cell_dir(cell))
+            fitted_on = run.dataset("validate", datalist.items("validation"), cache_dir)
+            dataset = fitted_on if split == "validation" else run.dataset("test", datalist.items(split), cache_dir)
+            print(f"measuring {cell.name} on {facts_of(dataset).count_text(len(dataset))} of the {split}", flush=True)
+            content = {"key": key, **_measure(run, images_of(dataset), images_of(fitted_on), instruments)}
         except Exception as error:  # one cell takes no other along
             traceback.print_exc()
             shown = user_error(error) or error
             content = {"key": key, "failed": f"{shown}" or type(error).__name__}
-        write_json(folder.measure_file(cell, split), {"cell": cell.name, "patches": len(images), **content})
+        write_json(folder.measure_file(cell, split), {"cell": cell.name, **content})
 
 
 def mean_spectrum(images: Tensor) -> list[float]:
@@ -123,12 +115,8 @@ def _key(folder: StudyFolder, cell: Cell, instruments: Instruments) -> dict[str,
     return {"model": sha256_of(folder.model_file(cell)), **instruments.key()}
 
 
-def _measure(
-    folder: StudyFolder, cell: Cell, images: Tensor, reference: Tensor, instruments: Instruments
-) -> dict[str, Any]:
-    run = FinishedRun(folder.path, folder.cell_dir(cell))
-    network: BlurVAE = run.parser().get_parsed_content("network_def")
-    network = load_weights(network, run.model_file, instruments.device).eval()
+def _measure(run: FinishedRun, images: Tensor, reference: Tensor, instruments: Instruments) -> dict[str, Any]:
+    network = run.network(instruments.device)
     weights_dir, device = instruments.weights_dir, instruments.device
     measures = measure_trained(
         network,
@@ -144,6 +132,7 @@ def _measure(
     reconstructions = _reconstructions(network, images, device)
     with_lpips = measures["lpips"].value is not None
     return {
+        "patches": len(images),
         "measures": {name: _plain(measure, weights_dir or default_weights_dir()) for name, measure in measures.items()},
         "spectra": _spectra(network, images, reconstructions),
         "per_patch": _per_patch(images, reconstructions, weights_dir, with_lpips),

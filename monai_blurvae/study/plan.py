@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle import SETTINGS
-from monai_blurvae.bundle.settings import FREE_ON_RESUME
+from monai_blurvae.bundle.running import flattened, is_free, references
 from monai_blurvae.errors import SettingsError
+
+OF_A_CELL = ("beta", "seed")
+"""The settings in which the cells of a row differ."""
+
+MEASURED_ON = ("train#deterministic_transforms", "validate#random_transforms", "validate#dataset", "test#dataset")
+"""The parts of a config that make the images on which cells are measured."""
 
 
 class Row(NamedTuple):
@@ -160,26 +166,25 @@ class Cell(NamedTuple):
         return f"{self.row}-beta{self.beta:g}-seed{self.seed}"
 
 
-def schedule(budget: Budget, volumes: int, patches_per_volume: int) -> dict[str, int]:
+def schedule(budget: Budget, per_epoch: int) -> dict[str, int]:
     """``max_epochs`` and ``val_interval`` that give each cell the budget's patches.
 
     Args:
         budget: the budget.
-        volumes: number of training volumes.
-        patches_per_volume: patches of each in an epoch.
+        per_epoch: patches in an epoch.
     """
     epochs = budget.epochs
     if budget.patches is not None:
-        epochs = max(1, round(budget.patches / (volumes * patches_per_volume)))
+        epochs = max(1, round(budget.patches / per_epoch))
     return {
         "max_epochs": epochs,
         "val_interval": max(1, round(epochs / budget.validations)),
     }
 
 
-def warmup_epochs(settings: Mapping[str, Any], max_epochs: int) -> int:
-    """The same share of ``max_epochs`` as ``settings`` have it (20 of 400 in the paper)."""
-    return round(settings["warmup_epochs"] / settings["max_epochs"] * max_epochs)
+def warmup_epochs(config: Mapping[str, Any], max_epochs: int) -> int:
+    """The same share of ``max_epochs`` as ``config`` has it (20 of 400 in the paper)."""
+    return round(config["warmup_epochs"] / config["max_epochs"] * max_epochs)
 
 
 def make_cells(
@@ -227,30 +232,60 @@ def read_config(file: Path) -> dict[str, Any]:
     return content
 
 
-def read_settings(files: Sequence[Path]) -> dict[str, Any]:
-    """What config files, the later over the earlier, set: the settings on which a training's result depends.
+def merged_config(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What MONAI makes of config files, the later over the earlier, and of a command line's overrides.
 
     Args:
-        files: the bundle's own, then overlays; every key of an overlay counts as a setting.
+        files: the bundle's own, then overlays.
+        overrides: values by their ids.
 
     Raises:
         SettingsError: if a file is missing or is no config.
     """
-    merged = read_config(files[0])
-    overlaid: set[str] = set()
-    for file in files[1:]:
-        content = read_config(file)
-        merged.update(content)
-        overlaid.update(content)
-    names = (set(SETTINGS) - FREE_ON_RESUME | {"max_epochs"} | overlaid) & set(merged)
-    return {name: merged[name] for name in sorted(names)}
+    for file in files:
+        read_config(file)
+    try:
+        parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
+        for id, value in (overrides or {}).items():
+            parser[id] = value
+    except (KeyError, ValueError, IndexError) as error:
+        shown = ", ".join(str(file) for file in files)
+        raise SettingsError(f"the configs {shown} do not fit together ({error}); correct the last of them.") from error
+    config: dict[str, Any] = parser.get()
+    return config
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """On what a training's result depends but β and seed, ``{id: value}``, with the number of its epochs.
+
+    Args:
+        config: merged.
+    """
+    items = flattened(json.loads(json.dumps(config)))
+    return {
+        id: value for id, value in items.items() if id == "max_epochs" or not (is_free(id) or id.startswith(OF_A_CELL))
+    }
+
+
+def evaluation_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """On what the images depend on which cells are measured, ``{id: value}``.
+
+    Args:
+        config: merged.
+    """
+    parser = ConfigParser(dict(config))
+    parts = {id: parser.get(id) for id in MEASURED_ON}
+    names = {name: config[name] for name in references(parts) if name in config and name not in ("data", "cache_dir")}
+    return {
+        id: value for id, value in json.loads(json.dumps(flattened({**parts, **names}))).items() if value is not None
+    }
 
 
 def same_rows(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The first row with the same settings as each row: Table 1's C = 0.025 is Table 3's Wiener, and trained once.
 
     Args:
-        settings: of each row, as :func:`read_settings` gives them.
+        settings: of each row, as :func:`settings_of` gives them.
     """
     first: dict[str, str] = {}
     for name in settings:

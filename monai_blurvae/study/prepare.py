@@ -1,81 +1,94 @@
-"""What all cells of a study share: the split, the volume store, the schedule."""
+"""What all cells of a study share: the split, the stores, the schedule."""
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Any
 
-from monai_blurvae.data import Datalist, load_datalist, prepare_volumes, read_datalist
+from monai.bundle import ConfigParser
+
+from monai_blurvae.bundle import prepare as fill_stores
+from monai_blurvae.data import Datalist, read_datalist
 from monai_blurvae.data.datalist import SPLITS
-from monai_blurvae.errors import RunFolderError, SettingsError
+from monai_blurvae.data.facts import facts_of
+from monai_blurvae.errors import RunFolderError, user_error
 from monai_blurvae.files import write_json
 from monai_blurvae.study.configs import RowConfigs
 from monai_blurvae.study.folder import StudyFolder, read_json
-from monai_blurvae.study.measure import DATA_SETTINGS
 from monai_blurvae.study.options import StudyOptions
-from monai_blurvae.study.plan import differences, read_config, read_settings, schedule
-from monai_blurvae.transforms import PrepareVolume
+from monai_blurvae.study.plan import differences, evaluation_settings, merged_config, schedule
 
 SPLIT_SEED = 0
 """One split for the cells of all seeds."""
 
 
 def prepare(options: StudyOptions, folder: StudyFolder) -> RowConfigs:
-    """Fill the volume store, and write down what the cells share.
+    """Fill the stores, and write down what the cells share.
 
     Args:
         options: of the study.
         folder: of the study.
 
     Raises:
-        SettingsError: for a bundle that is not of volumes.
         RunFolderError: if the folder holds a study with other data or settings.
-        DataError: for data that cannot be used.
+        BlurVAEError: for a config or data that cannot be used.
     """
-    settings = read_settings([options.config(file) for file in options.base_files])
-    settings |= {**options.budget.settings, **options.settings}
-    missing = [name for name in DATA_SETTINGS if name not in settings]
-    if missing:
-        raise SettingsError(
-            f"bundles/{options.bundle} has no {missing[0]}: a study compares losses on patches of volumes; choose a "
-            "--bundle of volumes, such as hcp."
-        )
-    data = {name: settings[name] for name in DATA_SETTINGS}
-    datalist = _datalist(options, folder)
-    volumes = prepare_volumes(
-        datalist,
-        options.cache_dir,
-        PrepareVolume(data["slice_axis"], data["volume_size"]),
-        data["patch_size"],
-        data["min_foreground"],
-    )
-    steps = schedule(options.budget, len(volumes.training), settings["patches_per_volume"])
+    config = merged_config([options.config(file) for file in options.base_files], _overrides(options))
+    parser = ConfigParser(config)
+    settings = {**options.budget.settings, **options.settings}
+    try:
+        if "initialize" in config:
+            parser.get_parsed_content("initialize")  # says what is mistyped, and makes the sample where it is used
+        datalist: Datalist = parser.get_parsed_content("data")
+        _require_same_split(datalist, folder)
+        datasets = [parser.get_parsed_content(f"{section}#dataset") for section in ("train", "validate", "test")]
+        fill_stores(*datasets)
+    except Exception as error:
+        raise user_error(error) or error from None
+    steps = schedule(options.budget, len(datasets[0]))
     content = {
         "files": list(options.base_files),
-        "settings": {**options.budget.settings, **steps, **options.settings},
-        "data": data,
-        "synthetic": volumes.synthetic,
+        "settings": {**settings, **steps, **options.settings},
+        "data": evaluation_settings(config),
+        "remark": facts_of(datasets[0]).remark,
     }
-    _require_same_study(folder, json.loads(json.dumps(content)))
+    _require_same_study(folder, content)
     datalist.write(folder.datalist)
     # Until all are trained nobody sees a test subject, the cells included.
-    without_test = Datalist(datalist.dataset_dir, datalist.training, datalist.validation, [], datalist.description)
-    without_test.write(folder.training_datalist)
+    without_test = {split: getattr(datalist, split) for split in SPLITS if split != "test"}
+    Datalist.of(datalist.dataset_dir, without_test, datalist.description, datalist.remark).write(
+        folder.training_datalist
+    )
     write_json(folder.study, content)
     return RowConfigs(options, steps)
 
 
-def _datalist(options: StudyOptions, folder: StudyFolder) -> Datalist:
-    pattern = options.image_pattern or read_config(options.config(options.base_files[0]))["image_pattern"]
-    datalist = load_datalist(options.dataset_dir, pattern, options.datalist, options.cache_dir, SPLIT_SEED)
-    if folder.datalist.is_file():
-        before = read_datalist(folder.datalist, datalist.dataset_dir)
-        if any(getattr(before, split) != getattr(datalist, split) for split in SPLITS):
-            raise RunFolderError(
-                f"{folder.path} holds a study of other files or with another split; choose another --output, or keep "
-                f"its split with --datalist {folder.datalist}."
-            )
-    return datalist
+def _overrides(options: StudyOptions) -> dict[str, Any]:
+    pattern = {} if options.image_pattern is None else {"image_pattern": options.image_pattern}
+    return {
+        **options.budget.settings,
+        **options.settings,
+        **pattern,
+        "dataset_dir": _text(options.dataset_dir),
+        "datalist": _text(options.datalist),
+        "cache_dir": str(options.cache_dir),
+        "seed": SPLIT_SEED,
+    }
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _require_same_split(datalist: Datalist, folder: StudyFolder) -> None:
+    if not folder.datalist.is_file():
+        return
+    before = read_datalist(folder.datalist, datalist.dataset_dir)
+    if any(getattr(before, split) != getattr(datalist, split) for split in SPLITS):
+        raise RunFolderError(
+            f"{folder.path} holds a study of other files or with another split; choose another folder, or give its "
+            f"{folder.datalist} as the data list."
+        )
 
 
 def _require_same_study(folder: StudyFolder, content: dict[str, Any]) -> None:
@@ -90,4 +103,4 @@ def _require_same_study(folder: StudyFolder, content: dict[str, Any]) -> None:
         *(f"{name} is {'new' if name in content['settings'] else 'gone'}" for name in sorted(names)),
     ]
     if changed:
-        raise RunFolderError(f"{folder.path} holds another study ({changed[0]}); choose another --output.")
+        raise RunFolderError(f"{folder.path} holds another study ({changed[0]}); choose another folder.")

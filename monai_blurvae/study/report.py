@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import write_text
 from monai_blurvae.study.equal_rate import against_reference_table, equal_rate_table
 from monai_blurvae.study.figures import draw_kernels, draw_rate_distortion, draw_spectra, save
-from monai_blurvae.study.folder import KeptRate, Measured, StudyFolder
+from monai_blurvae.study.folder import KeptRate, StudyFolder
 from monai_blurvae.study.kernels import KernelHistory, read_kernels
-from monai_blurvae.study.plan import REFERENCE, ROWS, TABLES, Row
+from monai_blurvae.study.plan import REFERENCE, ROWS, TABLES, Cell, Row
 from monai_blurvae.study.rates import Range, common_rate
 from monai_blurvae.study.tables import (
     LIKELIHOODS,
@@ -22,7 +23,7 @@ from monai_blurvae.study.tables import (
     protocol_table,
     rate_range,
 )
-from monai_blurvae.study.text import cells_csv, to_csv, to_latex, to_markdown
+from monai_blurvae.study.text import to_csv, to_latex, to_markdown
 
 TITLES = {"3": "Table 3: losses", "1": "Table 1: ablations of the Wiener loss", "remedies": "Remedies"}
 MAIN_TABLE = "3"
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 def shown_rows(table: str, wanted: Sequence[str], results: Results) -> list[Row]:
     """The rows of a table that are wanted, or were measured before."""
-    return [row for row in TABLES[table] if row.name in wanted or results.validation_of(row)]
+    return [row for row in TABLES[table] if row.name in wanted or len(results.validation_of(row))]
 
 
 def rate_of(rows: Sequence[Row], results: Results) -> float | None:
@@ -95,7 +96,7 @@ def write_tables(folder: StudyFolder, tables: dict[str, list[Row]], results: Res
         _write(folder, f"{stem}_likelihood_equal_rate", at_rate)
         against = f"{TITLES[name]}, at equal rate against {ROWS[REFERENCE].label}"
         _write(folder, f"{stem}_against_{REFERENCE}", against_reference_table(against, rows, results, rate))
-    write_text(folder.path / "cells.csv", cells_csv(results))
+    write_text(folder.path / "cells.csv", results.cells.to_csv(index=False, lineterminator="\n"))
 
 
 def draw_figures(
@@ -109,7 +110,7 @@ def draw_figures(
     Raises:
         ImportError: without matplotlib, naming the extra.
     """
-    criterion = criterion_of(results.validation)
+    criterion = criterion_of(results)
     reference = ROWS[REFERENCE]
     for name, rows in tables.items():
         shown = _distinct([reference, *(row for row in rows if row != reference)], results)
@@ -117,8 +118,8 @@ def draw_figures(
         chosen = _chosen(shown, results, criterion)
         suffix = "" if name == MAIN_TABLE else f"_{_stem(name)}"
         save(draw_rate_distortion(curves, results.subjects, rate), folder.path, f"rate_distortion{suffix}")
+        spectra = {row.label: folder.spectra(_cell(line), results.split) for row, line in chosen.items()}
         if chosen:
-            spectra = {row.label: measured for row, measured in chosen.items()}
             save(draw_spectra(spectra, f"{results.subjects}, β by {criterion}"), folder.path, f"spectra{suffix}")
     every = _distinct([row for rows in tables.values() for row in rows], results)
     histories = _kernel_histories(folder, _chosen(every, results, criterion))
@@ -136,33 +137,38 @@ def draw_figures(
 def _distinct(rows: Sequence[Row], results: Results) -> list[Row]:
     """The rows that were measured, the first of those that share their trainings."""
     first = {results.aliases.get(row.name, row.name): row for row in reversed(rows)}
-    return [row for row in rows if row in first.values() and results.reported_of(row)]
+    return [row for row in rows if row in first.values() and len(results.reported_of(row))]
 
 
-def _chosen(rows: Sequence[Row], results: Results, criterion: str | None) -> dict[Row, Measured]:
-    """Of each row's β by the paper's protocol the measures of the first seed."""
-    chosen: dict[Row, Measured] = {}
-    for row in rows if criterion else ():
-        beta = best_beta(results.validation_of(row), str(criterion))
-        of_beta = [m for m in results.reported_of(row) if m.cell.beta == beta]
-        if of_beta:
-            chosen[row] = min(of_beta, key=lambda m: m.cell.seed)
+def _chosen(rows: Sequence[Row], results: Results, criterion: str | None) -> dict[Row, Mapping[str, Any]]:
+    """Of each row's β by the paper's protocol the line of the first seed."""
+    chosen: dict[Row, Mapping[str, Any]] = {}
+    for row in rows:
+        cells = results.reported_of(row)
+        of_beta = cells[cells["beta"] == best_beta(results.validation_of(row), criterion)].sort_values("seed")
+        if len(of_beta):
+            chosen[row] = of_beta.iloc[0].to_dict()
     return chosen
 
 
-def _kernel_histories(folder: StudyFolder, chosen: Mapping[Row, Measured]) -> dict[str, KernelHistory]:
+def _cell(line: Mapping[str, Any]) -> Cell:
+    return Cell(line["row"], float(line["beta"]), int(line["seed"]))
+
+
+def _kernel_histories(folder: StudyFolder, chosen: Mapping[Row, Mapping[str, Any]]) -> dict[str, KernelHistory]:
     """The kernels of at most ``MOST_KERNEL_ROWS`` rows that have some, by their labels, in the order of ``chosen``."""
     found: dict[Row, KernelHistory] = {}
     for row in sorted(chosen, key=lambda row: row.name not in KERNEL_ROWS):
         if len(found) == MOST_KERNEL_ROWS:
             break
         try:
-            if "kernel_width" in chosen[row].reasons:
-                raise RunFolderError(chosen[row].reasons["kernel_width"])
-            found[row] = read_kernels(folder.tensorboard_dir(chosen[row].cell))
+            width = chosen[row].get("kernel_width")
+            if isinstance(width, str):
+                raise RunFolderError(width)
+            found[row] = read_kernels(folder.tensorboard_dir(_cell(chosen[row])))
         except RunFolderError as error:
             logger.warning("%s is left out of the figure of kernels: %s", row.label, error)
-    return {f"{row.label}\nβ = {chosen[row].cell.beta:g}": found[row] for row in chosen if row in found}
+    return {f"{row.label}\nβ = {chosen[row]['beta']:g}": found[row] for row in chosen if row in found}
 
 
 def _stem(table: str) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 from monai_blurvae.files import remove_leftovers
 from monai_blurvae.study.configs import RowConfigs
-from monai_blurvae.study.folder import Measured, StudyFolder, read_json
-from monai_blurvae.study.likelihood import is_likelihood
+from monai_blurvae.study.folder import StudyFolder, read_json
+from monai_blurvae.study.frames import cells_frame, import_pandas
 from monai_blurvae.study.measure import Instruments, is_measured
 from monai_blurvae.study.options import StudyOptions
-from monai_blurvae.study.plan import ROWS, Cell, make_cells, read_config
+from monai_blurvae.study.plan import ROWS, Cell, make_cells
 from monai_blurvae.study.prepare import prepare
 from monai_blurvae.study.report import draw_figures, settle_rate, shown_rows, write_tables
 from monai_blurvae.study.tables import Results
@@ -30,10 +30,12 @@ class Study:
 
     Raises:
         RunFolderError: if the folder cannot be used.
-        DataError: for data that cannot be used.
+        BlurVAEError: for a config or data that cannot be used.
+        ImportError: without pandas, naming the extra.
     """
 
     def __init__(self, options: StudyOptions, say: Callable[[str], None] = print) -> None:
+        import_pandas()  # before hours of training
         self.options = options
         self.say = say
         self.folder = StudyFolder(options.output)
@@ -129,7 +131,7 @@ class Study:
             "dataset_dir": read_json(self.folder.datalist)["dataset_dir"],
             "datalist": self.folder.training_datalist,
             "cache_dir": self.options.cache_dir,
-            "output_dir": self.folder.cell_dir(cell),
+            "run_dir": self.folder.cell_dir(cell),
             "resume": "auto",
             "beta": cell.beta,
             "seed": cell.seed,
@@ -137,8 +139,7 @@ class Study:
             "device": self.options.device,
             **self.configs.overrides(row),
         }
-        bundle = read_config(self.options.config(self.options.base_files[0]))
-        if self.options.weights_dir is not None and "weights_dir" in bundle:
+        if self.options.weights_dir is not None and "weights_dir" in self.configs.config(row):
             given["weights_dir"] = self.options.weights_dir
         return [sys.executable, "-m", "monai.bundle", "run", "training", *_arguments(given)]
 
@@ -192,16 +193,23 @@ class Study:
             self.say(f"Measuring FAILED: {reason} ({task.log}); what is missing is measured by the next command.")
 
     def _results(self) -> Results:
-        validation = self._measured("validation")
-        reported = validation if self.options.validation_only else self._measured("test")
+        split = "validation" if self.options.validation_only else "test"
         subjects = "Validation subjects, NOT test subjects" if self.options.validation_only else "Test subjects"
-        if read_json(self.folder.study)["synthetic"]:
-            subjects += ", SYNTHETIC images"
-        likelihoods = {name: is_likelihood(settings) for name, settings in self.configs.settings.items()}
-        return Results(validation, reported, subjects, self._problems_of_rows(), self.configs.aliases, likelihoods)
-
-    def _measured(self, split: str) -> tuple[Measured, ...]:
-        return tuple(m for m in self.folder.measured(split) if self._is_current(m.cell))
+        remark = read_json(self.folder.study)["remark"]
+        cells = [
+            {**cell._asdict(), "split": name, **measures}
+            for name in dict.fromkeys(("validation", split))
+            for cell, measures in self.folder.measured(name)
+            if self._is_current(cell)
+        ]
+        return Results(
+            cells_frame(cells),
+            split,
+            ", ".join(filter(None, (subjects, remark))),
+            self._problems_of_rows(),
+            self.configs.aliases,
+            self.configs.likelihoods,
+        )
 
     def _problems_of_rows(self) -> dict[str, str]:
         """One sentence for each row that has cells without a result or shares those of another row."""

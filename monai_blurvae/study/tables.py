@@ -2,187 +2,93 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
-from types import MappingProxyType
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
-from monai_blurvae.bundle.measures import DESCRIPTIONS, FLOAT_DENSITY
-from monai_blurvae.study.folder import Measured
+from monai_blurvae.metrics.measures import ALEXNET, FID, FLOAT_DENSITY, LIKELIHOOD, MEASURES, Description
+from monai_blurvae.study.frames import import_pandas, numbers, reason
 from monai_blurvae.study.plan import Row
-from monai_blurvae.study.rates import covered_range
+from monai_blurvae.study.rates import Range, covered_range
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 RATE = "kl"
 CRITERIA = ("mmd_alexnet", "spectrum_sample")
 """What the β of a row is chosen by on the validation subjects, lower being better: the first that all cells have."""
 
 
-class Column(NamedTuple):
-    """A measure in a table.
-
-    Attributes:
-        key: of the measure.
-        label: with its unit.
-        digits: after the point.
-        better: 1 where higher is better, −1 where lower is, 0 where neither.
-        signed: whether positive numbers have their sign, as differences do.
-        significant: whether ``digits`` are significant ones, for a measure that spans magnitudes.
-    """
-
-    key: str
-    label: str
-    digits: int
-    better: int
-    signed: bool = False
-    significant: bool = False
-
-
 class Shown(NamedTuple):
     """Measures that a table shows.
 
     Attributes:
-        columns: of the measures.
+        measures: one for each column.
         notes: sentences that they need.
     """
 
-    columns: tuple[Column, ...]
+    measures: tuple[Description, ...]
     notes: tuple[str, ...]
 
 
-def _described(key: str) -> Column:
-    """The column of a measure as the bundle describes it."""
-    measure = DESCRIPTIONS[key]
-    unit = f" ({measure.unit})" if measure.unit else ""
-    return Column(key, measure.name + unit, measure.digits, measure.better)
-
-
-COLUMNS = (
-    Column(RATE, "KL (nats)", 1, 0),
-    Column("psnr", "PSNR (dB)", 2, 1),
-    Column("ssim", "SSIM", 4, 1),
-    Column("lpips", "LPIPS", 4, -1),
-    Column("spectrum_reconstruction", "spectrum, recon.", 3, -1),
-    Column("spectrum_sample", "spectrum, samples", 3, -1),
-    Column("sharpness_reconstruction", "sharpness, recon.", 3, 0),
-    Column("mmd_alexnet", "MMD² AlexNet, samples", 3, -1, significant=True),
-    Column("nll_variance", "−log p, variance", 0, -1),
-    Column("nll_spectrum", "−log p, spectrum", 0, -1),
-    Column("active_units", "active units", 0, 0),
-    Column("kernel_width", "kernel width (pixels)", 2, 0),
-)
-LIKELIHOOD_COLUMNS = (
-    *map(_described, (RATE, "nll_variance", "nll_kernel", "nll_spectrum")),
-    *map(_described, ("iw_nll_variance", "iw_nll_kernel", "iw_nll_spectrum")),
-    *map(_described, ("bpd_variance", "bpd_spectrum")),
-    *(
-        _described(key)._replace(digits=4, significant=True)
-        for key in ("frechet_alexnet", "fid_64", "fid_192", "fid_768", "fid_2048")
-    ),
-)
 QUALITY = Shown(
-    COLUMNS,
+    tuple(
+        MEASURES[key]
+        for key in (
+            *(RATE, "psnr", "ssim", "lpips", "spectrum_reconstruction", "spectrum_sample", "sharpness_reconstruction"),
+            *("mmd_alexnet", "nll_variance", "nll_spectrum", "active_units", "kernel_width"),
+        )
+    ),
     (
-        "PSNR and SSIM on [0, 1]; spectrum: distance of the radial log₁₀ power spectrum; MMD² of samples: its standard "
-        "deviation over sets of samples is mmd_alexnet_sd in cells.csv; kernel width: of the predicted kernel, trained "
-        "by the loss or beside it.",
+        "The standard deviation of the MMD² over sets of samples is mmd_alexnet_sd in cells.csv; the predicted kernel "
+        "was trained by the loss or beside it.",
     ),
 )
 LIKELIHOODS = Shown(
-    LIKELIHOOD_COLUMNS,
+    (MEASURES[RATE], *LIKELIHOOD, *(measure for measure in (*ALEXNET, *FID) if measure.key != "mmd_alexnet")),
     (
-        "IW: importance-weighted bound, the others minus the ELBO; kernel: the Gaussian of the predicted kernel, "
-        "trained by the loss or beside it.",
+        "IW: importance-weighted bound, the others minus the ELBO; the predicted kernel was trained by the loss or "
+        "beside it.",
         f"Bits per dimension are of a {FLOAT_DENSITY}.",
-        "Fréchet distances and FID are squared, and compare between equal numbers of patches only.",
+        "Fréchet distances and FID are squared, and compare between equal numbers of images only.",
     ),
 )
 
 
-Value = float | str
-"""A number, or why there is none."""
-
-
-class Entry(NamedTuple):
-    """A number of a table, or why there is none.
-
-    Attributes:
-        mean: over seeds.
-        std: over seeds, None for one seed.
-        reason: where ``mean`` is None.
-    """
-
-    mean: float | None
-    std: float | None = None
-    reason: str = ""
-
-
-class Line(NamedTuple):
-    """A line of a table.
-
-    Attributes:
-        leading: texts before the numbers; the first is the row's label.
-        entries: one for each column; empty for a row that has none.
-        note: why, in a few words.
-        competes: whether its numbers compare with the other lines', so that they may be the best.
-    """
-
-    leading: tuple[str, ...]
-    entries: tuple[Entry, ...]
-    note: str = ""
-    competes: bool = True
-
-
-class Table(NamedTuple):
-    """A table.
-
-    Attributes:
-        title: a sentence.
-        leading: headings of the lines' leading texts.
-        columns: of the entries.
-        lines: in the order of the rows.
-        notes: sentences below.
-    """
-
-    title: str
-    leading: tuple[str, ...]
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    notes: tuple[str, ...] = ()
-
-
 class Results(NamedTuple):
-    """What the tables are made of.
+    """What was measured.
 
     Attributes:
-        validation: measures on the validation subjects, by which β is chosen and rates are matched.
-        reported: what the tables hold, measures on the test subjects.
-        subjects: whose measures ``reported`` are, as the tables say it.
-        problems: why a row, by its name, has cells that are missing.
-        aliases: the row under whose name each row's cells were trained.
-        likelihoods: whether each row, by its name, trains a likelihood, as far as its settings are known.
+        cells: see :func:`~monai_blurvae.study.frames.cells_frame`.
+        split: whose measures are reported, ``"test"`` or ``"validation"``.
+        subjects: which those are, in words.
+        problems: why rows lack cells, in a sentence.
+        aliases: the row whose cells each row shares.
+        likelihoods: whether each row trains one.
     """
 
-    validation: tuple[Measured, ...]
-    reported: tuple[Measured, ...]
+    cells: DataFrame
+    split: str
     subjects: str
     problems: Mapping[str, str]
     aliases: Mapping[str, str]
-    likelihoods: Mapping[str, bool] = MappingProxyType({})
+    likelihoods: Mapping[str, bool] = {}
 
-    def validation_of(self, row: Row) -> list[Measured]:
-        """The measures of one row on the validation subjects."""
-        return self._of(row, self.validation)
+    def validation_of(self, row: Row) -> DataFrame:
+        """The measures by which a row's β is chosen and its rate is told."""
+        return self._of(row, "validation")
 
-    def reported_of(self, row: Row) -> list[Measured]:
-        """The measures of one row that are reported."""
-        return self._of(row, self.reported)
+    def reported_of(self, row: Row) -> DataFrame:
+        """The measures that the tables show of a row."""
+        return self._of(row, self.split)
 
-    def _of(self, row: Row, measured: Sequence[Measured]) -> list[Measured]:
-        return [m for m in measured if m.cell.row == self.aliases.get(row.name, row.name)]
+    def _of(self, row: Row, split: str) -> DataFrame:
+        name = self.aliases.get(row.name, row.name)
+        return self.cells[(self.cells["row"] == name) & (self.cells["split"] == split)]
 
     def problem(self, row: Row) -> str:
-        """Why cells of a row are missing, or nothing."""
+        """Why numbers of a row are missing, or nothing."""
         return self.problems.get(row.name, "") or self.problems.get(self.aliases.get(row.name, row.name), "")
 
     def likelihood(self, row: Row) -> str:
@@ -190,65 +96,105 @@ class Results(NamedTuple):
         return {True: "yes", False: "no", None: "–"}[self.likelihoods.get(row.name)]
 
 
-def value_of(measured: Measured, key: str) -> Value:
-    """A measure, or why there is none."""
-    return measured.values[key] if key in measured.values else measured.reasons.get(key, "not measured")
+class Line(NamedTuple):
+    """A line of a table.
+
+    Attributes:
+        leading: texts before the numbers; the first is the row's label.
+        seeds: a line for each seed, with numbers or reasons; None for a row that has none.
+        note: why, in a few words.
+        competes: whether its numbers compare with the other lines', so that they may be the best.
+    """
+
+    leading: tuple[str, ...]
+    seeds: DataFrame | None = None
+    note: str = ""
+    competes: bool = True
+
+    def reason(self, key: str) -> str:
+        """Why there is no mean of a measure."""
+        return "" if self.seeds is None else reason(self.seeds, key)
 
 
-def over_seeds(values: Sequence[Value]) -> Entry:
-    """Mean and, over more than one seed, standard deviation (of the sample, n − 1); a seed's reason if one has none."""
-    numbers = [value for value in values if not isinstance(value, str)]
-    if not numbers or len(numbers) < len(values):
-        return Entry(None, reason=next((value for value in values if isinstance(value, str)), "not measured"))
-    return Entry(fmean(numbers), stdev(numbers) if len(numbers) > 1 else None)
+@dataclass(frozen=True)
+class Table:
+    """Lines of one kind, over whose seeds means and standard deviations are taken.
+
+    Attributes:
+        title: of the table.
+        leading: headings of the texts before the numbers.
+        measures: one for each column of numbers.
+        lines: of the table.
+        notes: below it.
+    """
+
+    title: str
+    leading: tuple[str, ...]
+    measures: tuple[Description, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def means(self) -> DataFrame:
+        """A line for each line and a column for each key; NaN where a seed has none."""
+        return self._over_seeds("mean")
+
+    @cached_property
+    def stds(self) -> DataFrame:
+        """Likewise, of the sample (n − 1); NaN for one seed."""
+        return self._over_seeds("std")
+
+    def _over_seeds(self, statistic: str) -> DataFrame:
+        pandas = import_pandas()
+        keys = [measure.key for measure in self.measures]
+        found = {i: numbers(line.seeds, keys) for i, line in enumerate(self.lines) if line.seeds is not None}
+        if not found:
+            return pandas.DataFrame(index=range(len(self.lines)), columns=keys, dtype=float)
+        by_line = pandas.concat(found).groupby(level=0)
+        return by_line.agg(lambda s: getattr(s, statistic)(skipna=False)).reindex(range(len(self.lines)))
 
 
-def criterion_of(validation: Iterable[Measured]) -> str | None:
+def criterion_of(results: Results) -> str | None:
     """The first criterion that every cell has, so that all rows are chosen by the same; None if there is none."""
-    measured = list(validation)
-    if not measured:
-        return None
-    return next((c for c in CRITERIA if all(c in m.values for m in measured)), None)
+    validation = results.cells[results.cells["split"] == "validation"]
+    complete = numbers(validation, CRITERIA).notna().all()
+    return next((criterion for criterion in CRITERIA if len(validation) and complete[criterion]), None)
 
 
-def best_beta(validation: Iterable[Measured], criterion: str) -> float | None:
+def best_beta(validation: DataFrame, criterion: str | None) -> float | None:
     """The β with the lowest mean of the criterion over its seeds."""
-    by_beta: dict[float, list[float]] = defaultdict(list)
-    for m in validation:
-        by_beta[m.cell.beta].append(m.values[criterion])
-    return min(by_beta, key=lambda beta: fmean(by_beta[beta])) if by_beta else None
+    if criterion is None or validation.empty:
+        return None
+    return float(numbers(validation, ["beta", criterion]).groupby("beta")[criterion].mean().idxmin())
 
 
 def protocol_table(title: str, rows: Sequence[Row], results: Results, shown: Shown = QUALITY) -> Table:
     """The paper's protocol: test measures of the β with the best validation sample quality of each row."""
-    criterion = criterion_of(results.validation)
-    lines = []
-    for row in rows:
-        beta = None if criterion is None else best_beta(results.validation_of(row), criterion)
+    criterion = criterion_of(results)
+
+    def line(row: Row) -> Line:
+        beta = best_beta(results.validation_of(row), criterion)
         if beta is None:
-            lines.append(empty_line(row, results, "–", "–"))
-            continue
-        chosen = [m for m in results.reported_of(row) if m.cell.beta == beta]
-        entries = tuple(over_seeds([value_of(m, column.key) for m in chosen]) for column in shown.columns)
+            return empty_line(row, results, "–", "–")
+        reported = results.reported_of(row)
+        chosen = reported[reported["beta"] == beta]
         leading = (row.label, f"{beta:g}", str(len(chosen)), results.likelihood(row))
-        lines.append(Line(leading, entries, results.problem(row)))
+        return Line(leading, chosen if len(chosen) else None, results.problem(row))
+
     how = f"by the lowest {criterion} on the validation subjects" if criterion else "not chosen: nothing was measured"
     notes = (f"{results.subjects}; mean ± std over seeds. β of each row {how}.", *legend(rows, results, shown))
-    return Table(title, ("row", "β", "seeds", "likelihood"), shown.columns, tuple(lines), notes)
+    return Table(title, ("row", "β", "seeds", "likelihood"), shown.measures, tuple(map(line, rows)), notes)
 
 
-def rate_range(measured: Iterable[Measured]) -> tuple[float, float] | None:
+def rate_range(cells: DataFrame) -> Range | None:
     """The rates that a row's β grid brackets with every seed."""
-    by_seed: dict[int, list[float]] = defaultdict(list)
-    for m in measured:
-        if RATE in m.values:
-            by_seed[m.cell.seed].append(m.values[RATE])
-    return covered_range(list(by_seed.values()))
+    rates = numbers(cells, ["seed", RATE]).dropna()
+    return covered_range([list(of_seed) for _, of_seed in rates.groupby("seed")[RATE]])
 
 
 def empty_line(row: Row, results: Results, *leading: str) -> Line:
     """The line of a row without numbers, with the reason; ``leading`` stands between label and likelihood."""
-    return Line((row.label, *leading, results.likelihood(row)), (), results.problem(row) or "not trained")
+    return Line((row.label, *leading, results.likelihood(row)), note=results.problem(row) or "not trained")
 
 
 def legend(rows: Sequence[Row], results: Results, shown: Shown) -> tuple[str, ...]:
@@ -257,7 +203,7 @@ def legend(rows: Sequence[Row], results: Results, shown: Shown) -> tuple[str, ..
         "All −log p are upper bounds in nats with all constants, of a Gaussian fitted around the decoder on the "
         "validation subjects, whatever the row was trained with."
     )
-    if all(results.likelihoods.get(row.name, True) for row in rows):
-        return (*shown.notes, fitted)
     no = "Likelihood no: the objective without its KL is not −log of a normalised density of the image."
-    return (*shown.notes, fitted, no)
+    is_no = not all(results.likelihoods.get(row.name, True) for row in rows)
+    what = "; ".join(f"{measure.name}: {measure.what}" for measure in shown.measures)
+    return (f"{what}.", *shown.notes, fitted, *([no] if is_no else []))

@@ -2,161 +2,128 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
 from collections import defaultdict
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from monai_blurvae.study.tables import Column, Entry, Results, Table, value_of
+from monai_blurvae.study.frames import import_pandas
+from monai_blurvae.study.tables import Table
 
-
-def cells_csv(results: Results) -> str:
-    """Every cell with every measure or why it has none, on the validation subjects and on those that are reported."""
-    splits = [("validation", m) for m in results.validation]
-    if results.reported is not results.validation:
-        splits += [("test", m) for m in results.reported]
-    names = sorted({name for _, m in splits for name in (*m.values, *m.reasons)})
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "beta", "seed", "split", *names])
-    for split, m in sorted(splits, key=lambda pair: (pair[1].cell, pair[0])):
-        writer.writerow([*m.cell, split, *(value_of(m, name) for name in names)])
-    return out.getvalue()
-
-
-def to_markdown(table: Table) -> str:
-    """The table as Markdown, the best of each column in bold, reasons for missing numbers below."""
-    bold = _marker(table, lambda text: f"**{text}**")
-    heading = [*table.leading, *(c.label for c in table.columns), "note"]
-    body = [[*line.leading, *_texts(table, i, bold), line.note] for i, line in enumerate(table.lines)]
-    rows = [heading, ["---"] * len(heading), *body]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-    below = [*table.notes, *_reasons(table)]
-    return f"# {table.title}\n\n{text}\n\n" + "\n".join(f"- {note}" for note in below) + "\n"
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def to_csv(table: Table) -> str:
     """The table as CSV, unrounded, a column for each mean and each standard deviation."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*table.leading, *(n for c in table.columns for n in (c.key, f"{c.key}_std")), "note"])
-    for line in table.lines:
-        entries = line.entries or (Entry(None),) * len(table.columns)
-        numbers = ["" if v is None else v for e in entries for v in (e.mean, e.std)]
-        writer.writerow([*line.leading, *numbers, line.note])
-    return out.getvalue()
+    frame = _leading(table)
+    for measure in table.measures:
+        frame[measure.key], frame[f"{measure.key}_std"] = table.means[measure.key], table.stds[measure.key]
+    frame["note"] = [line.note for line in table.lines]
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(table: Table) -> str:
+    """The table as Markdown, the best of each column in bold, reasons for missing numbers below."""
+    texts = _texts(table)
+    frame = _leading(table).join(texts.mask(_best(table), "**" + texts + "**"))
+    frame["note"] = [line.note for line in table.lines]
+    frame = frame.rename(columns=str).map(_piped).rename(columns=_piped)
+    body = frame.to_markdown(index=False, disable_numparse=True)
+    return f"# {table.title}\n\n{body}\n\n" + "\n".join(f"- {note}" for note in (*table.notes, *_reasons(table))) + "\n"
 
 
 def to_latex(table: Table) -> str:
-    """The table as a LaTeX ``table`` that needs the package booktabs."""
-    bold = _marker(table, lambda text: rf"\textbf{{{text}}}")
-    heading = " & ".join(escape_latex(text) for text in (*table.leading, *(c.label for c in table.columns)))
-    width = len(table.leading) + len(table.columns)
-    lines = []
-    for i, line in enumerate(table.lines):
-        cells = _texts(table, i, bold, escape_latex)
-        if not line.entries:
-            cells = [rf"\multicolumn{{{len(table.columns)}}}{{l}}{{{escape_latex(line.note)}}}"]
-        lines.append(" & ".join([*map(escape_latex, line.leading), *cells]) + r" \\")
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{escape_latex(' '.join([table.title + '.', *table.notes, *_reasons(table)]))}}}",
-            rf"\begin{{tabular}}{{{'l' + 'r' * (width - 1)}}}",
-            r"\toprule",
-            heading + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
+    """The table as a LaTeX ``table`` that needs the package booktabs; notes and reasons are in the caption."""
+    texts = _texts(table)
+    bold = _best(table).map(lambda best: "textbf:--rwrap;" if best else "").rename(columns=escape_latex)
+    frame = _leading(table).join(texts).map(escape_latex).rename(columns=escape_latex)
+    notes = [f"{line.leading[0]}: {line.note}." for line in table.lines if line.note]
+    return (
+        frame.style.hide(axis="index")
+        .apply(lambda _: bold, axis=None, subset=list(bold.columns))
+        .to_latex(
+            hrules=True,
+            column_format="l" + "r" * (len(frame.columns) - 1),
+            caption=escape_latex(" ".join([f"{table.title}.", *table.notes, *_reasons(table), *notes])),
+        )
     )
 
 
-LATEX = {
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "β": r"$\beta$",
-    "ε": r"$\epsilon$",
-    "σ": r"$\sigma$",
-    "Σ": r"$\Sigma$",
-    "Δ": r"$\Delta$",
-    "²": "$^2$",
-    "₁": "$_1$",
-    "₀": "$_0$",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "·": r"$\cdot$",
-    "–": "--",
-    "…": r"\ldots{}",
-    "é": r"\'e",
-    "×": r"$\times$",
-}
+LATEX = str.maketrans(
+    {
+        **{character: "\\" + character for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "β": r"$\beta$",
+        "ε": r"$\epsilon$",
+        "σ": r"$\sigma$",
+        "Σ": r"$\Sigma$",
+        "Δ": r"$\Delta$",
+        "²": "$^2$",
+        "⁻": "$^-$",
+        "¹": "$^1$",
+        "ᵀ": "$^T$",
+        "₁": "$_1$",
+        "₀": "$_0$",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "·": r"$\cdot$",
+        "×": r"$\times$",
+        "√": r"$\surd$",
+        "‖": r"$\|$",
+        "\u0302": r"\^{}",
+        "–": "--",
+        "…": r"\ldots{}",
+        "é": r"\'e",
+    }
+)
 
 
 def escape_latex(text: str) -> str:
     """The text with everything that LaTeX would take for a command replaced by what prints it."""
-    return re.sub(".", lambda match: LATEX.get(match.group(), match.group()), text, flags=re.DOTALL)
+    return text.replace("x̂", "\0").translate(LATEX).replace("\0", r"$\hat{x}$")
 
 
-def _best(table: Table) -> list[set[int]]:
-    """For each column, the lines whose number is the best; none where neither direction is better."""
-    best = []
-    for j, column in enumerate(table.columns):
-        means = {i: line.entries[j].mean for i, line in enumerate(table.lines) if line.entries and line.competes}
-        scores = {i: column.better * mean for i, mean in means.items() if mean is not None}
-        top = max(scores.values(), default=0.0)
-        best.append({i for i, score in scores.items() if score == top} if column.better and len(scores) > 1 else set())
-    return best
+def _piped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
-def _marker(table: Table, mark: Callable[[str], str]) -> Callable[[str, int, int], str]:
-    """Marks the text of the best number of its column, given line and column."""
-    best = _best(table)
-    return lambda text, i, j: mark(text) if i in best[j] else text
+def _leading(table: Table) -> DataFrame:
+    lines = [line.leading for line in table.lines]
+    return import_pandas().DataFrame(lines, columns=list(table.leading), index=range(len(lines)), dtype=str)
 
 
-def _texts(
-    table: Table, index: int, marked: Callable[[str, int, int], str], escaped: Callable[[str], str] = str
-) -> list[str]:
-    """The numbers of a line."""
-    entries = table.lines[index].entries or (Entry(None),) * len(table.columns)
-    texts = [_text(entry, column) for entry, column in zip(entries, table.columns, strict=True)]
-    return [marked(escaped(text), index, j) for j, text in enumerate(texts)]
+def _texts(table: Table) -> DataFrame:
+    """The numbers of each line, with the labels of their columns."""
+    columns = {
+        measure.label: [
+            "–" if math.isnan(mean) else measure.text(mean, std)
+            for mean, std in zip(table.means[measure.key], table.stds[measure.key], strict=True)
+        ]
+        for measure in table.measures
+    }
+    return import_pandas().DataFrame(columns, index=table.means.index, dtype=str)
 
 
-def _text(entry: Entry, column: Column) -> str:
-    if entry.mean is None:
-        return "–"
-    digits = _digits(entry.mean, column)
-    mean = f"{entry.mean:{'+' if column.signed else ''}.{digits}f}"
-    text = mean + ("" if entry.std is None else f" ± {entry.std:.{digits}f}")
-    return text.replace("-", "−")
-
-
-def _digits(mean: float, column: Column) -> int:
-    """Digits after the point."""
-    if not column.significant or mean == 0:
-        return column.digits
-    return max(0, column.digits - 1 - math.floor(math.log10(abs(mean))))
+def _best(table: Table) -> DataFrame:
+    """Whether each number is the best of its column; none is where neither direction is better."""
+    competing = [i for i, line in enumerate(table.lines) if line.competes]
+    scores = table.means.loc[competing] * [measure.better or math.nan for measure in table.measures]
+    best = scores.eq(scores.max()) & (scores.count() > 1)
+    return best.reindex(table.means.index, fill_value=False).set_axis([m.label for m in table.measures], axis=1)
 
 
 def _reasons(table: Table) -> list[str]:
     """Why columns have no numbers, once for all columns that lack those of the same rows for the same reason."""
     rows: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for line in table.lines:
-        for column, entry in zip(table.columns, line.entries, strict=False):
-            if entry.mean is None:
-                rows[column.label, entry.reason].append(line.leading[0])
+    for i, line in enumerate(table.lines):
+        for measure in table.measures:
+            if line.seeds is not None and math.isnan(table.means[measure.key][i]):
+                rows[measure.label, line.reason(measure.key)].append(line.leading[0])
     columns: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (label, reason), names in rows.items():
         columns[", ".join(names), reason].append(label)

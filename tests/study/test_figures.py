@@ -4,14 +4,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from monai_blurvae.study.figures import _spread, _style, draw_kernels, draw_rate_distortion, draw_spectra, save
-from monai_blurvae.study.folder import Measured
+pytest.importorskip("pandas")
+
+from monai_blurvae.study.figures import _style, draw_kernels, draw_rate_distortion, draw_spectra, save
+from monai_blurvae.study.frames import cells_frame
 from monai_blurvae.study.kernels import KernelHistory
-from monai_blurvae.study.plan import ROWS, Cell
+from monai_blurvae.study.plan import ROWS
 
 
-def measured(row, beta, seed=0, spectra=None, **values):
-    return Measured(Cell(row, beta, seed), values, {}, spectra or {})
+def measured(row, beta, seed=0, **values):
+    return {"row": row, "beta": beta, "seed": seed, "split": "test", **values}
 
 
 def needs_matplotlib():
@@ -22,7 +24,7 @@ def test_lines_go_through_the_means_of_each_beta():
     needs_matplotlib()
     cells = [measured("l2", 1.0, s, kl=10.0 + 2 * s, psnr=20.0 + s) for s in (0, 1)]
     cells += [measured("l2", 0.1, s, kl=40.0, psnr=25.0) for s in (0, 1)]
-    figure = draw_rate_distortion({"L2": cells}, "Test subjects", 20.0)
+    figure = draw_rate_distortion({"L2": cells_frame(cells)}, "Test subjects", 20.0)
     axis = figure.axes[0]
     assert axis.get_xscale() == "log"
     assert np.array_equal(axis.lines[0].get_xydata(), [[11.0, 20.5], [40.0, 25.0]])
@@ -42,7 +44,7 @@ def test_every_row_has_a_style_of_its_own():
 def test_spectra_are_drawn_with_their_difference():
     needs_matplotlib()
     spectra = {"images": [0.0, -1.0], "reconstruction": [0.0, -3.0], "sample": [1.0, -1.5]}
-    figure = draw_spectra({"L2": measured("l2", 0.1, spectra=spectra)}, "Test subjects")
+    figure = draw_spectra({"L2": spectra}, "Test subjects")
     reconstruction, sample, _, reconstruction_difference, sample_difference = figure.axes[:5]
     assert np.array_equal(reconstruction.lines[0].get_ydata(), [0.0, -1.0])
     assert np.array_equal(reconstruction.lines[1].get_xydata(), [[0.25, 0.0], [0.5, -3.0]])
@@ -70,15 +72,10 @@ def test_kernels_are_drawn_over_the_epochs_and_their_widths_below():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["L2, β = 0.1", "W"]
 
 
-def test_few_epochs_are_all_shown_and_many_from_first_to_last():
-    assert _spread([7, 14], 4) == [7, 14]
-    assert _spread(list(range(20)), 4) == [0, 6, 13, 19]
-    assert _spread([5], 4) == [5]
-
-
 def test_rates_are_numbers_that_do_not_touch():
     needs_matplotlib()
-    figure = draw_rate_distortion({"L2": [measured("l2", b, kl=kl, psnr=1.0) for b, kl in ((1, 55), (2, 420))]}, "T", 9)
+    cells = cells_frame(measured("l2", b, kl=kl, psnr=1.0) for b, kl in ((1, 55), (2, 420)))
+    figure = draw_rate_distortion({"L2": cells}, "T", 9)
     axis = figure.axes[0]
     figure.draw_without_rendering()
     low, high = axis.get_xlim()
@@ -91,7 +88,7 @@ def test_rates_are_numbers_that_do_not_touch():
 
 def test_figures_are_png_and_pdf(tmp_path):
     needs_matplotlib()
-    save(draw_rate_distortion({"L2": [measured("l2", 1.0, kl=1.0, psnr=2.0)]}, "T", None), tmp_path, "x")
+    save(draw_rate_distortion({"L2": cells_frame([measured("l2", 1.0, kl=1.0, psnr=2.0)])}, "T", None), tmp_path, "x")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
     assert len(list(tmp_path.iterdir())) == 2

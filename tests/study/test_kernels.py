@@ -64,11 +64,11 @@ def test_a_finished_run_has_kernels(finished_run):
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(RunFolderError, match="is not there"):
+    with pytest.raises(RunFolderError, match="absent holds no kernels"):
         read_kernels(tmp_path / "absent")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(RunFolderError, match="hold no"):
+    with pytest.raises(RunFolderError, match="holds no kernels"):
         read_kernels(empty)
     (empty / "events.out.tfevents.1.x").write_bytes(b"no events, but long enough to hold a header and a checksum")
     with pytest.raises(RunFolderError, match=str(empty)):
@@ -77,14 +77,14 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 def test_a_generator_that_was_not_trained_has_no_kernels(tmp_path):
     write(tmp_path, (1,), point(1, 1), train=False)
-    with pytest.raises(RunFolderError, match="hold no 'train/kernel_loss'"):
+    with pytest.raises(RunFolderError, match="holds no kernels"):
         read_kernels(tmp_path)
 
 
 def test_a_broken_picture_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "monai_blurvae.study.kernels.Image.open", lambda file: (_ for _ in ()).throw(OSError("cut off"))
+        "monai_blurvae.report.pictures.Image.open", lambda file: (_ for _ in ()).throw(OSError("cut off"))
     )
     write(tmp_path, (1,), point(1, 1))
-    with pytest.raises(RunFolderError, match="OSError: cut off"):
+    with pytest.raises(RunFolderError, match="cut off"):
         read_kernels(tmp_path)

@@ -1,4 +1,5 @@
 import json
+import pydoc
 
 import pytest
 
@@ -11,11 +12,13 @@ from monai_blurvae.study.plan import (
     Cell,
     Row,
     differences,
+    evaluation_settings,
     make_cells,
+    merged_config,
     read_config,
-    read_settings,
     same_rows,
     schedule,
+    settings_of,
     warmup_epochs,
 )
 from monai_blurvae.study.report import TITLES
@@ -28,13 +31,13 @@ def budget(**changes):
 
 def test_every_cell_sees_the_budgets_patches():
     for volumes in (5, 40):
-        epochs = schedule(budget(), volumes, patches_per_volume=8)["max_epochs"]
+        epochs = schedule(budget(), volumes * 8)["max_epochs"]
         assert epochs * volumes * 8 == 3200
 
 
 def test_a_schedule_has_an_epoch_at_least_and_validates():
-    assert schedule(budget(patches=10), 400, 8) == {"max_epochs": 1, "val_interval": 1}
-    assert schedule(budget(patches=None, epochs=400, validations=20), 3, 8) == {"max_epochs": 400, "val_interval": 20}
+    assert schedule(budget(patches=10), 3200) == {"max_epochs": 1, "val_interval": 1}
+    assert schedule(budget(patches=None, epochs=400, validations=20), 24) == {"max_epochs": 400, "val_interval": 20}
 
 
 def test_the_warm_up_keeps_its_share():
@@ -68,10 +71,54 @@ def test_budgets_grow():
 
 def test_later_files_win_and_only_what_changes_a_result_counts(tmp_path):
     base, over = tmp_path / "train.json", tmp_path / "over.yaml"
-    base.write_text(json.dumps({"beta": 1.0, "loss": "wiener", "dataset_dir": "x", "num_workers": 2, "train": {}}))
-    over.write_text("loss: l2\ntrain#objective#extra: 3\n")
-    assert read_settings([base]) == {"beta": 1.0, "loss": "wiener"}
-    assert read_settings([base, over]) == {"beta": 1.0, "loss": "l2", "train#objective#extra": 3}
+    term = {"_target_": "WienerLoss", "c": "@c"}
+    content = {"beta": 1.0, "seed": 3, "c": 0.1, "dataset_dir": "x", "num_workers": 2, "max_epochs": 9}
+    base.write_text(json.dumps({**content, "channels": [4, 8], "train": {"term": term, "objective": {}, "trainer": {}}}))
+    over.write_text("train#term: {_target_: L2Loss}\ntrain#objective#extra: 3\n")
+    assert settings_of(merged_config([base])) == {
+        "c": 0.1,
+        "max_epochs": 9,
+        "channels#0": 4,
+        "channels#1": 8,
+        "train#term#_target_": "WienerLoss",
+        "train#term#c": "@c",
+        "train#objective": {},
+        "train#trainer": {},
+    }
+    settings = settings_of(merged_config([base, over], {"c": 0.2, "train#trainer#seed": 5}))
+    assert settings["c"] == 0.2
+    assert {id: value for id, value in settings.items() if id.startswith("train")} == {
+        "train#term#_target_": "L2Loss",
+        "train#objective#extra": 3,
+        "train#trainer#seed": 5,
+    }
+
+
+def test_what_makes_the_measured_images_is_found_with_the_settings_that_it_refers_to():
+    config = {
+        "lr": 0.1,
+        "patch_size": 64,
+        "cache_dir": "x",
+        "train": {"deterministic_transforms": [{"_target_": "LoadImaged"}], "term": {"size": "@lr"}},
+        "validate": {
+            "dataset": {"_target_": "SlicePatchDataset", "size": "$2 * @patch_size", "cache_dir": "@cache_dir"}
+        },
+    }
+    assert evaluation_settings(config) == {
+        "train#deterministic_transforms#0#_target_": "LoadImaged",
+        "validate#dataset#_target_": "SlicePatchDataset",
+        "validate#dataset#size": "$2 * @patch_size",
+        "validate#dataset#cache_dir": "@cache_dir",
+        "patch_size": 64,
+    }
+
+
+def test_configs_that_do_not_fit_together_are_named(tmp_path):
+    base, over = tmp_path / "train.json", tmp_path / "over.yaml"
+    base.write_text(json.dumps({"channels": [1, 2]}))
+    over.write_text("+channels: 3\n")
+    with pytest.raises(SettingsError, match=r"over\.yaml do not fit together"):
+        merged_config([base, over])
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "is not there"), ("{", "cannot be read"), ("[1]", "no dict")])
@@ -80,7 +127,7 @@ def test_a_config_that_cannot_be_used_is_named(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(SettingsError, match=message) as caught:
-        read_settings([path])
+        merged_config([path])
     assert str(path) in str(caught.value)
 
 
@@ -95,8 +142,9 @@ def test_differences_are_named_and_new_settings_are_none():
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_every_row_has_its_configs(row):
-    settings = read_settings([ROOT / file for file in ("bundles/hcp/train.json", *row.overlays)])
-    assert {"loss", "beta", "warmup_epochs", "max_epochs"} <= settings.keys()
+    config = merged_config([ROOT / file for file in ("bundles/hcp/train.json", *row.overlays)])
+    assert {"beta", "warmup_epochs", "max_epochs", "train"} <= config.keys()
+    assert pydoc.locate(config["train"]["term"]["_target_"]) is not None
 
 
 def test_every_overlay_is_a_row_and_brings_its_beta():

@@ -2,25 +2,38 @@ import logging
 
 import pytest
 
+pytest.importorskip("pandas")
+
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.study import report
-from monai_blurvae.study.folder import KeptRate, Measured, StudyFolder
+from monai_blurvae.study.folder import KeptRate, StudyFolder
+from monai_blurvae.study.frames import cells_frame
 from monai_blurvae.study.kernels import KernelHistory
 from monai_blurvae.study.plan import ROWS, Cell
 from monai_blurvae.study.tables import Results
 
-SPECTRA = {name: [0.0, -1.0] for name in ("images", "reconstruction", "sample")}
-
 
 def joined(*parts):
-    cells = tuple(m for part in parts for m in part.validation)
-    return parts[0]._replace(validation=cells, reported=cells)
+    lines = [line for part in parts for line in part.cells.to_dict("records")]
+    return parts[0]._replace(cells=cells_frame(lines))
 
 
-def results(*names, betas=(0.1, 1.0), seeds=(1, 0)):
-    cells = [Cell(name, beta, seed) for name in names for seed in seeds for beta in betas]
-    measured = tuple(Measured(c, {"kl": 10 / c.beta, "mmd_alexnet": c.beta, "psnr": 20.0}, {}, SPECTRA) for c in cells)
-    return Results(measured, measured, "Test subjects", {}, {"c_0025": "wiener"})
+def results(*names, betas=(0.1, 1.0), seeds=(1, 0), **changes):
+    cells = [
+        {"row": name, "beta": beta, "seed": seed, "split": split, "kl": 10 / beta, "mmd_alexnet": beta, "psnr": 20.0}
+        for split in ("validation", "test")
+        for name in names
+        for seed in seeds
+        for beta in betas
+    ]
+    cells = [cell | changes.get(cell["row"], {}) for cell in cells]
+    return Results(cells_frame(cells), "test", "Test subjects", {}, {"c_0025": "wiener"})
+
+
+@pytest.fixture(autouse=True)
+def _spectra(monkeypatch):
+    spectra = {name: [0.0, -1.0] for name in ("images", "reconstruction", "sample")}
+    monkeypatch.setattr(StudyFolder, "spectra", lambda self, cell, split: spectra)
 
 
 @pytest.fixture
@@ -137,11 +150,9 @@ def test_the_figure_of_kernels_says_which_epoch_is_the_last(tmp_path, monkeypatc
 
 
 def test_kernels_that_were_not_measured_are_not_drawn(drawn):
-    made = results("l2", "fixed_2")
-    cells = tuple(
-        m._replace(reasons={"kernel_width": "fixed"}) if m.cell.row == "fixed_2" else m for m in made.reported
+    figures = drawn(
+        results("l2", "fixed_2", fixed_2={"kernel_width": "fixed"}, l2={"kernel_width": 2.0}), t1=("l2", "fixed_2")
     )
-    figures = drawn(made._replace(reported=cells), t1=("l2", "fixed_2"))
     assert figures["kernels"] == ["L2\nβ = 0.1"]
 
 
