@@ -79,9 +79,7 @@ LPIPS = (
 )
 LATENT = (
     Description("kl", "KL", "nats per image", 1, 0, "rate, KL(q(z|x) ‖ N(0, I))"),
-    Description(
-        "active_units", "active units", "latent units", 0, 0, "their posterior mean varies over the images by over 0.01"
-    ),
+    Description("active_units", "active units", "", 0, 0, "latent units whose posterior mean varies by more than 0.01"),
 )
 KERNEL = (
     Description("kernel_width", "kernel width", "pixels", 2, 0, "RMS radius of the predicted kernels"),

@@ -89,7 +89,7 @@ def against_reference_table(title: str, rows: Sequence[Row], results: Results, r
         "the seeds that both have.",
         f"A row that does not reach this rate, as none with a single β does, is compared with {LABEL} at the nearest "
         "rate that both reach, which its line says; it takes no part in what is bold.",
-        *legend(rows, results, QUALITY),
+        *legend(rows, results, QUALITY._replace(measures=tuple(compared))),
     )
     measures = tuple(map(_comparison, compared))
     return Table(title, ("row", "at (nats)", "seeds", "likelihood"), measures, tuple(map(line, rows)), notes)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
 import traceback
 from collections.abc import Sequence
@@ -141,10 +140,7 @@ def _measure(run: FinishedRun, images: Tensor, reference: Tensor, instruments: I
 
 def _plain(measure: Measure, weights_dir: Path) -> dict[str, Any]:
     """For JSON; tables are passed on, and name no folder of this computer."""
-    if measure.value is not None and not math.isfinite(measure.value):
-        return {"value": None, "reason": f"is {measure.value}"}
-    value = None if measure.value is None else float(measure.value)
-    return {"value": value, "reason": measure.reason.replace(str(weights_dir), "weights_dir")}
+    return {"value": measure.value, "reason": measure.reason.replace(str(weights_dir), "weights_dir")}
 
 
 @torch.no_grad()

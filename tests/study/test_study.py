@@ -1,9 +1,12 @@
 """The course of a study with a trainer and instruments that take no time."""
 
 import json
+import re
 import sys
 
 import pytest
+
+pytest.importorskip("pandas")
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.study import tasks
@@ -15,19 +18,29 @@ from monai_blurvae.study.tasks import Task
 from tests.volumes import HCP
 
 BUNDLE = {
+    "imports": ["$import monai_blurvae.data as blurvae_data"],
+    "dataset_dir": None,
     "image_pattern": f"*/{HCP}",
-    "slice_axis": 1,
-    "volume_size": None,
-    "patch_size": 32,
+    "datalist": None,
+    "cache_dir": "cache",
+    "seed": 0,
     "patches_per_volume": 4,
-    "eval_patches_per_volume": 2,
-    "min_foreground": 0.25,
-    "loss": "wiener",
     "lr": 1e-4,
     "beta": 1.0,
     "max_epochs": 400,
     "warmup_epochs": 20,
+    "val_interval": 20,
+    "data": "$blurvae_data.Datalist.of(@dataset_dir, blurvae_data.split_subjects(blurvae_data.find_volumes(@dataset_dir, @image_pattern), @seed))",
+    "train": {
+        "term": {"_target_": "monai_blurvae.losses.WienerLoss"},
+        "objective": {"_target_": "monai_blurvae.losses.ELBOLoss", "determinant": "omit"},
+        "dataset": "$@data.items('training') * @patches_per_volume",
+    },
+    "validate": {"dataset": "$@data.items('validation')"},
+    "test": {"dataset": "$@data.items('test')"},
 }
+L2 = "train#term: {_target_: monai_blurvae.losses.L2Loss}\n"
+WIENER = "train#term: {_target_: monai_blurvae.losses.WienerLoss}\n"
 
 # Writes what a training leaves; a file `crash` in the working directory names a cell that fails.
 TRAINER = """
@@ -72,8 +85,8 @@ def root(tmp_path, monkeypatch):
     for name in ("bundles/toy", "configs/losses", "configs/ablations"):
         (folder / name).mkdir(parents=True)
     (folder / "bundles/toy/train.json").write_text(json.dumps(BUNDLE))
-    (folder / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 0.1\n")
-    (folder / "configs/losses/wiener.yaml").write_text("loss: wiener\nbeta: 0.1\n")
+    (folder / "configs/losses/l2.yaml").write_text(L2 + "beta: 0.1\n")
+    (folder / "configs/losses/wiener.yaml").write_text(WIENER + "beta: 0.1\n")
     return folder
 
 
@@ -118,6 +131,7 @@ def start(root, hcp_dir, cache_dir, tmp_path):
 
 def row_of(study, label, table="table3.md"):
     lines = (study.folder.path / table).read_text().splitlines()
+    lines = [re.sub(" +", " ", line) for line in lines]
     return next(line for line in lines if line.startswith(f"| {label} |"))
 
 
@@ -185,7 +199,7 @@ def test_later_commands_add_seeds_and_rows_to_the_tables(start):
 
 
 def test_rows_with_the_same_settings_are_trained_once(start, root):
-    (root / "configs/ablations/c_0025.yaml").write_text("loss: wiener\nbeta: 5\n")
+    (root / "configs/ablations/c_0025.yaml").write_text(WIENER + "beta: 5\n")
     study, _, done = start(rows=("wiener", "c_0025"), tables=("3", "1"))
     assert len([line for line in done if line.startswith("train")]) == 2
     assert "the same trainings as Wiener (the paper's)" in row_of(study, "C = 0.025", "table1.md")
@@ -193,7 +207,7 @@ def test_rows_with_the_same_settings_are_trained_once(start, root):
 
 def test_a_cell_of_other_settings_is_neither_used_nor_overwritten(start, root):
     start()
-    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 0.1\nlr: 0.5\n")
+    (root / "configs/losses/l2.yaml").write_text(L2 + "beta: 0.1\nlr: 0.5\n")
     study, _, done = start()
     assert done == []
     assert "lr was 0.0001, is 0.5" in row_of(study, "L2")
@@ -201,13 +215,13 @@ def test_a_cell_of_other_settings_is_neither_used_nor_overwritten(start, root):
     assert "19.90" in row_of(study, "Wiener (the paper's)")
 
 
-def test_a_default_of_another_loss_changes_no_cell(start, root):
-    (root / "configs/losses/spectral_gaussian.yaml").write_text("loss: spectral_gaussian\nbeta: 0.1\n")
+def test_an_argument_of_another_loss_changes_no_cell(start, root):
     for tempering in (0.25, 0.5):
-        (root / "bundles/toy/train.json").write_text(json.dumps({**BUNDLE, "tempering": tempering}))
+        term = f"train#term: {{_target_: monai_blurvae.losses.SpectralGaussianLoss, tempering: {tempering}}}"
+        (root / "configs/losses/spectral_gaussian.yaml").write_text(f"{term}\nbeta: 0.1\n")
         study, _, _ = start(rows=("l2", "spectral_gaussian"))
     assert "19.90" in row_of(study, "L2")
-    assert "tempering was 0.25, is 0.5" in row_of(study, "spectral Gaussian")
+    assert "train#term#tempering was 0.25, is 0.5" in row_of(study, "spectral Gaussian")
 
 
 def test_a_missing_config_is_the_rows_reason(start):
@@ -217,15 +231,16 @@ def test_a_missing_config_is_the_rows_reason(start):
 
 
 def test_the_beta_of_a_row_is_that_of_its_config(start, root):
-    (root / "bundles/toy/train.json").write_text(json.dumps({**BUNDLE, "loss": "l1"}))
-    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 3.0\n")
+    train = BUNDLE["train"] | {"term": {"_target_": "monai_blurvae.losses.LaplaceLoss"}}
+    (root / "bundles/toy/train.json").write_text(json.dumps({**BUNDLE, "train": train}))
+    (root / "configs/losses/l2.yaml").write_text(L2 + "beta: 3.0\n")
     study, _, done = start(rows=("l2", "default"))
     cells = {line.removeprefix("train ") for line in done if line.startswith("train")}
     assert cells == {f"{name}-seed0" for name in ("l2-beta3", "l2-beta30", "default-beta1", "default-beta10")}
-    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 4.0\n")
+    (root / "configs/losses/l2.yaml").write_text(L2 + "beta: 4.0\n")
     study, _, _ = start(rows=("l2",))  # another grid is no change of a cell's settings
     assert "| L2 | 3 | 1 | yes |" in row_of(study, "L2")
-    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: -1\n")
+    (root / "configs/losses/l2.yaml").write_text(L2 + "beta: -1\n")
     study, _, _ = start(rows=("l2",))
     assert "beta is -1 by bundles/toy/train.json, configs/losses/l2.yaml, but has to be a pos" in row_of(study, "L2")
 
@@ -234,14 +249,14 @@ def test_a_slow_row_that_was_trained_says_for_how_long(start, root):
     budget = Budget((), {}, patches=48, epochs=0, validations=2, multipliers=(1.0,), slow_share=0.5)
     study, _, _ = start(rows=("l2", "vgg"), budget=budget)
     assert "trained for" not in row_of(study, "VGG")  # it has no config
-    (root / "configs/losses/vgg.yaml").write_text("loss: vgg\nbeta: 3.0\n")
+    (root / "configs/losses/vgg.yaml").write_text("train#term: {_target_: monai_blurvae.losses.VGGFeatureLoss}\nbeta: 3.0\n")
     study, _, _ = start(rows=("l2", "vgg"), budget=budget)
     assert "trained for 50% of the others' epochs" in row_of(study, "VGG")
     assert "trained for" not in row_of(study, "L2")
 
 
 def test_later_tables_go_by_the_rate_of_table_3(start, root):
-    (root / "configs/ablations/exact.yaml").write_text("loss: wiener\nbeta: 0.3\ndeterminant: exact\n")
+    (root / "configs/ablations/exact.yaml").write_text(WIENER + "beta: 0.3\ntrain#objective#determinant: exact\n")
     study, said, _ = start()  # both rows from 10 to 100 nats
     assert "Rows are compared at a validation KL of 31.62 nats." in said
     row = "exact determinant"
@@ -297,7 +312,7 @@ def test_validation_only_leaves_the_test_subjects_alone(start):
 
 
 def test_the_command_is_the_users_own(start, root):
-    (root / "configs/losses/l2.yaml").write_text("loss: l2\nbeta: 0.1\nlatent_size: 7\n")
+    (root / "configs/losses/l2.yaml").write_text(L2 + "beta: 0.1\nlatent_size: 7\nweights_dir: null\n")
     budget = Budget((), {"latent_size": 5}, patches=480, epochs=0, validations=2, multipliers=(1.0,))
     study, _, _ = start(budget=budget, settings={"lr": 0.5})
 
@@ -310,10 +325,11 @@ def test_the_command_is_the_users_own(start, root):
     assert options["--config_file"] == "['bundles/toy/train.json', 'configs/losses/l2.yaml']"
     assert options["--resume"] == "auto"
     assert (options["--beta"], options["--seed"], options["--lr"]) == ("0.1", "3", "0.5")
-    assert options["--output_dir"] == str(study.folder.path / "cells/l2-beta0.1-seed3")
+    assert options["--run_dir"] == str(study.folder.path / "cells/l2-beta0.1-seed3")
     assert (options["--max_epochs"], options["--warmup_epochs"], options["--val_interval"]) == ("40", "2", "20")
     assert "--latent_size" not in options  # the row's own wins over the budget's
     assert given("wiener")["--latent_size"] == "5"
+    assert (options["--weights_dir"], given("wiener").get("--weights_dir")) == (str(study.options.weights_dir), None)
 
 
 def test_durations():
