@@ -44,7 +44,10 @@ def prepare(options: StudyOptions, folder: StudyFolder) -> RowConfigs:
         datasets = [parser.get_parsed_content(f"{section}#dataset") for section in ("train", "validate", "test")]
         fill_stores(*datasets)
     except Exception as error:
-        raise user_error(error) or error from None
+        shown = user_error(error)
+        if shown is None:
+            raise
+        raise shown from None
     steps = schedule(options.budget, len(datasets[0]))
     content = {
         "files": list(options.base_files),

@@ -67,16 +67,20 @@ def test_data_that_is_not_there_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-def test_a_bundle_of_images_is_refused_in_one_line(tmp_path, capsys):
-    assert main(["--output", str(tmp_path / "out"), "--bundle", "celeba"]) == 1
+def test_a_mistyped_setting_is_one_line(tmp_path, capsys):
+    make_dataset(tmp_path / "data")
+    arguments = ["--output", str(tmp_path / "out"), "--dataset_dir", str(tmp_path / "data")]
+    assert main([*arguments, "--cache_dir", str(tmp_path / "cache"), "--settings", '{"latent_sise": 4}']) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: bundles/celeba has no slice_axis: a study compares losses on patches of volumes")
+    assert error.startswith("error: 'latent_sise' is no key")
+    assert "latent_size" in error
     assert error.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_two_losses_twice(tmp_path):
     pytest.importorskip("matplotlib")
+    pytest.importorskip("pandas")
     make_dataset(tmp_path / "data")
     command = [sys.executable, str(ROOT / "scripts/reproduce.py"), "--table", "3", "--rate-distortion"]
     command += ["--budget", "tiny", "--patches", "24", "--losses", "l2,wiener", "--multipliers", "1"]

@@ -1,15 +1,18 @@
 import json
-import shutil
 from statistics import fmean
 
 import pytest
 import torch
 
+from monai_blurvae.bundle import TrainedObjective
+from monai_blurvae.data import Datalist
+from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.files import write_json
 from monai_blurvae.metrics.distances import alexnet_features, polynomial_mmd
+from monai_blurvae.networks import BlurVAE
 from monai_blurvae.study import measure as measuring
 from monai_blurvae.study.folder import StudyFolder
-from monai_blurvae.study.measure import SAMPLE_SETS, Instruments, is_measured, mean_spectrum, measure_cells, patches_of
+from monai_blurvae.study.measure import SAMPLE_SETS, Instruments, is_measured, mean_spectrum, measure_cells
 from monai_blurvae.study.plan import Cell
 
 CELL = Cell("l2", 0.1, 0)
@@ -44,7 +47,7 @@ def test_what_was_measured_with_the_same_instruments_is_not_measured_again(folde
     del content["key"]["version"]
     write_json(path, content)
     assert not is_measured(folder, CELL, "test", instruments)
-    assert [m.cell for m in folder.measured("test")] == [CELL]  # what an earlier version measured can be read
+    assert [cell for cell, _ in folder.measured("test")] == [CELL]  # what an earlier version measured can be read
     measure(folder, instruments, failed="no memory")
     assert not is_measured(folder, CELL, "test", instruments)
 
@@ -52,8 +55,7 @@ def test_what_was_measured_with_the_same_instruments_is_not_measured_again(folde
 def test_values_and_reasons_are_told_apart(folder, tmp_path):
     measures = {"psnr": {"value": 20.0, "reason": ""}, "lpips": {"value": None, "reason": "no weights"}}
     measure(folder, Instruments(tmp_path, 4, "cpu"), measures=measures)
-    (found,) = folder.measured("test")
-    assert (found.cell, dict(found.values), dict(found.reasons)) == (CELL, {"psnr": 20.0}, {"lpips": "no weights"})
+    assert list(folder.measured("test")) == [(CELL, {"psnr": 20.0, "lpips": "no weights"})]
 
 
 def test_failures_are_kept_with_the_cell(folder):
@@ -69,32 +71,40 @@ def test_the_spectrum_of_white_noise_is_flat_at_its_variance():
     assert mean_spectrum(noise) == pytest.approx([-2.0] * 16, abs=0.05)
 
 
-def test_patches_do_not_depend_on_the_cell(finished_run, hcp_dir, cache_dir):
-    from monai_blurvae.data import prepare_volumes, read_datalist
-    from monai_blurvae.transforms import PrepareVolume
+class Run:
+    """A finished run whose images are those that it is asked for."""
 
-    datalist = read_datalist(finished_run[1] / "datalist.json")
-    volumes = prepare_volumes(datalist, cache_dir, PrepareVolume(1, None), 32, 0.25)
-    settings = {"patch_size": 32, "eval_patches_per_volume": 3, "min_foreground": 0.25}
-    first, second = patches_of(volumes.test, settings), patches_of(volumes.test, settings)
-    assert torch.equal(first, second)
-    assert first.shape == (3 * len(volumes.test), 1, 32, 32)
+    def __init__(self, run_dir):
+        assert (run_dir / "model.pt").is_file()
+
+    def network(self, device):
+        torch.manual_seed(0)
+        return BlurVAE(in_channels=1, image_size=32, channels=(4, 8), latent_size=4, kernel_size=5).to(device).eval()
+
+    def objective(self):
+        return TrainedObjective("WienerLoss", True, 0.025, "wiener", (), False)
+
+    def dataset(self, section, items, cache_dir):
+        assert section == {"s6": "validate", "s7": "test"}[items[0]["subject"]]
+        assert cache_dir == "cache"
+        seed = int(items[0]["subject"][1])
+        images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        return [{"image": image} for image in images]
 
 
 @pytest.fixture
-def trained(finished_run, tmp_path):
-    """A study of one cell that was really trained."""
-    study = StudyFolder(tmp_path / "study")
-    shutil.copytree(finished_run[1], study.cell_dir(CELL))
-    study.write_cell(CELL, {})
-    shutil.copy(finished_run[1] / "datalist.json", study.datalist)
-    data = {"slice_axis": 1, "volume_size": None, "patch_size": 32, "min_foreground": 0.25}
-    write_json(study.study, {"data": {**data, "eval_patches_per_volume": 2}})
-    return study
+def trained(folder, monkeypatch):
+    """A study of one cell that was trained."""
+    monkeypatch.setattr(measuring, "FinishedRun", Run)
+    parts = {split: [{"image": f"s{i}.nii.gz", "subject": f"s{i}"}] for i, split in enumerate(SPLITS, 5)}
+    for entries in parts.values():
+        (folder.path / entries[0]["image"]).touch()
+    Datalist.of(folder.path, parts).write(folder.datalist)
+    return folder
 
 
-def test_measures_keep_each_patch_and_several_sets_of_samples(trained, cache_dir, random_weights_dir):
-    measure_cells(trained, [CELL], "test", cache_dir, Instruments(random_weights_dir, 2, "cpu"))
+def test_measures_keep_each_patch_and_several_sets_of_samples(trained, random_weights_dir):
+    measure_cells(trained, [CELL], "test", "cache", Instruments(random_weights_dir, 2, "cpu"))
     content = json.loads(trained.measure_file(CELL, "test").read_text())
     values = {name: measure["value"] for name, measure in content["measures"].items()}
     for name in ("psnr", "ssim", "lpips"):
@@ -102,10 +112,35 @@ def test_measures_keep_each_patch_and_several_sets_of_samples(trained, cache_dir
         assert fmean(content["per_patch"][name]) == pytest.approx(values[name], abs=1e-5)
     assert values["mmd_alexnet_sd"] > 0
     assert is_measured(trained, CELL, "test", Instruments(random_weights_dir, 2, "cpu"))
+    assert trained.spectra(CELL, "test").keys() == {"images", "reconstruction", "sample"}
+    assert trained.spectra(CELL, "validation") == {}
 
 
-def test_without_weights_reasons_name_no_folder_of_this_computer(trained, cache_dir, tmp_path):
-    measure_cells(trained, [CELL], "test", cache_dir, Instruments(tmp_path / "none", 2, "cpu"))
+def test_the_validation_is_measured_on_what_the_likelihoods_are_fitted_on(trained, tmp_path, monkeypatch):
+    given = []
+    real = measuring.measure_trained
+    monkeypatch.setattr(
+        measuring,
+        "measure_trained",
+        lambda n, images, reference, *a, **k: given.append((images, reference)) or real(n, images, reference, *a, **k),
+    )
+    for split in ("validation", "test"):
+        measure_cells(trained, [CELL], split, "cache", Instruments(tmp_path / "none", 1, "cpu"))
+    (validation, fitted), (test, fitted_too) = given
+    assert torch.equal(validation, fitted)
+    assert torch.equal(fitted, fitted_too)
+    assert not torch.equal(test, fitted)
+
+
+def test_a_cell_that_fails_is_noted(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "network", lambda *_: (_ for _ in ()).throw(ValueError("other weights")))
+    measure_cells(trained, [CELL], "test", "cache", Instruments(tmp_path / "none", 1, "cpu"))
+    assert json.loads(trained.measure_file(CELL, "test").read_text())["failed"] == "other weights"
+    assert list(trained.measured("test")) == []
+
+
+def test_without_weights_reasons_name_no_folder_of_this_computer(trained, tmp_path):
+    measure_cells(trained, [CELL], "test", "cache", Instruments(tmp_path / "none", 2, "cpu"))
     text = trained.measure_file(CELL, "test").read_text()
     content = json.loads(text)
     assert content["measures"]["mmd_alexnet"]["value"] is None

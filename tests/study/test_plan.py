@@ -73,7 +73,9 @@ def test_later_files_win_and_only_what_changes_a_result_counts(tmp_path):
     base, over = tmp_path / "train.json", tmp_path / "over.yaml"
     term = {"_target_": "WienerLoss", "c": "@c"}
     content = {"beta": 1.0, "seed": 3, "c": 0.1, "dataset_dir": "x", "num_workers": 2, "max_epochs": 9}
-    base.write_text(json.dumps({**content, "channels": [4, 8], "train": {"term": term, "objective": {}, "trainer": {}}}))
+    base.write_text(
+        json.dumps({**content, "channels": [4, 8], "train": {"term": term, "objective": {}, "trainer": {}}})
+    )
     over.write_text("train#term: {_target_: L2Loss}\ntrain#objective#extra: 3\n")
     assert settings_of(merged_config([base])) == {
         "c": 0.1,

@@ -249,7 +249,9 @@ def test_a_slow_row_that_was_trained_says_for_how_long(start, root):
     budget = Budget((), {}, patches=48, epochs=0, validations=2, multipliers=(1.0,), slow_share=0.5)
     study, _, _ = start(rows=("l2", "vgg"), budget=budget)
     assert "trained for" not in row_of(study, "VGG")  # it has no config
-    (root / "configs/losses/vgg.yaml").write_text("train#term: {_target_: monai_blurvae.losses.VGGFeatureLoss}\nbeta: 3.0\n")
+    (root / "configs/losses/vgg.yaml").write_text(
+        "train#term: {_target_: monai_blurvae.losses.VGGFeatureLoss}\nbeta: 3.0\n"
+    )
     study, _, _ = start(rows=("l2", "vgg"), budget=budget)
     assert "trained for 50% of the others' epochs" in row_of(study, "VGG")
     assert "trained for" not in row_of(study, "L2")
