@@ -17,7 +17,7 @@ from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data import SizedDataset, read_datalist
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder
-from monai_blurvae.handlers.checkpoint import load_model
+from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.losses import ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.run_files import CONFIG, DATALIST, METRICS_CSV, MODEL, SUMMARY
@@ -177,7 +177,7 @@ class FinishedRun:
             RunFolderError: if the weights cannot be read.
         """
         network: BlurVAE = self.parser().get_parsed_content("network_def")
-        load_model(network, self.model_file)
+        load_weights(network, self.model_file)
         return network.to(device).eval()
 
     def objective(self) -> TrainedObjective:

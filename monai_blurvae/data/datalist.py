@@ -6,7 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,10 +38,10 @@ class Datalist:
         problem: why the list is empty, where it was to be found and could not be; a sentence.
     """
 
-    dataset_dir: Path
-    training: list[dict[str, str]]
-    validation: list[dict[str, str]]
-    test: list[dict[str, str]]
+    dataset_dir: Path = Path()
+    training: list[dict[str, str]] = field(default_factory=list)
+    validation: list[dict[str, str]] = field(default_factory=list)
+    test: list[dict[str, str]] = field(default_factory=list)
     description: str = ""
     remark: str = ""
     problem: str = ""
@@ -64,7 +64,7 @@ class Datalist:
         Args:
             problem: why there are none, a sentence.
         """
-        return cls(Path(), [], [], [], problem=problem)
+        return cls(problem=problem)
 
     def items(self, split: str) -> list[dict[str, str]]:
         """Entries of one split with absolute image paths, and the list's ``remark`` if it has one."""

@@ -18,33 +18,13 @@ from torch.utils.data import Dataset
 
 from monai_blurvae.data.datalist import SYNTHETIC_REMARK
 from monai_blurvae.data.facts import DatasetFacts
+from monai_blurvae.data.order import EpochOrder
 from monai_blurvae.data.store import StoredVolume, VolumeStore
 from monai_blurvae.data.volumes import flatten, prepare_volumes
-from monai_blurvae.seeding import derive_seed, numpy_rng
+from monai_blurvae.seeding import derive_seed
 from monai_blurvae.transforms.rand_slice_patch import TABLE_KEY, PatchTable, RandSlicePatchd
 
 logger = logging.getLogger(__name__)
-
-
-class EpochOrder:
-    """The random order of a dataset in each epoch, a function of (seed, epoch).
-
-    Args:
-        size: of the dataset.
-        seed: of the order.
-    """
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size = size
-        self.seed = seed
-        self._newest: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
-
-    def __getitem__(self, index: int) -> tuple[int, int]:
-        """The epoch of index n = epoch · size + i, which runs on over all epochs, and what is i-th in its order."""
-        epoch, i = divmod(index, self.size)
-        if self._newest[0] != epoch:
-            self._newest = (epoch, numpy_rng(self.seed, "order", epoch).permutation(self.size))
-        return epoch, int(self._newest[1][i])
 
 
 class _Draw(NamedTuple):

@@ -7,6 +7,7 @@ from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
 from monai_blurvae.handlers.progress import EpochProgressHandler
 from monai_blurvae.handlers.tensorboard import BlurVAETensorBoardHandler
 from monai_blurvae.handlers.validation import FinalValidationHandler
+from monai_blurvae.handlers.voxel_size import VoxelSizeCheckHandler, VoxelSizeHandler
 
 __all__ = [
     "BestModelHandler",
@@ -17,6 +18,8 @@ __all__ = [
     "GracefulStopHandler",
     "ModelCheckpointLoader",
     "RestartCheckpointHandler",
+    "VoxelSizeCheckHandler",
+    "VoxelSizeHandler",
     "reconstruction_figure",
     "save_figure",
 ]
