@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def user_error(error: BaseException) -> BaseException | None:
     while cause is not None:
         if isinstance(cause, BlurVAEError) or (isinstance(cause, ValueError) and _raised_here(cause)):
             return cause
-        if isinstance(cause, TypeError) and isinstance(error, RuntimeError) and "argument" in str(cause):
+        if isinstance(cause, TypeError) and re.search("unexpected keyword argument|missing .* required", str(cause)):
             return SettingsError(f"a component of the config cannot be built: {cause}.")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None

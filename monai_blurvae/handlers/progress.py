@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 from ignite.engine import Engine, Events
-from monai.handlers import from_engine
 from monai.utils.enums import CommonKeys
 from tqdm import tqdm
 
@@ -23,7 +22,6 @@ class EpochProgressHandler:
     def __init__(self, validator: Engine | None = None) -> None:
         self.validator = validator
         self._bar: tqdm[Any] | None = None
-        self._loss = from_engine(CommonKeys.LOSS, first=True)  # of a decollated output too
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -58,7 +56,9 @@ class EpochProgressHandler:
         if self._bar is None:
             return
         self._describe(engine)
-        values = {"loss": f"{float(self._loss(engine.state.output)):.1f}"}
+        output = engine.state.output
+        loss = (output[0] if isinstance(output, list) else output)[CommonKeys.LOSS]  # decollated, each has the batch's
+        values = {"loss": f"{float(loss):.1f}"}
         metrics = {} if self.validator is None else self.validator.state.metrics
         if "psnr" in metrics:
             values["val_psnr"] = f"{metrics['psnr']:.2f} dB"
