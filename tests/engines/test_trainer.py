@@ -8,6 +8,7 @@ from monai.utils.enums import CommonKeys
 
 from monai_blurvae.engines import BlurVAEEvaluator, BlurVAEEvents, BlurVAEKeys, BlurVAETrainer
 from monai_blurvae.errors import DataError, NonFiniteLossError
+from monai_blurvae.handlers import EpochProgressHandler
 from monai_blurvae.losses import (
     Adversary,
     ELBOLoss,
@@ -399,6 +400,16 @@ def test_an_own_module_is_a_term():
         trainer.run()
     loss = own.state.output[CommonKeys.LOSS], 2 * l2.state.output[CommonKeys.LOSS]
     torch.testing.assert_close(*loss, rtol=1e-4, atol=0)  # Adam's steps do not know of a factor 2
+
+
+@pytest.mark.parametrize("decollate", [False, True])
+def test_the_progress_shows_the_loss_of_an_output_in_one_piece_or_in_pieces(decollate, capsys):
+    handlers = [EpochProgressHandler()]
+    trainer = make_trainer(ELBOLoss(L2Loss()), batches(1), decollate=decollate, train_handlers=handlers)
+    trainer.run()
+    output = trainer.state.output[0] if decollate else trainer.state.output
+    assert isinstance(trainer.state.output, list) is decollate
+    assert f"loss={output['loss'].item():.1f}" in capsys.readouterr().err
 
 
 def test_training_learns_flat_images():

@@ -1,5 +1,6 @@
 """Checkpoints hold whatever has a state, and give it back to the bit."""
 
+import itertools
 import re
 
 import pytest
@@ -27,11 +28,25 @@ class Average:
         self.network = network
 
     def attach(self, engine):
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: None)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine):
         self.average.update_parameters(self.network)
+
+
+class Stream:
+    """Three batches again and again, from wherever the training is."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.batches = [{"image": torch.rand(4, 1, 8, 8, generator=generator) * 2 - 1} for _ in range(3)]
+        self.batch_sampler, self.start_iteration = self, 0
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        return (self.batches[i % 3] for i in itertools.count(self.start_iteration))
 
 
 class Stop(Exception):
@@ -61,12 +76,10 @@ def make_run(
     }
     objects = {name: item for name, item in objects.items() if name not in more.get("without", ())}
     checkpoint = RestartCheckpointHandler(path, objects, minutes=more.get("minutes"), config=config)
-    generator = torch.Generator().manual_seed(0)
-    data = [{"image": torch.rand(4, 1, 8, 8, generator=generator) * 2 - 1} for _ in range(3)]
     trainer = BlurVAETrainer(
         "cpu",
         epochs,
-        data,
+        Stream(),
         network,
         optimizer,
         kernel_optimizer,
@@ -105,9 +118,14 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("term", [SigmaVAELoss, RobustLoss])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("schedule", "term", "precision"),
+    [
+        ("step", SigmaVAELoss, "float32"),
+        ("milestones", RobustLoss, "float32"),
+        ("one cycle", RobustLoss, "float16"),
+    ],
+)
 @pytest.mark.parametrize("after", [3, 5])
 def test_an_interrupted_training_ends_as_a_straight_one(after, schedule, term, precision, tmp_path):
     scheduler, settings = SCHEDULES[schedule]
@@ -186,13 +204,9 @@ def test_handlers_in_lists_behind_filters_and_with_a_state_of_their_own_are_foun
 
 
 def test_a_state_that_could_not_come_back_is_refused_at_the_start(tmp_path):
-    class Curve:
-        def __call__(self, epoch):
-            return 0.5**epoch
-
     class Schedule(lr_scheduler.StepLR):
         def state_dict(self):
-            return {**super().state_dict(), "curve": Curve}
+            return {**super().state_dict(), "path": tmp_path}
 
     trainer, _ = make_run(tmp_path / "c.pt", scheduler=Schedule, settings={"step_size": 1})
     with pytest.raises(SettingsError, match=r"the state of 'lr_scheduler' \(Schedule\) holds more than tensors"):
@@ -200,8 +214,7 @@ def test_a_state_that_could_not_come_back_is_refused_at_the_start(tmp_path):
 
 
 def test_other_objects_are_refused_by_name(tmp_path):
-    trainer, objects = make_run(tmp_path / "c.pt", epochs=1)
-    trainer.run()
+    make_run(tmp_path / "c.pt", epochs=1)[0].run()
     content = load_safely(tmp_path / "c.pt")
     extra = {**content["objects"], "discriminator": {}}
     lacking = {name: state for name, state in content["objects"].items() if name != "average"}
