@@ -248,7 +248,7 @@ class BlurVAETrainer(SupervisedTrainer):
         loss = self.grad_scaler.scale(loss)
         if optimizer is self.kernel_optimizer:
             # not by backward(), of which DistributedDataParallel would hear, whose turn is the VAE step
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
             for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
                 p.grad = gradient
             return

@@ -57,7 +57,7 @@ class EpochProgressHandler:
             return
         self._describe(engine)
         output = engine.state.output
-        loss = (output[0] if isinstance(output, list) else output)[CommonKeys.LOSS]  # decollated, each has the batch's
+        loss = (output[0] if isinstance(output, list) else output)[CommonKeys.LOSS]  # a list where it is decollated
         values = {"loss": f"{float(loss):.1f}"}
         metrics = {} if self.validator is None else self.validator.state.metrics
         if "psnr" in metrics:

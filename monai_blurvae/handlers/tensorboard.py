@@ -82,7 +82,7 @@ class BlurVAETensorBoardHandler:
                 self._writer.add_scalar(f"train/{name}", value, engine.state.epoch)
 
     def _write_validation(self, engine: Engine) -> None:
-        if self._writer is None:
+        if self._writer is None or not len(self.images):  # type: ignore[arg-type]
             return
         pictures, kernels = self._draw(engine.state.device)
         with self._writing():
