@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +22,6 @@ from monai_blurvae.data.store import StoredVolume, VolumeStore
 from monai_blurvae.data.volumes import flatten, prepare_volumes
 from monai_blurvae.seeding import derive_seed
 from monai_blurvae.transforms.rand_slice_patch import TABLE_KEY, PatchTable, RandSlicePatchd
-
-logger = logging.getLogger(__name__)
 
 
 class _Draw(NamedTuple):
@@ -96,7 +93,7 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
             data, lambda: VolumeStore(cache_dir, transform, slice_axis), self._cutter, skip_bad_files
         )
         self._order = EpochOrder(len(self), seed)
-        self._quick = _quick_depth(random_transform)
+        self._only_cuts = len(steps) == 1 and type(steps[0]) is RandSlicePatchd and steps[0].keys == ("image",)
         self._state = np.random.RandomState()  # seeded for each patch; a new one takes longer than the patch
 
     def __len__(self) -> int:
@@ -105,7 +102,9 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample, by the whole random transform."""
         volume, table, seed = self._draw(index)
-        if isinstance(self.random_transform, Randomizable):
+        if self._only_cuts and self._cutter:
+            self._cutter.set_random_state(seed)  # and not by way of a Compose, which takes as long as the cutting
+        elif isinstance(self.random_transform, Randomizable):
             self.random_transform.set_random_state(seed)
         data = {"image": volume.image(), TABLE_KEY: table} if self._cuts_first else {"image": volume.tensor()}
         sample = self.random_transform({**data, "subject": volume.subject, "source": volume.source})
@@ -120,9 +119,9 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
 
         Where cutting is all that the random transform does, the patches are converted to float32 together.
         """
-        if self._quick is None:
+        if not self._only_cuts:
             return [self[index] for index in indices]
-        return self._cut_batch([self._draw(index) for index in indices], self._quick)
+        return self._cut_batch([self._draw(index) for index in indices])
 
     @property
     def voxel_sizes(self) -> list[tuple[float, float]]:
@@ -158,21 +157,17 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
             raise IndexError(index)  # ends iteration over the dataset
         return _Draw(self._prepared.volumes[place], self._prepared.tables[place], seed % MAX_SEED)
 
-    def _cut_batch(self, draws: Sequence[_Draw], depth: int) -> list[dict[str, Any]]:
+    def _cut_batch(self, draws: Sequence[_Draw]) -> list[dict[str, Any]]:
         cutter = self._cutter
         assert cutter is not None
         cutter.R = state = self._state
-        p = cutter.rule.patch_size
         patches, positions = [], []
         for volume, table, seed in draws:
             state.seed(seed)
-            for _ in range(depth):  # as Compose seeds its only transform
-                state.seed(int(state.randint(MAX_SEED, dtype="uint32")))
-            slices = volume.slices()
             assert table is not None
-            index, row, column = cutter.draw(slices, table, volume.source)
-            patches.append(slices[index, :, row : row + p, column : column + p])
-            positions.append((index, row, column))
+            position, patch = cutter.draw(volume.slices(), table, volume.source)
+            patches.append(patch)
+            positions.append(position)
         images = _to_float32(patches)
         return [
             {"image": image, "subject": draw.volume.subject, "source": draw.volume.source, "position": position}
@@ -183,15 +178,6 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
 def _to_float32(patches: Sequence[npt.NDArray[np.float16]]) -> Sequence[torch.Tensor]:
     """Patches as tensors, converted at once where they have the same number of channels."""
     if len({patch.shape for patch in patches}) > 1:
-        return [torch.from_numpy(np.ascontiguousarray(patch)).to(torch.float32) for patch in patches]
+        return [torch.from_numpy(patch).to(torch.float32) for patch in patches]
     return torch.from_numpy(np.stack(patches)).to(torch.float32).unbind()
 
-
-def _quick_depth(random_transform: Any) -> int | None:
-    """How many ``Compose`` objects are around the only transform, if that is a RandSlicePatchd of ``image``."""
-    depth = 0
-    while type(random_transform) is Compose and len(random_transform.transforms) == 1:
-        random_transform = random_transform.transforms[0]
-        depth += 1
-    is_cutter = type(random_transform) is RandSlicePatchd and random_transform.keys == ("image",)
-    return depth if is_cutter else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,11 +53,11 @@ class PatchRule(NamedTuple):
 
         NumPy compares float16 one by one, but the integers with the same bits twenty times as fast.
         """
-        threshold = np.float32(self.threshold)
         if values.dtype != np.float16:
-            return np.asarray(values > threshold)
-        view, limit = _half_limit(threshold)
-        return np.asarray(values.view(view) > limit if view is np.int16 else values.view(view) < limit)
+            return np.asarray(values > np.float32(self.threshold))
+        view, limit = _half_limit(self.threshold)
+        above: npt.NDArray[np.bool_] = values.view(view) > limit if view is np.int16 else values.view(view) < limit
+        return above
 
     def foreground_map(self, slice_: Array) -> npt.NDArray[np.int32]:
         """Foreground voxels of the patch at every position of a slice, by a summed-area table.
@@ -82,13 +83,15 @@ class PatchRule(NamedTuple):
         return int(rows[0]), int(columns[0]), int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
 
 
-def _half_limit(threshold: np.float32) -> tuple[type[np.int16] | type[np.uint16], int]:
-    """The integers by whose order x > threshold is decided for float16 x, and the limit among them."""
+@lru_cache(maxsize=16)
+def _half_limit(threshold: float) -> tuple[type[np.int16] | type[np.uint16], np.int16 | np.uint16]:
+    """The integers by whose order x > float32(threshold) is decided for float16 x, and the limit among them."""
     half = np.float16(threshold)
-    if np.float32(half) > threshold:
+    if np.float32(half) > np.float32(threshold):
         half = np.nextafter(half, np.float16(-np.inf))
-    bits = int(half.view(np.uint16)) if half else 0
-    return (np.uint16, bits) if half < 0 else (np.int16, bits)
+    if half < 0:  # the bits of negative numbers grow downwards, above those of all positive ones
+        return np.uint16, half.view(np.uint16)
+    return np.int16, np.float16(abs(half)).view(np.int16)
 
 
 @dataclass
@@ -202,7 +205,7 @@ class RandSlicePatchd(RandomizableTransform, MapTransform):
                 slices = self.slices_of(cut[key])
                 name = file_of(cut[key])
                 self.require_size(slices.shape[2:], name)
-                position = self.draw(slices, table or PatchTable.begin(slices, self.rule), name)
+                position, _ = self.draw(slices, table or PatchTable.begin(slices, self.rule), name)
             cut[key] = self.cut(cut[key], position)
         cut["position"] = position
         return cut
@@ -249,13 +252,16 @@ class RandSlicePatchd(RandomizableTransform, MapTransform):
                 f"{table.best_share(slices):.0%}; lower min_foreground or remove the file."
             )
 
-    def draw(self, slices: Array, table: PatchTable, name: str = "the volume") -> Position:
-        """Draw a position from the transform's random state; the table's completeness does not change which.
+    def draw(self, slices: Array, table: PatchTable, name: str = "the volume") -> tuple[Position, Array]:
+        """Draw a patch from the transform's random state; the table's completeness does not change which.
 
         Args:
             slices: ``(slices, channels, rows, columns)``.
             table: of the volume.
             name: of the file, for the message.
+
+        Returns:
+            The position, and a copy of what is there, ``(channels, patch_size, patch_size)``.
 
         Raises:
             DataError: if there is no valid position.
@@ -266,24 +272,26 @@ class RandSlicePatchd(RandomizableTransform, MapTransform):
             place = int(numbers[0] * len(candidates))
             box = table.box(slices, candidates[place])
             if box is not None:
-                return candidates[place], *self._draw_in(slices[candidates[place]], box, numbers)
+                row, column, patch = self._draw_in(slices[candidates[place]], box, numbers)
+                return (candidates[place], row, column), patch
             candidates = candidates[:place] + candidates[place + 1 :]
         self.require_position(slices, table, name)
         raise AssertionError("a valid position was overlooked")
 
-    def _draw_in(self, slice_: Array, box: Box, numbers: list[float]) -> tuple[int, int]:
-        """Row and column in one slice: tries in the box around the valid ones, then one among them all."""
-        rule, p = self.rule, self.rule.patch_size
+    def _draw_in(self, slice_: Array, box: Box, numbers: list[float]) -> tuple[int, int, Array]:
+        """Row, column and patch in one slice: tries in the box around the valid ones, then one among them all."""
+        rule, p, needed = self.rule, self.rule.patch_size, self.rule.needed
         top, left, height, width = box
         for i in range(1, len(numbers), 2):
             row, column = top + int(numbers[i] * height), left + int(numbers[i + 1] * width)
-            above = rule.above(slice_[:, row : row + p, column : column + p])
-            if np.count_nonzero(above if len(above) == 1 else above.any(0)) >= rule.needed:
-                return row, column
-        valid = rule.foreground_map(slice_) >= rule.needed
+            patch = slice_[:, row : row + p, column : column + p].copy()  # counted faster in one piece
+            above = rule.above(patch)
+            if np.count_nonzero(above if len(above) == 1 else above.any(0)) >= needed:
+                return row, column, patch
+        valid = rule.foreground_map(slice_) >= needed
         positions = np.flatnonzero(valid)
         row, column = divmod(int(positions[int(self.R.random_sample() * len(positions))]), valid.shape[1])
-        return row, column
+        return row, column, slice_[:, row : row + p, column : column + p].copy()
 
     def cut(self, volume: Any, position: Position) -> torch.Tensor:
         """The patch at a position, float32; a ``MetaTensor`` keeps its metadata and gets the patch's affine."""
