@@ -194,7 +194,7 @@ def _read_folder(dataset_dir: str | Path | None, image_pattern: str, partition_f
     if batches is not None:
         parts = list_cifar_images(batches)
         return _Folder(batches, parts["training"] + parts["test"], parts, f"CIFAR-10's batches in {batches}")
-    if partition_file is None and is_sample(root):
+    if partition_file is None and _is_sample(root):
         entries = find_images(root, "*.png")
         parts = _split_by_file(entries, root / PARTITION_FILE, root)
         return _Folder(root, entries, parts, SAMPLE_ORIGIN, SAMPLE_REMARK)
@@ -211,13 +211,24 @@ def _read_folder(dataset_dir: str | Path | None, image_pattern: str, partition_f
     return _Folder(root, entries, parts, origin)
 
 
-def is_sample(folder: Path) -> bool:
-    """Whether a folder holds the whole built-in sample of photographs."""
+def _is_sample(folder: Path) -> bool:
+    """Whether a folder holds the built-in sample of photographs.
+
+    Raises:
+        DataError: if it holds only the beginning of it.
+    """
     try:
         mark = json.loads((folder / MARK_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there, or another one's
         return False
-    return isinstance(mark, dict) and mark.keys() == {"image_size", "seed", "whole"} and mark["whole"] is True
+    if not isinstance(mark, dict) or mark.keys() != {"image_size", "seed", "whole"}:
+        return False
+    if not mark["whole"]:
+        raise DataError(
+            f"{folder} holds only the beginning of the sample of photographs; call make_photographs with this folder "
+            "and the same size again, which goes on with it."
+        )
+    return True
 
 
 def _split_folder(folder: _Folder, image_pattern: str, seed: int) -> Datalist:

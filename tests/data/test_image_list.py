@@ -521,14 +521,12 @@ def test_the_built_in_sample_is_known_by_its_mark_and_said(tmp_path, caplog):
     assert len(evaluation(folder, "*.jpg", None, "all").test) == 6
 
 
-@pytest.mark.parametrize("mark", [{"whole": False}, {"more": 1}])
-def test_another_mark_is_no_samples(tmp_path, mark):
-    assert load(sample(tmp_path, **mark)).remark == ""
-    with pytest.raises(DataError, match="none that matches"):
-        load(tmp_path, pattern="*.jpg")
+def test_the_beginning_of_the_sample_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds only the beginning of the sample"):
+        load(sample(tmp_path, whole=False))
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "nonsense"])
+@pytest.mark.parametrize("content", ["", "[1, 2]", "nonsense", '{"whole": true}'])
 def test_a_file_of_the_same_name_is_no_mark(tmp_path, content):
     (sample(tmp_path) / "sample.json").write_text(content)
     assert load(tmp_path).remark == ""
