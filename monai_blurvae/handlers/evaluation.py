@@ -24,7 +24,6 @@ from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, 
 from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
 from monai_blurvae.metrics import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
 from monai_blurvae.metrics.measures import MEASURES, PER_IMAGE
-from monai_blurvae.networks import BlurVAE
 from monai_blurvae.run_files import EVALUATION_NPZ, METRICS_CSV, METRICS_MD, RECONSTRUCTIONS
 from monai_blurvae.seeding import torch_rng
 

@@ -13,15 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from monai_blurvae.handlers.voxel_size import TOLERANCE as VOXEL_SIZE_TOLERANCE
 from monai_blurvae.run_files import EVALUATION_NPZ, SUMMARY, TEST
 
 LEAST_KL = 3.0
 """Mean KL in nats below which the posterior counts as collapsed. The KL bounds what the latent tells of its image, and
 3 nats tell about e³ ≈ 20 images apart, which is fewer than any test set holds."""
-
-VOXEL_SIZE_TOLERANCE = 0.05
-"""Largest relative difference of the voxel sizes, the one by which the evaluation itself warns: a shift of the spatial
-frequencies by a twentieth is within the differences between brains."""
 
 RISE = 0.1
 """Rise of the validation PSNR in dB over a fifth of the training beyond which it has not converged. 0.1 dB are 2 % of
@@ -110,7 +107,7 @@ def posterior_collapse(active_units: int | None, latent_size: int, kl: float, im
 
 
 def other_spacing(training: Sequence[float], evaluated: Sequence[float] | None) -> Finding | None:
-    """The voxel sizes differ by more than :data:`VOXEL_SIZE_TOLERANCE` along an axis.
+    """The voxel sizes differ along an axis by more than what the evaluation itself warns of.
 
     Args:
         training: in-plane voxel size in mm of the training, zeros where unknown.

@@ -285,7 +285,7 @@ def resume_command(run_dir: Path) -> str:
     Args:
         run_dir: its folder.
     """
-    return f"{repeat_command(run_dir)} --output_dir {shlex.quote(str(run_dir))} --resume true"
+    return f"{repeat_command(run_dir)} --run_dir {shlex.quote(str(run_dir))} --resume true"
 
 
 def repeat_command(run_dir: Path) -> str:

@@ -227,7 +227,7 @@ def test_a_loss_on_features_is_asked_without_its_weights(own_run, monkeypatch, l
     objective = FinishedRun(own_run).objective()
     assert objective.departures == (f"its loss, {name}, is no likelihood",)
     assert objective.trains_kernel is kernel
-    assert not (loss.is_likelihood or loss.uses_kernel)
+    assert [loss.is_likelihood, loss.uses_kernel] == [False, False]
 
 
 @pytest.mark.parametrize(("weighting", "of_likelihood"), [("flat", "wiener"), ("bounded_inverse", "bounded_inverse")])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from monai_blurvae.bundle.wiring import VOXEL_SIZE_TOLERANCE
 from monai_blurvae.functional import gaussian_kernel, kernel_width
 from monai_blurvae.report import checks
 
@@ -41,10 +40,6 @@ def test_posterior_collapse(active, kl, images, found):
 )
 def test_other_spacing(training, evaluated, found):
     assert (checks.other_spacing(training, evaluated) is not None) == found
-
-
-def test_the_spacing_that_is_tolerated_is_the_evaluations():
-    assert checks.VOXEL_SIZE_TOLERANCE == VOXEL_SIZE_TOLERANCE
 
 
 def line(rise, epochs=100, every=2, noise=0.0, start=20.0):

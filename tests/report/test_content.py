@@ -93,7 +93,7 @@ def test_commands_survive_a_shell(tmp_path):
     folder = tmp_path / "it's a run; rm -rf"
     words = shlex.split(content.resume_command(folder))
     assert words[words.index("--config_file") + 1] == str(folder / "config.json")
-    assert words[words.index("--output_dir") + 1] == str(folder)
+    assert words[words.index("--run_dir") + 1] == str(folder)
     assert words[-2:] == ["--resume", "true"]
     assert shlex.split(content.same_split_option(folder)) == ["--datalist", str(folder / "datalist.json")]
     assert "--resume" not in content.repeat_command(folder)

@@ -115,7 +115,7 @@ def test_an_unfinished_run(tmp_path):
     assert "Epoch 3 of 400" in document.text
     assert {"class": "option"} in document.all("code")
     assert "PSNR, last validation" in document.text
-    assert f"--output_dir {tmp_path} --resume true" in document.text
+    assert f"--run_dir {tmp_path} --resume true" in document.text
     assert len(document.all("svg")) == 2 + 3 + 2 + 1
 
 

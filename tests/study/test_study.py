@@ -30,7 +30,8 @@ BUNDLE = {
     "max_epochs": 400,
     "warmup_epochs": 20,
     "val_interval": 20,
-    "data": "$blurvae_data.Datalist.of(@dataset_dir, blurvae_data.split_subjects(blurvae_data.find_volumes(@dataset_dir, @image_pattern), @seed))",
+    "volumes": "$blurvae_data.find_volumes(@dataset_dir, @image_pattern)",
+    "data": "$blurvae_data.Datalist.of(@dataset_dir, blurvae_data.split_subjects(@volumes, @seed))",
     "train": {
         "term": {"_target_": "monai_blurvae.losses.WienerLoss"},
         "objective": {"_target_": "monai_blurvae.losses.ELBOLoss", "determinant": "omit"},
