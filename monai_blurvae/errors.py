@@ -42,14 +42,19 @@ def user_error(error: BaseException) -> BaseException | None:
     """The error to show: the first in a chain of causes that the user can mend, or None if there is none.
 
     MONAI wraps whatever an expression of a config raises in errors of its own. A ``ValueError`` counts if this package
-    raised it, and a ``TypeError`` if it tells of an argument that a component of the config does not have or lacks.
+    raised it. What another library raises while a component of the config is built counts too, with the component's
+    name, if it is a ``ValueError`` or a ``TypeError``: then an argument is wrong.
     """
     cause: BaseException | None = error
+    component = ""
     while cause is not None:
         if isinstance(cause, BlurVAEError) or (isinstance(cause, ValueError) and _raised_here(cause)):
             return cause
-        if isinstance(cause, TypeError) and re.search("unexpected keyword argument|missing .* required", str(cause)):
-            return SettingsError(f"a component of the config cannot be built: {cause}.")
+        if component and isinstance(cause, (ValueError, TypeError)) and not _raised_here(cause):
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
+            return SettingsError(f"{component} cannot be built with these arguments: {reason}.")
+        match = re.match(r"Failed to instantiate component '([^']+)'", str(cause))
+        component = match.group(1) if match else ""
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tests.volumes import ROOT, TINY
 
 CELEBA = str(ROOT / "bundles/celeba/train.json")
-CIFAR10 = str(ROOT / "bundles/cifar10/train.json")
+CIFAR = [CELEBA, str(ROOT / "configs/cifar10.yaml")]
 VOLUME_KEYS = ("patches_per_volume", "eval_patches_per_volume")
 TINY_IMAGES = {
     **{name: value for name, value in TINY.items() if name not in VOLUME_KEYS},

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
 
 from monai_blurvae.bundle.running import STEPS, references, running_config
@@ -58,6 +59,8 @@ def begin() -> None:
         parser.parse(reset=True)
     check_names(config)
     check_components(config, _locate_with(parser))
+    if "device" in config:
+        check_device(parser.get_parsed_content("device"))
 
 
 def default_cache_dir() -> str:
@@ -104,6 +107,22 @@ def check_components(config: Any, locate: Callable[[str], Any], path: str = "") 
         pairs: Any = config.items() if isinstance(config, Mapping) else enumerate(config)
         for name, value in pairs:
             check_components(value, locate, f"{path}#{name}" if path else str(name))
+
+
+def check_device(device: Any) -> None:
+    """Refuse a device that is not there, before data is prepared for it.
+
+    Args:
+        device: as in ``torch.device``.
+
+    Raises:
+        SettingsError: with the reason that torch gives.
+    """
+    try:
+        torch.empty(0, device=torch.device(device))
+    except Exception as error:  # each backend has errors of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SettingsError(f"device is {device!r}, which this machine does not offer ({reason}); try cpu.") from error
 
 
 def _check_arguments(component: Mapping[str, Any], target: Any, path: str) -> None:

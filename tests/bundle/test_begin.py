@@ -99,9 +99,11 @@ def test_errors_of_users_are_found_behind_wrappers_and_others_are_not():
     wrapped.__cause__ = own
     assert user_error(wrapped) is own
     assert user_error(RuntimeError("a fault")) is None
-    built = RuntimeError("Failed to instantiate component")
-    built.__cause__ = TypeError("DataLoader.__init__() got an unexpected keyword argument 'batchsize'")
-    assert "unexpected keyword argument 'batchsize'" in str(user_error(built))
+    built = RuntimeError("Failed to instantiate component 'torch.optim.Adam' with keywords: params,lr")
+    built.__cause__ = TypeError("'<=' not supported between 'float' and 'str'")
+    assert str(user_error(built)) == (
+        "torch.optim.Adam cannot be built with these arguments: '<=' not supported between 'float' and 'str'."
+    )
 
 
 def test_begin_outside_a_config():

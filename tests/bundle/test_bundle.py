@@ -11,18 +11,11 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-from monai_blurvae.bundle import SECTIONS, SETTINGS, parameter_groups
-from monai_blurvae.bundle.extends import extended
-from monai_blurvae.bundle.wiring import LIKELIHOOD_LR
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.handlers.checkpoint import load_safely
-from monai_blurvae.losses import ELBOLoss, L2Loss, RobustLoss
-from monai_blurvae.networks import BlurVAE
 from tests.volumes import EVALUATE, HCP, ROOT, TINY, TRAIN, brain, cause, make_dataset, run, save
 
 INFERENCE = str(ROOT / "bundles/hcp/inference.json")
-METADATA = str(ROOT / "bundles/hcp/metadata.json")
-NETWORK = {name: TINY[name] for name in ("patch_size", "channels", "latent_size", "kernel_size")}
 
 
 def weights(folder):
@@ -78,7 +71,7 @@ def test_tensorboard_holds_terms_metrics_and_pictures(finished_run):
 
 def test_the_workers_change_no_weight(finished_run, hcp_dir, cache_dir, tmp_path):
     settings = TINY | {"num_workers": 2}
-    run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, output_dir=str(tmp_path / "run"), **settings)
+    run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, run_dir=str(tmp_path / "run"), **settings)
     expected, found = weights(finished_run[1]), weights(tmp_path / "run")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -87,10 +80,9 @@ def test_the_workers_change_no_weight(finished_run, hcp_dir, cache_dir, tmp_path
 def test_l2_overlay_differs_only_after_the_warm_up(hcp_dir, cache_dir, tmp_path):
     common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **TINY}
     l2 = [TRAIN, str(ROOT / "configs/losses/l2.yaml")]
-    own = {name: value for name, value in common.items() if name not in ("loss", "warmup_epochs")}
-    run("training", l2, output_dir=str(tmp_path / "l2"), **own)
-    run("training", TRAIN, output_dir=str(tmp_path / "warm"), **common | {"warmup_epochs": 2})
-    run("training", TRAIN, output_dir=str(tmp_path / "wiener"), **common)
+    run("training", l2, run_dir=str(tmp_path / "l2"), **common | {"warmup_epochs": 0})
+    run("training", TRAIN, run_dir=str(tmp_path / "warm"), **common | {"warmup_epochs": 2})
+    run("training", TRAIN, run_dir=str(tmp_path / "wiener"), **common)
     last = {n: load_safely(tmp_path / n / "checkpoint.pt")["objects"]["network"] for n in ("l2", "warm", "wiener")}
     vae = [n for n in last["l2"] if n.startswith(("encoder", "decoder"))]
     for name in vae:
@@ -101,8 +93,8 @@ def test_l2_overlay_differs_only_after_the_warm_up(hcp_dir, cache_dir, tmp_path)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_path, workers):
     common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **TINY, "num_workers": workers, "warmup_epochs": 3}
-    run("training", TRAIN, output_dir=str(tmp_path / "straight"), **common | {"max_epochs": 4})
-    cut = {"output_dir": str(tmp_path / "cut")}
+    run("training", TRAIN, run_dir=str(tmp_path / "straight"), **common | {"max_epochs": 4})
+    cut = {"run_dir": str(tmp_path / "cut")}
     run("training", TRAIN, **cut, **common)
     run("training", TRAIN, **cut, **common | {"max_epochs": 4}, resume="true")
     a, b = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("straight", "cut"))
@@ -113,7 +105,7 @@ def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_pat
 
 
 def test_resume_alone_takes_the_newest_unfinished_run(hcp_dir, cache_dir, tmp_path):
-    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "runs_dir": str(tmp_path), **TINY}
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "output_dir": str(tmp_path), **TINY}
     for _ in range(3):
         run("training", TRAIN, **common | {"max_epochs": 1})
     (tmp_path / "0002" / "summary.json").unlink()
@@ -128,24 +120,24 @@ def test_resume_alone_takes_the_newest_unfinished_run(hcp_dir, cache_dir, tmp_pa
 def test_resume_auto_starts_a_run_where_there_is_none(hcp_dir, cache_dir, tmp_path):
     common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "resume": "auto", **TINY}
     for epochs in (1, 2):
-        run("training", TRAIN, **common | {"max_epochs": epochs}, output_dir=str(tmp_path / "run"))
+        run("training", TRAIN, **common | {"max_epochs": epochs}, run_dir=str(tmp_path / "run"))
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == epochs
-    run("training", TRAIN, **common, runs_dir=str(tmp_path / "runs"))
+    run("training", TRAIN, **common, output_dir=str(tmp_path / "runs"))
     assert (tmp_path / "runs" / "0001" / "summary.json").is_file()
 
 
 def test_the_recorded_config_repeats_the_run(finished_run, cache_dir, tmp_path):
-    run("training", str(finished_run[1] / "config.json"), runs_dir=str(tmp_path))
+    run("training", str(finished_run[1] / "config.json"), output_dir=str(tmp_path))
     expected, found = weights(finished_run[1]), weights(tmp_path / "0001")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_evaluating_takes_the_newest_finished_run(finished_run, cache_dir):
-    runs_dir, folder = finished_run
-    run("evaluating", EVALUATE, runs_dir=str(runs_dir), cache_dir=cache_dir)
+    output_dir, folder = finished_run
+    run("evaluating", EVALUATE, output_dir=str(output_dir), cache_dir=cache_dir)
     again = (folder / "evaluation" / "0001" / "metrics.csv").read_text()
     assert again == (folder / "test" / "metrics.csv").read_text()
-    run("evaluating", EVALUATE, runs_dir=str(runs_dir), cache_dir=cache_dir, split="all")
+    run("evaluating", EVALUATE, output_dir=str(output_dir), cache_dir=cache_dir, split="all")
     table = (folder / "evaluation" / "0002" / "metrics.md").read_text()
     assert "10 patches of 5 subjects" in table
 
@@ -161,7 +153,7 @@ def test_evaluating_other_images_warns_of_their_voxel_size(finished_run, cache_d
         run_dir=str(finished_run[1]),
         dataset_dir=str(tmp_path / "other"),
         cache_dir=cache_dir,
-        output_dir=str(tmp_path / "tables"),
+        run_dir=str(tmp_path / "tables"),
     )
     workflow.initialize()
     __import__("logging").getLogger("monai_blurvae").propagate = True
@@ -173,43 +165,9 @@ def test_evaluating_other_images_warns_of_their_voxel_size(finished_run, cache_d
 def test_synthetic_images_are_named_in_every_table(cache_dir, tmp_path):
     make_dataset(tmp_path / "data", subjects=3, description=b"synthetic: test")
     common = {"dataset_dir": str(tmp_path / "data"), "cache_dir": cache_dir, **TINY}
-    run("run", TRAIN, output_dir=str(tmp_path / "run"), **common)  # the name that other tools of MONAI expect
+    run("run", TRAIN, run_dir=str(tmp_path / "run"), **common)  # the name that other tools of MONAI expect
     assert "SYNTHETIC" in (tmp_path / "run" / "test" / "metrics.md").read_text()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["remark"] == "SYNTHETIC images"
-
-
-def test_export_to_torchscript_by_monai(finished_run, tmp_path):
-    exported = tmp_path / "model.ts"
-    monai.bundle.ckpt_export(
-        "network_def",
-        filepath=str(exported),
-        ckpt_file=str(finished_run[1] / "model.pt"),
-        meta_file=METADATA,
-        config_file=INFERENCE,
-        **NETWORK,
-    )
-    parser = ConfigParser(ConfigParser.load_config_file(INFERENCE) | NETWORK)
-    eager = parser.get_parsed_content("network_def")
-    eager.load_state_dict(weights(finished_run[1]))
-    x = torch.rand(3, 1, 32, 32) * 2 - 1
-    torch.testing.assert_close(torch.jit.load(exported)(x), eager.eval()(x), rtol=0, atol=1e-5)
-
-
-def test_verify_net_in_out_by_monai():
-    monai.bundle.verify_net_in_out("network_def", meta_file=METADATA, config_file=INFERENCE, device="cpu")
-
-
-@pytest.mark.parametrize(("config", "kind"), [(TRAIN, "train"), (INFERENCE, "infer")])
-def test_monais_property_check(config, kind, finished_run, hcp_dir, cache_dir, tmp_path):
-    settings = {"dataset_dir": str(hcp_dir), **NETWORK, "device": "cpu"}
-    if kind == "train":
-        settings |= {"cache_dir": cache_dir, "runs_dir": str(tmp_path)}
-    else:
-        settings |= {"model_file": str(finished_run[1] / "model.pt")}
-    workflow = ConfigWorkflow(config_file=config, workflow_type=kind, logging_file=False, **settings)
-    workflow.initialize()
-    assert workflow.check_properties() == []
-    assert not list(tmp_path.glob("0*"))  # looking creates no run
 
 
 def test_inference_writes_volumes_in_their_own_space(finished_run, tmp_path):
@@ -220,9 +178,8 @@ def test_inference_writes_volumes_in_their_own_space(finished_run, tmp_path):
         INFERENCE,
         dataset_dir=str(tmp_path / "in"),
         output_dir=str(tmp_path / "out"),
-        model_file=str(finished_run[1] / "model.pt"),
+        run_dir=str(finished_run[1]),
         device="cpu",
-        **NETWORK,
     )
     (written,) = (tmp_path / "out").rglob("*.nii.gz")
     source, result = nib.load(path), nib.load(written)
@@ -233,38 +190,97 @@ def test_inference_writes_volumes_in_their_own_space(finished_run, tmp_path):
     assert values.max() <= 1
 
 
-def test_every_key_is_known_and_every_setting_of_the_training_is_used():
-    for path in (TRAIN, EVALUATE, INFERENCE):
-        config = extended(ConfigParser.load_config_file(path))
-        assert set(config) <= {*SETTINGS, *SECTIONS}
-        text = json.dumps(config)
-        for name in set(config) & set(SETTINGS):
-            assert f"@{name}" in text, f"{name} in {path} turns nothing"
+@pytest.mark.parametrize("given", ["run_dir", "model_file", "own config"])
+def test_inference_knows_its_run(finished_run, hcp_dir, tmp_path, given):
+    """Size, slices, channels and scaling are the run's, however it is named."""
+    folder = finished_run[1]
+    settings = {"dataset_dir": str(hcp_dir), "output_dir": str(tmp_path), "device": "cpu"}
+    config = INFERENCE
+    if given == "own config":
+        config = str(folder / "inference.json")
+    else:
+        settings[given] = str(folder if given == "run_dir" else folder / "model.pt")
+    run("inference", config, **settings)
+    assert len(list(tmp_path.rglob("*.nii.gz"))) == 5
+
+
+def test_inference_without_a_model(hcp_dir, tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        run("inference", INFERENCE, dataset_dir=str(hcp_dir), output_dir=str(tmp_path))
+    assert "there is no model; give the folder of a training as run_dir, or a model_file" in str(cause(error.value))
+
+
+def test_an_option_of_another_file_is_refused(tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        run("inference", INFERENCE, dataset_dir=str(tmp_path), max_epochs=3)
+    assert "'max_epochs' is no key of this config" in str(cause(error.value))
+
+
+def test_the_runs_own_configs(finished_run):
+    folder = finished_run[1]
+    inference = json.loads((folder / "inference.json").read_text())
+    assert {name: inference[name] for name in ("patch_size", "channels", "latent_size", "kernel_size")} == {
+        name: TINY[name] for name in ("patch_size", "channels", "latent_size", "kernel_size")
+    }
+    trained = json.loads((folder / "config.json").read_text())
+    assert inference["deterministic_transforms"] == trained["train"]["deterministic_transforms"]
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32]
+
+
+def test_evaluation_on_top_of_the_training(finished_run, cache_dir, tmp_path):
+    files = [TRAIN, EVALUATE]
+    settings = {"cache_dir": cache_dir, "run_dir": str(finished_run[1]), "evaluation_dir": str(tmp_path / "tables")}
+    run("evaluating", files, **settings, device="cpu")
+    tables = [folder / "metrics.csv" for folder in (tmp_path / "tables", finished_run[1] / "test")]
+    assert tables[0].read_text() == tables[1].read_text()
+
+
+def test_a_nested_override_and_what_really_ran(hcp_dir, cache_dir, tmp_path):
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **TINY, "max_epochs": 1}
+    nested = {"train#handlers#0#minutes": 5, "train#objective#beta": 2.0}
+    run("training", TRAIN, run_dir=str(tmp_path / "run"), **common, **nested)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["train"]["handlers"][0]["minutes"] == 5
+    assert config["train"]["objective"]["beta"] == 2.0
+
+
+def test_any_transform_of_monai_in_either_part(hcp_dir, cache_dir, tmp_path):
+    overlay = bad_yaml(
+        tmp_path,
+        "+train#deterministic_transforms:\n"
+        "  - {_target_: Rand2DElasticd, keys: image, prob: 0.0, spacing: [9, 9], magnitude_range: [0, 1]}\n"
+        "train#deterministic_transforms#5: {_target_: AdjustContrastd, keys: image, gamma: 1.2, invert_image: true}\n"
+        "+train#random_transforms:\n"
+        "  - {_target_: RandFlipd, keys: image, prob: 0.5, spatial_axis: 0}\n"
+        "  - {_target_: RandGaussianNoised, keys: image, prob: 1.0, std: 0.01}\n",
+    )
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **TINY}
+    for name, workers in (("a", 0), ("b", 2)):
+        run("training", overlay, run_dir=str(tmp_path / name), **common | {"num_workers": workers})
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 OVERLAYS = sorted(str(p) for p in (ROOT / "configs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=[p.removeprefix(str(ROOT)) for p in OVERLAYS])
-def test_overlays_pass_the_checks_and_build_their_network(overlay, random_weights_dir):
-    own = {"device": "cpu", "weights_dir": str(random_weights_dir)}
-    workflow = ConfigWorkflow(config_file=[TRAIN, overlay], logging_file=False, **own)
-    workflow.initialize()
-    network = workflow.parser.get_parsed_content("network_def")
+def test_overlays_pass_the_checks_and_build_their_network(overlay, random_weights_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = ROOT / "bundles/celeba/train.json" if "crop_size" in ConfigParser.load_config_file(overlay) else TRAIN
+    own = {"device": "cpu", "dataset_dir": str(tmp_path)}
+    if overlay.endswith("vgg.yaml"):
+        own["weights_dir"] = str(random_weights_dir)
+    parser = ConfigWorkflow(config_file=[str(base), overlay], logging_file=False, **own).parser
+    parser["initialize"] = ["$blurvae.begin()"]
+    parser.parse(True)
+    parser.get_parsed_content("initialize")
+    network = parser.get_parsed_content("network_def")
     settings = ConfigParser.load_config_file(overlay)
     if "channels" in settings:
         assert [block.conv.weight.shape[0] for block in network.encoder.blocks] == settings["channels"]
-    workflow.parser.get_parsed_content("train#objective")
-
-
-def test_the_likelihoods_own_parameters_have_a_learning_rate_of_their_own():
-    network = BlurVAE(image_size=16, channels=(4, 8), latent_size=3, kernel_size=5)
-    for lr in (1e-4, 1e-3):
-        vae, own = parameter_groups(network, ELBOLoss(RobustLoss()), lr)
-        assert vae["lr"] == lr
-        assert own["lr"] == LIKELIHOOD_LR
-        assert len(own["params"]) == 2
-        assert len(parameter_groups(network, ELBOLoss(L2Loss()), lr)) == 1
+    parser.get_parsed_content("train#trainer")
 
 
 def bad_yaml(tmp_path, text):
@@ -274,33 +290,33 @@ def bad_yaml(tmp_path, text):
 
 
 SETTINGS_ERRORS = [
-    ({"max_epoch": 3}, "'max_epoch' is no key of this bundle; did you mean 'max_epochs'?"),
-    ({"learning_rate": 3}, "'learning_rate' is no key of this bundle"),
-    ({"kernel_size": 4}, "--kernel_size is 4, but has to be a positive odd number"),
-    ({"kernel_size": 33}, "--kernel_size is 33, but has to be at most the patch_size 32"),
-    ({"wiener_c": 0}, "--wiener_c is 0, but has to be a positive number"),
-    ({"wiener_c": -0.1}, "--wiener_c is -0.1"),
-    ({"patch_size": 30}, "--patch_size is 30, but 2 channels halve it 2 times"),
-    ({"lr": "fast"}, "--lr is 'fast', but has to be a positive number"),
-    ({"max_epochs": 1.5}, "--max_epochs is 1.5, but has to be a whole number of at least 1"),
-    ({"loss": "l3"}, "--loss is 'l3', but has to be one of l2, l1, ssim, ce, ffl, vgg"),
-    ({"resume": "maybe"}, "--resume is 'maybe', but has to be true, false or auto"),
-    ({"device": "cuda:77"}, "--device is 'cuda:77', which this machine does not offer"),
-    ({"channels": "16,32"}, "--channels is '16,32', but has to be a list"),
-    ({"min_foreground": 2}, "--min_foreground is 2, but has to be a number from 0 to 1"),
-    ({"volume_size": [1, 2]}, "--volume_size is [1, 2], but has to be a positive whole number, or three of them"),
-    ({"slice_axis": 3}, "--slice_axis is 3, but has to be one of 0, 1, 2"),
-    ({"loss": "l2", "determinant": "exact"}, "--determinant is 'exact', but loss 'l2' has none to choose; set"),
-    ({"loss": "sigma_vae", "determinant": "fixed"}, "--determinant is 'fixed', but loss 'sigma_vae' has none"),
-    ({"loss": "ssim", "determinant": "epsilon"}, "--determinant is 'epsilon', but loss 'ssim' has none to choose"),
-    ({"whitening": "true"}, "--whitening is True, but loss 'wiener' fits no covariance to residuals; set whitening to"),
-    ({"loss": "robust", "whitening": True}, "--whitening is True, but loss 'robust' fits no covariance"),
+    ({"max_epoch": 3}, "'max_epoch' is no key of this config; did you mean 'max_epochs'?"),
+    ({"learning_rate": 3}, "'learning_rate' is no key of this config"),
+    ({"train#trainer#max_epoch": 3}, "'train#trainer#max_epoch' is no argument of monai_blurvae.engines.BlurVAETrainer"),
+    ({"train#trainer#max_epoch": 3}, "did you mean 'max_epochs'?"),
+    ({"train#dataloaders": 3}, "'train#dataloaders' is no key of this config"),
+    ({"train#term#_target_": "monai_blurvae.losses.L3Loss"}, "no class or function 'monai_blurvae.losses.L3Loss'"),
+    ({"train#dataloader#batchsize": 3}, "unexpected keyword argument 'batchsize'"),
+    ({"kernel_size": 4}, "kernel_size must be a positive odd number, but is 4"),
+    ({"kernel_size": 33}, "kernel_size 33 is larger than the"),
+    ({"wiener_c": 0}, "must be positive"),
+    ({"patch_size": 30}, "30 cannot be halved 2 times"),
+    ({"lr": "fast"}, "torch.optim.Adam cannot be built with these arguments"),
+    ({"lr": -1.0}, "torch.optim.Adam cannot be built with these arguments: Invalid learning rate: -1.0"),
+    ({"resume": "maybe"}, "resume must be true, false or auto, but is 'maybe'"),
+    ({"device": "cuda:77"}, "device is 'cuda:77', which this machine does not offer"),
+    ({"min_foreground": 2}, "min_foreground must be a share between 0 and 1, but is 2"),
+    ({"slice_axis": 3}, "slice_axis must be 0 (sagittal), 1 (coronal) or 2 (axial), but is 3"),
+    ({"beta": -1}, "beta must not be negative, but is -1"),
+    ({"precision": "float8"}, "precision must be one of"),
+    ({"train#objective#determinant": "exact"}, "detach_weight"),
+    ({"dataset_dir": "/nowhere"}, "dataset_dir /nowhere is not a folder"),
 ]
 
 
 @pytest.mark.parametrize(("settings", "message"), SETTINGS_ERRORS, ids=[str(s) for s, _ in SETTINGS_ERRORS])
 def test_bad_settings_stop_before_anything_is_written(hcp_dir, cache_dir, tmp_path, settings, message):
-    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "runs_dir": str(tmp_path / "runs"), **TINY}
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "output_dir": str(tmp_path / "runs"), **TINY}
     with pytest.raises(RuntimeError) as error:
         run("training", TRAIN, **common | settings)
     assert isinstance(cause(error.value), BlurVAEError)
@@ -319,12 +335,12 @@ def test_a_key_that_the_users_own_overlay_refers_to_is_fine(tmp_path):
     [
         ("lr: [1", "overlay.yaml"),
         ("lrr: 0.1", "did you mean 'lr'?"),
-        ("weighting: heavy", "--weighting is 'heavy'"),
+        ("train#term#weighting: heavy", "weighting must be one of"),
     ],
 )
 def test_bad_overlays(tmp_path, hcp_dir, text, message):
     with pytest.raises(Exception) as error:  # noqa: PT011  MONAI reads the file and raises what its parser raises
-        run("training", bad_yaml(tmp_path, text), dataset_dir=str(hcp_dir), runs_dir=str(tmp_path), **TINY)
+        run("training", bad_yaml(tmp_path, text), dataset_dir=str(hcp_dir), output_dir=str(tmp_path), **TINY)
     assert message in str(cause(error.value) or error.value)
 
 
@@ -332,7 +348,7 @@ def test_data_errors_name_the_file_and_leave_no_run(cache_dir, tmp_path):
     folder = make_dataset(tmp_path / "data", subjects=4)
     bad = folder / "101" / HCP
     bad.write_bytes(bad.read_bytes()[:3000])
-    common = {"dataset_dir": str(folder), "cache_dir": cache_dir, "runs_dir": str(tmp_path / "runs"), **TINY}
+    common = {"dataset_dir": str(folder), "cache_dir": cache_dir, "output_dir": str(tmp_path / "runs"), **TINY}
     with pytest.raises(RuntimeError) as error:
         run("training", TRAIN, **common)
     assert str(bad) in str(cause(error.value))
@@ -348,31 +364,31 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(finished_run, hcp_d
     folder = finished_run[1]
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     with pytest.raises(RuntimeError) as error:
-        run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, output_dir=str(folder), **TINY)
+        run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, run_dir=str(folder), **TINY)
     assert "holds a run already" in str(cause(error.value))
-    assert "--resume true" in str(cause(error.value))
+    assert "resume true" in str(cause(error.value))
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
 
 
 def test_an_output_folder_that_cannot_be_written(hcp_dir, cache_dir, tmp_path):
     (tmp_path / "file").touch()  # a file where a folder should be; root may write anywhere else
     with pytest.raises(RuntimeError) as error:
-        run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, runs_dir=str(tmp_path / "file"), **TINY)
+        run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, output_dir=str(tmp_path / "file"), **TINY)
     assert f"the folder {tmp_path / 'file'} cannot be written to" in str(cause(error.value))
 
 
 def test_a_checkpoint_of_another_architecture(hcp_dir, cache_dir, tmp_path):
-    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "output_dir": str(tmp_path / "run")}
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "run_dir": str(tmp_path / "run")}
     run("training", TRAIN, **common, **TINY)
     kept = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     with pytest.raises(RuntimeError) as error:
         run("training", TRAIN, **common, **TINY | {"latent_size": 6, "max_epochs": 3}, resume="true")
-    assert "--latent_size is 6, but the run in" in str(cause(error.value))
+    assert "latent_size is 6, but the run in" in str(cause(error.value))
     assert (tmp_path / "run" / "summary.json").is_file()
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == kept
 
 
 def test_nothing_to_evaluate(tmp_path):
     with pytest.raises(RuntimeError) as error:
-        run("evaluating", EVALUATE, runs_dir=str(tmp_path))
+        run("evaluating", EVALUATE, output_dir=str(tmp_path))
     assert "holds no finished run; train first" in str(cause(error.value))

@@ -58,8 +58,7 @@ def test_train_and_evaluate_as_typed(root):
     exported = root / "model.ts"
     done = call(
         root, *LINE[:-1], "ckpt_export", "network_def", "--filepath", exported, "--ckpt_file", folder / "model.pt",
-        "--meta_file", "bundles/hcp/metadata.json", "--config_file", "bundles/hcp/inference.json",
-        *options(**{name: TINY[name] for name in ("patch_size", "channels", "latent_size", "kernel_size")}),
+        "--meta_file", folder / "metadata.json", "--config_file", folder / "inference.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     # A process that has neither this package nor MONAI.
@@ -81,22 +80,25 @@ def test_a_mistyped_key_is_one_line_and_not_zero(root):
     done = call(root, *LINE, "training", "--config_file", "bundles/hcp/train.json", "--max_epoch", "3")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "error: 'max_epoch' is no key of this bundle; did you mean 'max_epochs'?"
+        "error: 'max_epoch' is no key of this config; did you mean 'max_epochs'?"
     )
     assert "Traceback" not in done.stderr
     assert not (root / "outputs").exists()
 
 
+SMALL_STORE = {"cache_dir": "cache", "patch_size": 32, "channels": "[4,8]", "kernel_size": 5, "device": "cpu"}
+
+
 @pytest.mark.slow
-def test_prepare_store(root):
+def test_preparing(root):
     make_dataset(root / "data")
-    script = ROOT / "scripts" / "prepare.py"
-    arguments = ["--dataset_dir", root / "data", "--cache_dir", root / "cache", "--patch_size", 32]
-    done = call(root, sys.executable, script, "store", *arguments)
+    line = [*LINE, "preparing", "--config_file", "bundles/hcp/train.json", *options(dataset_dir="data", **SMALL_STORE)]
+    done = call(root, *line)
     assert done.returncode == 0, done.stderr
+    assert "5 files are ready." in done.stdout
     assert len(list((root / "cache" / "volumes").glob("*.npy"))) == 5
     (root / "data" / "100" / "T1w" / "T1w_acpc_dc_restore_brain.nii.gz").write_bytes(b"")
-    done = call(root, sys.executable, script, "store", *arguments)
+    done = call(root, *line)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
@@ -104,14 +106,43 @@ def test_prepare_store(root):
 @pytest.mark.slow
 def test_two_processes_build_one_store_together(root):
     make_dataset(root / "data")
-    arguments = ["--dataset_dir", root / "data", "--cache_dir", root / "cache", "--patch_size", 32]
-    command = [str(a) for a in (sys.executable, ROOT / "scripts" / "prepare.py", "store", *arguments)]
+    line = [*LINE, "preparing", "--config_file", "bundles/hcp/train.json", *options(dataset_dir="data", **SMALL_STORE)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    both = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
+    both = [subprocess.Popen([str(a) for a in line], cwd=root, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(timeout=600) for process in both] == [0, 0]
     volumes = root / "cache" / "volumes"
-    assert len(list(volumes.glob("*.npy"))) == len(list(volumes.glob("*.json"))) == 5
+    assert len(list(volumes.glob("*.npy"))) == 5
     assert not list(volumes.rglob("*.part*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["1200", "a#b", "1e3"])
+def test_folders_with_awkward_names_and_a_tilde_after_an_equals_sign(root, name):
+    make_dataset(root / name)
+    small = options(**TINY | {"max_epochs": 1, "cache_dir": "cache", "gradient_clip": "null", "lr": "1e-3"})
+    line = [*LINE, "training", "--config_file", "bundles/hcp/train.json", *small]
+    done = call(root, *line, f"--dataset_dir=~/{name}", "--run_dir", f"run#{name}", HOME=str(root))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (root / f"run#{name}" / "summary.json").is_file()
+    done = call(
+        root, *LINE, "inference", "--config_file", "bundles/hcp/inference.json", "--run_dir", f"run#{name}",
+        "--dataset_dir", name, "--output_dir", f"out#{name}", "--device", "cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((root / f"out#{name}").rglob("*.nii.gz"))) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["bundle folder", "absolute path"])
+def test_from_elsewhere(root, where):
+    make_dataset(root / "data")
+    small = options(**TINY | {"max_epochs": 1, "cache_dir": root / "cache", "dataset_dir": root / "data"})
+    folder = root / "bundles" / "hcp" if where == "bundle folder" else root / "data"
+    config = "train.json" if where == "bundle folder" else root / "bundles" / "hcp" / "train.json"
+    done = call(folder, *LINE, "training", "--config_file", config, *small)
+    assert done.returncode == 0, done.stderr[-3000:]
+    names = {p.name for p in (folder / "outputs" / "hcp" / "0001").iterdir()}
+    assert names >= {"config.json", "inference.json", "metadata.json", "logging.conf"}
 
 
 @pytest.mark.slow
@@ -125,7 +156,7 @@ def test_a_signal_to_the_whole_process_group_ends_the_run_with_a_checkpoint(root
         "num_workers": 2,
         "dataset_dir": "data",
         "cache_dir": "cache",
-        "output_dir": "run",
+        "run_dir": "run",
     }
     line = [*LINE, "training", "--config_file", "bundles/hcp/train.json", *options(**small)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

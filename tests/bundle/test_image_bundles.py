@@ -13,12 +13,11 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-from monai_blurvae.bundle import SECTIONS, SETTINGS, report_run
-from monai_blurvae.bundle.extends import extended
+from monai_blurvae.bundle import report_run
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.networks import BlurVAEReconstructor
 from tests.bundle.test_command_line import LINE, call, options, root  # noqa: F401  a fixture
-from tests.photographs import CELEBA, CIFAR10, TINY_IMAGES, make_photographs, write_partition
+from tests.photographs import CELEBA, CIFAR, TINY_IMAGES, make_photographs, write_partition
 from tests.volumes import ROOT, cause, run
 
 BUNDLES = ("celeba", "cifar10")
@@ -38,10 +37,10 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def image_run(photographs, cache_dir, tmp_path_factory):
-    """A finished tiny training on colour images: (runs_dir, the run's folder)."""
-    runs_dir = tmp_path_factory.mktemp("image_outputs")
-    run("training", CELEBA, dataset_dir=str(photographs), cache_dir=cache_dir, runs_dir=str(runs_dir), **TINY_IMAGES)
-    return runs_dir, runs_dir / "0001"
+    """A finished tiny training on colour images: (output_dir, the run's folder)."""
+    output_dir = tmp_path_factory.mktemp("image_outputs")
+    run("training", CELEBA, dataset_dir=str(photographs), cache_dir=cache_dir, output_dir=str(output_dir), **TINY_IMAGES)
+    return output_dir, output_dir / "0001"
 
 
 def weights(folder):
@@ -101,15 +100,15 @@ def test_psnr_and_ssim_are_those_of_scikit_image_over_the_channels(image_run, ph
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_and_repetition_to_the_bit(image_run, photographs, cache_dir, tmp_path, workers):
     common = {**TINY_IMAGES, "dataset_dir": str(photographs), "cache_dir": cache_dir, "num_workers": workers}
-    run("training", CELEBA, **common | {"max_epochs": 1}, output_dir=str(tmp_path / "cut"))
-    run("training", CELEBA, **common, output_dir=str(tmp_path / "cut"), resume="true")
+    run("training", CELEBA, **common | {"max_epochs": 1}, run_dir=str(tmp_path / "cut"))
+    run("training", CELEBA, **common, run_dir=str(tmp_path / "cut"), resume="true")
     assert same_weights(image_run[1], tmp_path / "cut")
-    run("training", str(image_run[1] / "config.json"), runs_dir=str(tmp_path / "again"))
+    run("training", str(image_run[1] / "config.json"), output_dir=str(tmp_path / "again"))
     assert same_weights(image_run[1], tmp_path / "again" / "0001")
 
 
 def test_resuming_with_other_images_is_refused(photographs, cache_dir, tmp_path):
-    common = {**TINY_IMAGES, "cache_dir": cache_dir, "output_dir": str(tmp_path / "run")}
+    common = {**TINY_IMAGES, "cache_dir": cache_dir, "run_dir": str(tmp_path / "run")}
     run("training", CELEBA, **common | {"max_epochs": 1}, dataset_dir=str(photographs))
     other = make_photographs(tmp_path / "other", count=11)
     with pytest.raises(RuntimeError) as error:
@@ -119,7 +118,7 @@ def test_resuming_with_other_images_is_refused(photographs, cache_dir, tmp_path)
 
 def test_evaluating_with_measures_of_eight_bit_images(image_run, cache_dir, tmp_path):
     settings = {"measures": "true", "importance_samples": 2, "weights_dir": str(tmp_path), "device": "cpu"}
-    run("evaluating", EVALUATE, runs_dir=str(image_run[0]), cache_dir=cache_dir, **settings)
+    run("evaluating", EVALUATE, output_dir=str(image_run[0]), cache_dir=cache_dir, **settings)
     folder = image_run[1] / "evaluation" / "0001"
     assert (folder / "metrics.csv").read_text() == (image_run[1] / "test" / "metrics.csv").read_text()
     content = json.loads((folder / "measures.json").read_text())
@@ -131,7 +130,7 @@ def test_evaluating_with_measures_of_eight_bit_images(image_run, cache_dir, tmp_
 
 def test_inference_writes_the_reconstruction_of_each_image(image_run, photographs, tmp_path):
     settings = {"model_file": str(image_run[1] / "model.pt"), "crop_size": "null", "device": "cpu", "batch_size": 4}
-    run("inference", INFERENCE, dataset_dir=str(photographs), output_dir=str(tmp_path), **settings, **NETWORK)
+    run("inference", INFERENCE, dataset_dir=str(photographs), run_dir=str(tmp_path), **settings, **NETWORK)
     assert sorted(p.name for p in tmp_path.rglob("*.png")) == [f"{i:06d}_reconstruction.png" for i in range(10)]
     network = BlurVAEReconstructor(in_channels=3, image_size=32, channels=(4, 8), latent_size=4, kernel_size=5).eval()
     network.load_state_dict(weights(image_run[1]))
@@ -170,7 +169,7 @@ def test_verify_net_in_out_by_monai(name):
 def test_monais_property_check(name, file, kind, image_run, photographs, cache_dir, tmp_path):
     settings = {"dataset_dir": str(photographs), **NETWORK, "device": "cpu"}
     if kind == "train":
-        settings |= {"cache_dir": cache_dir, "runs_dir": str(tmp_path)}
+        settings |= {"cache_dir": cache_dir, "output_dir": str(tmp_path)}
     else:
         settings |= {"model_file": str(image_run[1] / "model.pt")}
     config = str(ROOT / "bundles" / name / file)
@@ -197,7 +196,7 @@ def test_the_bundles_for_images_differ_in_their_data_alone():
         "crop_size",
         "dataset_dir",
         "patch_size",
-        "runs_dir",
+        "output_dir",
     }
 
 
@@ -223,7 +222,7 @@ def test_settings_that_depend_on_the_channels(photographs, cache_dir, tmp_path, 
         CELEBA,
         dataset_dir=str(photographs),
         cache_dir=cache_dir,
-        output_dir=str(tmp_path / "r"),
+        run_dir=str(tmp_path / "r"),
         **settings,
     )
     assert (tmp_path / "r" / "summary.json").is_file()
@@ -236,7 +235,7 @@ def test_grey_images(photographs, cache_dir, tmp_path):
         CELEBA,
         dataset_dir=str(photographs),
         cache_dir=cache_dir,
-        output_dir=str(tmp_path / "r"),
+        run_dir=str(tmp_path / "r"),
         **settings,
     )
     assert weights(tmp_path / "r")["encoder.blocks.0.conv.weight"].shape[1] == 1
@@ -253,7 +252,7 @@ def test_cifars_batches_are_trained_on_and_evaluated(cache_dir, tmp_path):
     for i in range(1, 6):
         write_batch(folder / f"data_batch_{i}", 4, i)
     write_batch(folder / "test_batch", 3, 6)
-    common = {"cache_dir": cache_dir, "runs_dir": str(tmp_path / "runs")}
+    common = {"cache_dir": cache_dir, "output_dir": str(tmp_path / "runs")}
     run("training", CIFAR10, dataset_dir=str(folder), **common, **TINY_IMAGES)
     listed = json.loads((tmp_path / "runs" / "0001" / "datalist.json").read_text())
     assert [len(listed[split]) for split in ("training", "validation", "test")] == [18, 2, 3]
@@ -271,7 +270,7 @@ def test_eval_images_limits_validation_and_test_but_not_the_list(photographs, ca
         CELEBA,
         dataset_dir=str(photographs),
         cache_dir=cache_dir,
-        output_dir=str(tmp_path / "r"),
+        run_dir=str(tmp_path / "r"),
         **settings,
     )
     assert len((tmp_path / "r" / "test" / "metrics.csv").read_text().splitlines()) == 2
@@ -292,7 +291,7 @@ def test_a_bad_training_image_stops_the_run_and_is_named(cache_dir, tmp_path, wo
     bad = spoil(folder, "000003.png")
     settings = {**TINY_IMAGES, "num_workers": workers, "dataset_dir": str(folder), "cache_dir": cache_dir}
     with pytest.raises(RuntimeError) as error:
-        run("training", CELEBA, output_dir=str(tmp_path / "run"), **settings)
+        run("training", CELEBA, run_dir=str(tmp_path / "run"), **settings)
     shown = cause(error.value)
     assert isinstance(shown, BlurVAEError)
     assert str(shown).startswith(f"{bad} cannot be read as an image")
@@ -306,7 +305,7 @@ def test_bad_files_are_skipped_and_listed(cache_dir, tmp_path, workers):
     bad = [str(spoil(folder, name)) for name in ("000003.png", "000008.png")]
     (folder / "notes.txt").write_text("no image")
     settings = {**TINY_IMAGES, "num_workers": workers, "dataset_dir": str(folder), "cache_dir": cache_dir}
-    run("training", CELEBA, output_dir=str(tmp_path / "run"), skip_bad_files="true", **settings)
+    run("training", CELEBA, run_dir=str(tmp_path / "run"), skip_bad_files="true", **settings)
     skipped = json.loads((tmp_path / "run" / "summary.json").read_text())["skipped"]
     assert sorted(sentence.split(" ")[0] for sentence in skipped) == bad
     rows = list(csv.DictReader((tmp_path / "run" / "test" / "metrics.csv").open()))
@@ -328,7 +327,7 @@ def test_bad_settings_stop_before_anything_is_written(photographs, cache_dir, tm
     common = {
         "dataset_dir": str(photographs),
         "cache_dir": cache_dir,
-        "runs_dir": str(tmp_path / "runs"),
+        "output_dir": str(tmp_path / "runs"),
         **TINY_IMAGES,
     }
     with pytest.raises(RuntimeError) as error:
@@ -340,7 +339,7 @@ def test_bad_settings_stop_before_anything_is_written(photographs, cache_dir, tm
 def test_images_smaller_than_the_crop(photographs, cache_dir, tmp_path):
     settings = {**TINY_IMAGES, "crop_size": 38, "dataset_dir": str(photographs), "cache_dir": cache_dir}
     with pytest.raises(RuntimeError) as error:
-        run("training", CELEBA, runs_dir=str(tmp_path), **settings)
+        run("training", CELEBA, output_dir=str(tmp_path), **settings)
     assert "has 36×40 pixels, fewer than the crop_size 38; set --crop_size null" in str(cause(error.value))
 
 
@@ -348,7 +347,7 @@ def test_a_fault_of_the_report_is_told_and_fails_no_run(image_run, monkeypatch, 
     def fault(run_dir, evaluation_dir=None):
         raise KeyError("a chart")
 
-    monkeypatch.setattr("monai_blurvae.bundle.wiring.write_report", fault)
+    monkeypatch.setattr("monai_blurvae.bundle.run_report.write_report", fault)
     report_run(image_run[1])
     assert "No report, by a fault of the report" in caplog.text
     assert "KeyError: 'a chart'" in caplog.text
@@ -412,7 +411,7 @@ def test_images_prepared_ahead_are_those_that_a_training_draws(root):  # noqa: F
 @pytest.mark.draws_report
 def test_a_training_and_an_evaluation_end_with_a_report(image_run, cache_dir):
     assert "<h1>" in (image_run[1] / "report.html").read_text(encoding="utf-8")
-    run("evaluating", EVALUATE, runs_dir=str(image_run[0]), cache_dir=cache_dir, device="cpu")
+    run("evaluating", EVALUATE, output_dir=str(image_run[0]), cache_dir=cache_dir, device="cpu")
     newest = max((image_run[1] / "evaluation").iterdir())
     assert "<h1>" in (newest / "report.html").read_text(encoding="utf-8")
 

@@ -28,9 +28,9 @@ def settings(hcp_dir, cache_dir):
     return {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **SHORT}
 
 
-def interrupt(settings, iteration, number=signal.SIGUSR1):
+def interrupt(settings, iteration, number=signal.SIGUSR1, overlays=()):
     """Train in this process and send a signal during one iteration; returns the exit code."""
-    workflow = ConfigWorkflow(config_file=TRAIN, run_id="training", logging_file=False, **settings)
+    workflow = ConfigWorkflow(config_file=[TRAIN, *overlays], run_id="training", logging_file=False, **settings)
     workflow.initialize()
     trainer = workflow.parser.get_parsed_content("train#trainer")
     trainer.add_event_handler(Events.ITERATION_STARTED(once=iteration), lambda: os.kill(os.getpid(), number))
@@ -66,80 +66,127 @@ def assert_same_run(a, b):
     assert (a / "test" / "metrics.csv").read_text() == (b / "test" / "metrics.csv").read_text()
 
 
-# Everything that has a state beside the two networks.
-FITTED = {
-    "loss": "spectral_gaussian",
-    "tempering": 0.5,
-    "whitening": True,
-    "spectrum_weight": 0.1,
-    "adversarial_weight": 0.01,
+OVERLAYS = {
+    "robust": [str(ROOT / "configs/losses/robust.yaml")],
+    "fitted": [str(ROOT / "configs/ablations/wiener_spectrum.yaml"), str(ROOT / "configs/ablations/adversarial.yaml")],
 }
 
 
+def train(name, **settings):
+    """The bundle with what has a state beside the two networks: learned and fitted likelihoods, an adversary, a step."""
+    run("training", [TRAIN, *OVERLAYS.get(name, [])], **settings)
+
+
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("name", "before", "after"),
     [
-        ({"num_workers": 0}, {"num_workers": 0}),
-        ({"num_workers": 2}, {"num_workers": 2}),
-        ({"num_workers": 0}, {"num_workers": 2}),
-        ({"precision": "bfloat16"}, {"precision": "bfloat16"}),
-        (FITTED, FITTED),
-        ({"loss": "robust"}, {"loss": "robust"}),
+        ("plain", {"num_workers": 0}, {"num_workers": 0}),
+        ("plain", {"num_workers": 2}, {"num_workers": 2}),
+        ("plain", {"num_workers": 0}, {"num_workers": 2}),
+        ("plain", {"precision": "bfloat16"}, {"precision": "bfloat16"}),
+        ("plain", {"precision": "float16"}, {"precision": "float16"}),
+        ("fitted", {}, {}),
+        ("robust", {}, {}),
     ],
-    ids=["0 workers", "2 workers", "0 then 2 workers", "bfloat16", "fitted spectrum and adversary", "learned shape"],
+    ids=["0 workers", "2 workers", "0 then 2 workers", "bfloat16", "float16", "fitted and adversary", "learned shape"],
 )
 @pytest.mark.parametrize("where", [5, 6, 7], ids=["in an epoch", "at its end", "at its start"])
-def test_resume_to_the_bit(settings, tmp_path, before, after, where):
+def test_resume_to_the_bit(settings, tmp_path, name, before, after, where):
     """Straight, 2 + 2 epochs, and cut by a signal in iteration 5, 6 or 7 of 12; the warm-up ends after 6."""
-    run("training", TRAIN, **settings | before, output_dir=str(tmp_path / "straight"))
-    halves = settings | {"output_dir": str(tmp_path / "halves")}
-    run("training", TRAIN, **halves | before | {"max_epochs": 2})
-    run("training", TRAIN, **halves | after, resume=True)
+    train(name, **settings | before, run_dir=str(tmp_path / "straight"))
+    halves = settings | {"run_dir": str(tmp_path / "halves")}
+    train(name, **halves | before | {"max_epochs": 2})
+    train(name, **halves | after, resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "halves")
-    cut = settings | {"output_dir": str(tmp_path / "cut")}
-    assert interrupt(cut | before, where) == 128 + signal.SIGUSR1
+    cut = settings | {"run_dir": str(tmp_path / "cut")}
+    assert interrupt(cut | before, where, overlays=OVERLAYS.get(name, [])) == 128 + signal.SIGUSR1
     assert load_safely(tmp_path / "cut" / "checkpoint.pt")["trainer"]["iteration"] == where
-    run("training", TRAIN, **cut | after, resume="true")
+    train(name, **cut | after, resume="true")
     assert_same_run(tmp_path / "straight", tmp_path / "cut")
 
 
 def test_the_same_seed_gives_the_same_run_and_another_another(settings, tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        run("training", TRAIN, **settings, output_dir=str(tmp_path / name), seed=seed)
+        run("training", TRAIN, **settings, run_dir=str(tmp_path / name), seed=seed)
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert scalars(tmp_path / "a") != scalars(tmp_path / "c")
 
 
 @pytest.mark.parametrize(
-    ("change", "value"),
-    [("lr", 0.01), ("batch_size", 4), ("beta", 2.0), ("loss", "l2"), ("seed", 1), ("precision", "bfloat16")],
+    ("change", "value", "named"),
+    [
+        ("lr", 0.01, "lr is 0.01"),
+        ("batch_size", 4, "batch_size is 4"),
+        ("beta", 2.0, "beta is 2.0"),
+        ("seed", 1, "seed is 1"),
+        ("precision", "bfloat16", 'precision is "bfloat16"'),
+        ("train#objective#beta", 2.0, 'train#objective#beta is 2.0, but the run in'),
+        ("train#term#weighting", "bounded_inverse", 'train#term#weighting is "bounded_inverse"'),
+        ("train#trainer#train_kernel", False, "train#trainer#train_kernel is false"),
+        ("optimizer#betas", [0.5, 0.9], "optimizer#betas#0 is 0.5"),
+        ("train#handlers#0#interval", 3, "train#handlers#0#interval is 3"),
+    ],
 )
-def test_other_settings_are_refused_by_name(settings, tmp_path, change, value):
-    common = settings | {"output_dir": str(tmp_path / "run"), "max_epochs": 1}
+def test_whatever_changes_the_result_is_refused_by_name(settings, tmp_path, change, value, named):
+    common = settings | {"run_dir": str(tmp_path / "run"), "max_epochs": 1}
     run("training", TRAIN, **common)
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     with pytest.raises(RuntimeError) as error:
         run("training", TRAIN, **common | {change: value, "max_epochs": 2}, resume=True)
-    if change == "seed":  # it changes the split as well, whichever is met first
-        assert "--seed" in str(cause(error.value)) or "--dataset_dir" in str(cause(error.value))
-    else:
-        assert f"--{change} is {value!r}, but the run in" in str(cause(error.value))
+    assert named in str(cause(error.value))
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
 
+def test_what_changes_no_result_may_change(settings, tmp_path):
+    common = settings | {"run_dir": str(tmp_path / "run"), "max_epochs": 1}
+    run("training", TRAIN, **common)
+    free = {"num_workers": 1, "train#handlers#0#minutes": 7, "train#trainer#max_epochs": 2, "quarter_turns": 0}
+    run("training", TRAIN, **common | free, resume=True)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 2
+
+
+STEP = """
+lr_scheduler: {_target_: torch.optim.lr_scheduler.StepLR, optimizer: "@optimizer", step_size: 1, gamma: 0.5}
++train#handlers:
+  - {_target_: LrScheduleHandler, lr_scheduler: "@lr_scheduler"}
++checkpoint: {lr_scheduler: "@lr_scheduler"}
+"""
+
+
+def test_a_schedule_of_the_learning_rate_goes_on_where_it_was(settings, tmp_path):
+    overlay = tmp_path / "step.yaml"
+    overlay.write_text(STEP)
+    files = [TRAIN, str(overlay)]
+    run("training", files, **settings, run_dir=str(tmp_path / "straight"))
+    run("training", files, **settings | {"max_epochs": 2}, run_dir=str(tmp_path / "cut"))
+    run("training", files, **settings, run_dir=str(tmp_path / "cut"), resume=True)
+    assert_same_run(tmp_path / "straight", tmp_path / "cut")
+    state = load_safely(tmp_path / "cut" / "checkpoint.pt")["objects"]
+    assert state["lr_scheduler"]["last_epoch"] == 4
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(SHORT["lr"] / 16)
+
+
+def test_a_schedule_that_no_checkpoint_would_hold_is_refused(settings, tmp_path):
+    overlay = tmp_path / "step.yaml"
+    overlay.write_text("".join(STEP.splitlines(keepends=True)[:-1]))
+    with pytest.raises(RuntimeError) as error:
+        run("training", [TRAIN, str(overlay)], **settings, run_dir=str(tmp_path / "run"))
+    assert "add it to the section checkpoint" in str(cause(error.value))
+
+
 def test_other_data_is_refused(settings, tmp_path):
-    common = settings | {"output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    common = settings | {"run_dir": str(tmp_path / "run"), "max_epochs": 1}
     run("training", TRAIN, **common)
     other = str(make_dataset(tmp_path / "other", voxel_size=(1.0, 1.0, 2.0)))
     with pytest.raises(RuntimeError) as error:
         run("training", TRAIN, **common | {"dataset_dir": other, "max_epochs": 2}, resume=True)
-    assert "--dataset_dir is 'data with checksum" in str(cause(error.value))
+    assert 'data is "data with checksum' in str(cause(error.value))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_end_the_run_with_their_code_and_are_given_back(settings, tmp_path, number):
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
-    assert interrupt(settings | {"output_dir": str(tmp_path / "run")}, 2, number) == 128 + number
+    assert interrupt(settings | {"run_dir": str(tmp_path / "run")}, 2, number) == 128 + number
     assert load_safely(tmp_path / "run" / "checkpoint.pt")["trainer"]["iteration"] == 2
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -147,7 +194,7 @@ def test_signals_end_the_run_with_their_code_and_are_given_back(settings, tmp_pa
 
 def test_a_second_sigint_stops_at_once(settings, tmp_path):
     workflow = ConfigWorkflow(
-        config_file=TRAIN, run_id="training", logging_file=False, **settings, output_dir=str(tmp_path / "run")
+        config_file=TRAIN, run_id="training", logging_file=False, **settings, run_dir=str(tmp_path / "run")
     )
     workflow.initialize()
     trainer = workflow.parser.get_parsed_content("train#trainer")
@@ -164,7 +211,7 @@ def test_a_second_sigint_stops_at_once(settings, tmp_path):
 
 
 def test_checkpoints_between_epochs_by_the_clock(settings, tmp_path):
-    common = settings | {"output_dir": str(tmp_path / "run"), "val_interval": 4}
+    common = settings | {"run_dir": str(tmp_path / "run"), "val_interval": 4}
     workflow = ConfigWorkflow(
         config_file=TRAIN, run_id="training", logging_file=False, **common | {"checkpoint_minutes": 1e-6}
     )
@@ -182,7 +229,7 @@ def test_checkpoints_between_epochs_by_the_clock(settings, tmp_path):
 
 
 def test_two_runs_into_one_folder(settings, tmp_path):
-    common = settings | {"output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    common = settings | {"run_dir": str(tmp_path / "run"), "max_epochs": 1}
     run("training", TRAIN, **common)
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(RuntimeError) as error:
         run("training", TRAIN, **common | {"max_epochs": 2}, resume=True)
@@ -220,7 +267,7 @@ def test_a_folder_that_vanished_is_named(tmp_path):
 
 
 def test_a_broken_checkpoint_is_named_and_kept(settings, tmp_path):
-    common = settings | {"output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    common = settings | {"run_dir": str(tmp_path / "run"), "max_epochs": 1}
     run("training", TRAIN, **common)
     path = tmp_path / "run" / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:-500])
@@ -238,7 +285,7 @@ def test_nothing_grows(settings, tmp_path):
         run_id="training",
         logging_file=False,
         **settings | {"max_epochs": 30, "num_workers": 1},
-        output_dir=str(tmp_path / "run"),
+        run_dir=str(tmp_path / "run"),
     )
     workflow.initialize()
     trainer = workflow.parser.get_parsed_content("train#trainer")
