@@ -234,7 +234,10 @@ def load_datalist(
 
 
 def evaluation_datalist(
-    dataset_dir: str | Path | None, image_pattern: str, datalist: str | Path | None, split: str
+    dataset_dir: str | Path | None,
+    image_pattern: str,
+    datalist: str | Path | None = None,
+    split: str = "all",
 ) -> Datalist:
     """The volumes that an evaluation looks at, as the test split of a list; without any as :func:`load_datalist`.
 

@@ -137,8 +137,8 @@ def load_image_datalist(
 def evaluation_image_datalist(
     dataset_dir: str | Path | None,
     image_pattern: str,
-    datalist: str | Path | None,
-    split: str,
+    datalist: str | Path | None = None,
+    split: str = "all",
     partition_file: str | Path | None = None,
 ) -> Datalist:
     """The images that an evaluation looks at, as the test split of a list.

@@ -8,6 +8,8 @@ from typing import Any, Protocol, cast
 
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
+from monai_blurvae.data.order import EpochOrder
+
 
 class SizedDataset(Protocol):
     """A dataset with a length whose samples are dictionaries with ``image``."""
@@ -30,6 +32,7 @@ class EndlessBatchSampler(Sampler[list[int]]):
         batch_size: samples in a batch of one process.
         rank: of this process, from 0.
         num_replicas: number of processes.
+        order: the index below ``size`` that stands for each n; None where the dataset knows its own order.
 
     Attributes:
         start_iteration: number of batches that were already used; read when an iterator is made.
@@ -38,7 +41,9 @@ class EndlessBatchSampler(Sampler[list[int]]):
         ValueError: for an argument out of its range, and, when batches are asked for, if there is no data.
     """
 
-    def __init__(self, size: int, batch_size: int, rank: int = 0, num_replicas: int = 1) -> None:
+    def __init__(
+        self, size: int, batch_size: int, rank: int = 0, num_replicas: int = 1, order: EpochOrder | None = None
+    ) -> None:
         if size < 0 or batch_size < 1:
             raise ValueError(f"size and batch_size must be positive, but are {size} and {batch_size}.")
         if not 0 <= rank < num_replicas:
@@ -47,6 +52,7 @@ class EndlessBatchSampler(Sampler[list[int]]):
         self.batch_size = batch_size
         self.rank = rank
         self.num_replicas = num_replicas
+        self.order = order
         self.start_iteration = 0
 
     @property
@@ -69,7 +75,8 @@ class EndlessBatchSampler(Sampler[list[int]]):
             first = step * self.batch_size
             last = min(first + self.batch_size, self.share)
             places = (self.rank + i * self.num_replicas for i in range(first, last))
-            yield [epoch * self.size + place % self.size for place in places]
+            numbers = [epoch * self.size + place % self.size for place in places]
+            yield numbers if self.order is None else [self.order[n][1] for n in numbers]
             iteration += 1
 
 
@@ -79,16 +86,18 @@ class TrainLoader(DataLoader[dict[str, Any]]):
     ``len`` is the number of batches in an epoch.
 
     Args:
-        dataset: whose indices run on over the epochs, and which mixes them itself: one with ``shuffle=True``.
+        dataset: one with ``shuffle=True``, whose indices run on over the epochs and which mixes them itself, or any
+            other with a length, whose samples are mixed anew in each epoch.
         batch_size: samples in a batch of one process.
         num_workers: processes that make batches; 0 for this one.
         sampler: a ``DistributedSampler`` tells which of several processes this one is; its own order is not used.
         shuffle: there for configs that say it; the dataset decides.
         pin_memory: whether batches lie in page-locked memory, from which a GPU copies faster.
+        seed: of the order of a dataset that does not mix itself.
         **kwargs: further arguments of ``torch.utils.data.DataLoader``.
 
     Raises:
-        ValueError: for another sampler, or a dataset that was made without ``shuffle``.
+        ValueError: for another sampler.
     """
 
     def __init__(
@@ -99,18 +108,18 @@ class TrainLoader(DataLoader[dict[str, Any]]):
         sampler: Sampler[int] | None = None,
         shuffle: bool | None = None,
         pin_memory: bool = False,
+        seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        if not getattr(dataset, "shuffle", False):
-            raise ValueError("TrainLoader needs a dataset made with shuffle=True; use torch's DataLoader for others.")
         rank, num_replicas = 0, 1
         if isinstance(sampler, DistributedSampler):
             rank, num_replicas = sampler.rank, sampler.num_replicas
         elif sampler is not None:
             raise ValueError(f"sampler must be a DistributedSampler or None, but is a {type(sampler).__name__}.")
+        order = None if getattr(dataset, "shuffle", False) else EpochOrder(len(dataset), seed)
         super().__init__(
             cast(Dataset[dict[str, Any]], dataset),
-            batch_sampler=EndlessBatchSampler(len(dataset), batch_size, rank, num_replicas),
+            batch_sampler=EndlessBatchSampler(len(dataset), batch_size, rank, num_replicas, order),
             num_workers=num_workers,
             pin_memory=pin_memory,
             **{"worker_init_fn": _leave_process_group, **kwargs},

@@ -117,11 +117,11 @@ def test_property_checks(packed, config, kind, monkeypatch, tmp_path):
     (tmp_path / "no data").mkdir()
     settings = {"dataset_dir": str(tmp_path / "no data"), "cache_dir": str(tmp_path / "cache")}
     settings |= {} if kind == "infer" else {"output_dir": str(tmp_path / "out")}
-    config = ConfigWorkflow(
+    workflow = ConfigWorkflow(
         config_file=str(packed / "configs" / config), workflow_type=kind, logging_file=False, **settings
     )
-    config.parser.parse(True)
-    assert config.check_properties() == []
+    workflow.initialize()
+    assert workflow.check_properties() == []
     assert not (tmp_path / "out").exists()
 
 
@@ -136,7 +136,7 @@ def test_load_by_monai(packed, monkeypatch):
 
 def test_ckpt_export(packed, tmp_path, monkeypatch):
     monkeypatch.chdir(packed)
-    monai.bundle.ckpt_export(bundle_root=".", net_id="network_def", filepath=str(tmp_path / "model.ts"))
+    monai.bundle.ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), config_file="configs/inference.json")
     network = monai.bundle.load("hcp", bundle_dir=str(packed.parent), workflow_type="inference").eval()
     x = torch.rand(3, 1, 32, 32) * 2 - 1
     scripted = torch.jit.load(tmp_path / "model.ts")
