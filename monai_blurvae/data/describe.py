@@ -27,7 +27,8 @@ def describe_transform(transform: Any) -> Any:
 
     Two descriptions are equal for two parses of the same config, in whatever process, and differ when any argument
     does. An object is described by its class and its attributes, a function by its name and a hash of its code, with
-    the values that a lambda refers to, an array or tensor by a hash. Random states and locks do not count.
+    the values that a lambda refers to, an array or tensor by a hash. Random states and locks do not count; what some random
+    transforms of MONAI's keep of their last draw does, so describe them before they are used.
 
     Args:
         transform: any callable, a ``Compose`` or a list of them.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.transforms import Compose, Randomizable
+from monai.transforms import Randomizable
 from monai.utils import MAX_SEED, convert_to_tensor
 from torch.utils.data import Dataset
 
@@ -180,4 +180,3 @@ def _to_float32(patches: Sequence[npt.NDArray[np.float16]]) -> Sequence[torch.Te
     if len({patch.shape for patch in patches}) > 1:
         return [torch.from_numpy(patch).to(torch.float32) for patch in patches]
     return torch.from_numpy(np.stack(patches)).to(torch.float32).unbind()
-

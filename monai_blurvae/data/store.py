@@ -68,7 +68,7 @@ class StoredVolume:
 
     def tensor(self) -> MetaTensor:
         """A float32 copy of the volume (C, X, Y, Z) with its affine and file."""
-        copy = torch.from_numpy(np.ascontiguousarray(self.image())).to(torch.float32)
+        copy = torch.from_numpy(np.array(self.image())).to(torch.float32)
         affine = torch.tensor(self.affine, dtype=torch.float64)
         return MetaTensor(copy, affine=affine, meta={"filename_or_obj": self.source})
 

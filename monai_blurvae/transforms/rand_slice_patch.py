@@ -304,7 +304,8 @@ class RandSlicePatchd(RandomizableTransform, MapTransform):
         tensor = slices[index, :, row : row + p, column : column + p].to(torch.float32, copy=True).contiguous()
         if not isinstance(volume, MetaTensor):
             return tensor
-        return MetaTensor(tensor, affine=self._affine(volume.affine, position), meta=dict(volume.meta))
+        meta = {name: value for name, value in volume.meta.items() if name != "affine"}
+        return MetaTensor(tensor, affine=self._affine(volume.affine, position), meta=meta)
 
     def _affine(self, affine: torch.Tensor, position: Position) -> torch.Tensor:
         """From (row, column, 0) of the patch to the space in which the volume lies."""

@@ -2,8 +2,15 @@ import json
 
 import pytest
 
-from monai_blurvae.data import find_volumes, load_datalist, read_datalist, split_subjects
-from monai_blurvae.data.datalist import SPLITS
+from monai_blurvae.data import (
+    Datalist,
+    evaluation_datalist,
+    find_volumes,
+    load_datalist,
+    read_datalist,
+    split_subjects,
+)
+from monai_blurvae.data.datalist import SAMPLE_DESCRIPTION, SPLITS
 from monai_blurvae.errors import DataError
 from tests.volumes import HCP
 
@@ -85,10 +92,47 @@ def test_too_few_subjects(count):
 def test_a_list_is_written_and_taken_back(tmp_path):
     names = [f"{i}.nii.gz" for i in range(5)]
     touch(tmp_path, *names)
-    made = load_datalist(tmp_path, "*.nii.gz", None, tmp_path, seed=3)
-    made.write(tmp_path / "datalist.json")
-    back = load_datalist(None, "", tmp_path / "datalist.json", tmp_path, seed=9)
+    made = load_datalist(tmp_path, "*.nii.gz", None, seed=3)
+    made.write(tmp_path / "list.json")
+    back = load_datalist(None, "", tmp_path / "list.json", seed=9)
     assert all(made.items(split) == back.items(split) for split in SPLITS)
+    assert made.require() is made
+
+
+@pytest.mark.parametrize(
+    ("dataset_dir", "datalist", "message"),
+    [
+        (None, None, "there is no data; give the folder"),
+        ("nowhere", None, "is not a folder"),
+        (".", None, "holds no NIfTI file"),
+        (".", "missing.json", "cannot be read as JSON"),
+    ],
+)
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_what_cannot_be_found_is_a_problem_that_is_raised_when_it_is_needed(
+    tmp_path, monkeypatch, dataset_dir, datalist, message, evaluation
+):
+    monkeypatch.chdir(tmp_path)
+    load = evaluation_datalist if evaluation else load_datalist
+    found = load(dataset_dir, "*.nii", datalist, "test" if evaluation else 0)
+    assert [found.items(split) for split in SPLITS] == [[], [], []]
+    with pytest.raises(DataError, match=message):
+        found.require()
+
+
+def test_the_samples_own_list_is_used_and_a_strangers_is_not(tmp_path):
+    names = [f"{i}.nii.gz" for i in range(5)]
+    touch(tmp_path, *names)
+    parts = {split: [entry(name)] for split, name in zip(SPLITS, names, strict=False)}
+    Datalist.of(tmp_path / "elsewhere", parts, SAMPLE_DESCRIPTION, "SYNTHETIC images").write(tmp_path / "datalist.json")
+    found = load_datalist(tmp_path, "*.nii.gz", None, 0)
+    assert found.items("training") == [
+        {"image": str(tmp_path / "0.nii.gz"), "subject": "0.nii.gz", "remark": "SYNTHETIC images"}
+    ]
+    assert evaluation_datalist(tmp_path, "*", None, "validation").test == [entry("1.nii.gz")]
+    Datalist.of(tmp_path, parts, "mine").write(tmp_path / "datalist.json")
+    assert len(load_datalist(tmp_path, "*.nii.gz", None, 0).training) == 3
+    assert "remark" not in load_datalist(tmp_path, "*.nii.gz", None, 0).items("training")[0]
 
 
 def entry(name):

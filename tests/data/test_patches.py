@@ -1,100 +1,162 @@
 import itertools
+import pickle
 
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandSpatialCropd
 
-from monai_blurvae.data import EndlessBatchSampler, SlicePatchDataset, VolumeStore, make_train_loader
-from monai_blurvae.data.patches import draw_patch, foreground_map
-from monai_blurvae.data.store import FOREGROUND_THRESHOLD
-from monai_blurvae.transforms import PrepareVolume
+from monai_blurvae.data import SlicePatchDataset, TrainLoader, facts_of
+from monai_blurvae.errors import DataError
+from monai_blurvae.transforms import RandSlicePatchd
+from tests.pipelines import patches, prepare
 from tests.volumes import brain, save
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    store = VolumeStore(folder / "cache", PrepareVolume(1))
-    return [store.add(save(folder / f"{i}.nii.gz", brain(i)), f"s{i}") for i in range(3)]
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("volumes")
 
 
-def dataset(stored, **arguments):
-    defaults = {"patch_size": 32, "patches_per_volume": 4, "min_foreground": 0.4, "shuffle": True}
-    return SlicePatchDataset(stored, **defaults | arguments)
+@pytest.fixture(scope="module")
+def items(folder):
+    return [{"image": str(save(folder / f"{i}.nii.gz", brain(i))), "subject": f"s{i}"} for i in range(3)]
 
 
-def test_foreground_map_counts(stored):
-    slice_ = np.asarray(stored[0].array()[20])
-    counts = foreground_map(slice_, 32)
-    assert counts.shape == (17, 13)
-    for row, column in ((0, 0), (16, 12), (5, 7)):
-        assert counts[row, column] == (slice_[row : row + 32, column : column + 32] > FOREGROUND_THRESHOLD).sum()
+def dataset(items, folder, **arguments):
+    defaults = {"patches_per_volume": 4, "min_foreground": 0.4, "shuffle": True}
+    return patches(items, folder / "cache", **defaults | arguments)
 
 
-def test_patches_are_what_the_volume_holds_there(stored):
+def with_random(items, folder, *transforms, shuffle=True):
+    return SlicePatchDataset(items, prepare(), Compose(transforms), folder / "cache", 4, shuffle=shuffle)
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+def test_patches_are_what_the_prepared_volume_holds_there(items, folder, slice_axis):
+    data = dataset(items, folder, slice_axis=slice_axis)
     for i in range(12):
-        sample = dataset(stored)[i]
-        volume = next(v for v in stored if v.subject == sample["subject"])
+        sample = data[i]
+        volume = prepare()({"image": sample["source"]})["image"].numpy().astype(np.float16).astype(np.float32)
         slice_, row, column = sample["position"]
-        expected = volume.array()[slice_, row : row + 32, column : column + 32].astype(np.float32) * 2 - 1
-        np.testing.assert_array_equal(sample["image"][0].numpy(), expected)
-        assert (expected > 2 * FOREGROUND_THRESHOLD - 1).mean() >= 0.4
+        expected = np.moveaxis(volume, slice_axis + 1, 0)[slice_, :, row : row + 32, column : column + 32]
+        assert type(sample["image"]) is torch.Tensor
+        np.testing.assert_array_equal(sample["image"].numpy(), expected)
+        assert (expected > -0.9).mean() >= 0.4
 
 
-def test_every_position_with_enough_foreground_is_drawn_alike(stored):
-    volume = stored[0]
-    rng = np.random.default_rng(0)
-    draws = [draw_patch(volume, 32, 0.6, rng)[1] for _ in range(3000)]
-    counts = {s: foreground_map(np.asarray(volume.array()[s]), 32) for s in range(len(volume.foreground))}
-    usable = [s for s, c in counts.items() if (c >= 0.6 * 32**2).any()]
-    assert {s for s, _, _ in draws} == set(usable)
-    # chi-square of the slice, uniform among the usable ones
-    observed = np.bincount([usable.index(s) for s, _, _ in draws], minlength=len(usable))
-    expected = len(draws) / len(usable)
-    assert ((observed - expected) ** 2 / expected).sum() < len(usable) + 5 * np.sqrt(2 * len(usable))
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_batch_is_the_same_as_its_samples_one_by_one(items, folder, shuffle):
+    data = dataset(items, folder, shuffle=shuffle)
+    for indices in ([3, 1, 11], range(12)):
+        for together, alone in zip(data.__getitems__(indices), map(data.__getitem__, indices), strict=True):
+            assert together.keys() == alone.keys()
+            assert together["position"] == alone["position"]
+            assert torch.equal(together["image"], alone["image"])
 
 
-def test_a_patch_is_a_function_of_seed_epoch_and_index(stored):
-    a, b = dataset(stored), dataset(stored)
+def test_a_patch_is_a_function_of_seed_epoch_and_index(items, folder):
+    a, b = dataset(items, folder), dataset(items, folder)
     backwards = {n: b[n]["image"] for n in reversed(range(30))}
     assert all(torch.equal(a[n]["image"], backwards[n]) for n in range(30))
     assert not torch.equal(a[0]["image"], a[12]["image"])  # index 0 of the next epoch
-    assert not torch.equal(a[0]["image"], dataset(stored, seed=1)[0]["image"])
+    assert not torch.equal(a[0]["image"], dataset(items, folder, seed=1)[0]["image"])
 
 
-def test_an_epoch_holds_every_volume_equally_often(stored):
-    data = dataset(stored)
+def test_an_epoch_holds_every_volume_equally_often(items, folder):
+    data = dataset(items, folder)
     for epoch in range(3):
         names = [data[epoch * 12 + i]["subject"] for i in range(12)]
         assert sorted(names) == ["s0"] * 4 + ["s1"] * 4 + ["s2"] * 4
-    orders = {tuple(data[e * 12 + i]["subject"] for i in range(12)) for e in range(3)}
-    assert len(orders) == 3
+    assert len({tuple(data[e * 12 + i]["subject"] for i in range(12)) for e in range(3)}) == 3
 
 
-def test_evaluation_patches_depend_on_the_subject_alone(stored):
-    all_three = dataset(stored, shuffle=False)
-    last = dataset(stored[2:], shuffle=False, seed=7)
+def test_evaluation_patches_depend_on_the_subject_alone(items, folder):
+    all_three = dataset(items, folder, shuffle=False)
+    last = dataset(items[2:], folder, shuffle=False, seed=7)
     assert all(torch.equal(all_three[8 + i]["image"], last[i]["image"]) for i in range(4))
     assert len(list(all_three)) == len(all_three) == 12
 
 
-def test_the_stream_of_batches():
-    sampler = EndlessBatchSampler(10, 4)
-    assert len(sampler) == 3
-    stream = list(itertools.islice(sampler, 7))
-    assert [len(batch) for batch in stream] == [4, 4, 2, 4, 4, 2, 4]
-    assert [i for batch in stream for i in batch] == list(range(24))
-    sampler.start_iteration = 4
-    assert list(itertools.islice(sampler, 3)) == stream[4:]
-    with pytest.raises(ValueError, match="positive"):
-        EndlessBatchSampler(0, 4)
+def test_any_transforms_may_stand_around_the_cut(items, folder):
+    cut = RandSlicePatchd("image", 32, 1)
+    plain = with_random(items, folder, cut)
+    behind = with_random(items, folder, cut, RandGaussianNoised("image", prob=1.0, std=0.5, sample_std=False))
+    before = with_random(items, folder, RandFlipd("image", prob=1.0, spatial_axis=0), RandSlicePatchd("image", 32, 1))
+    for i in range(6):
+        noise = behind[i]["image"] - plain_at(items, behind[i], 1)
+        assert 0.48 < noise.std() < 0.52
+        assert torch.equal(behind[i]["image"], behind[i]["image"])
+        s, r, c = before[i]["position"]
+        flipped = prepare()({"image": before[i]["source"]})["image"].flip(1)[0, r : r + 32, s, c : c + 32]
+        torch.testing.assert_close(before[i]["image"][0], flipped.as_tensor(), atol=3e-4, rtol=0)
+    assert len(plain) == 12
+
+
+def plain_at(items, sample, slice_axis):
+    s, r, c = sample["position"]
+    volume = prepare()({"image": sample["source"]})["image"].as_tensor().movedim(slice_axis + 1, 0)
+    return volume[s, :, r : r + 32, c : c + 32]
+
+
+def test_a_transform_that_is_not_ours_may_cut(items, folder):
+    data = with_random(items, folder, RandSpatialCropd("image", (8, 9, 10), random_size=False))
+    assert data.__getitems__([0])[0]["image"].shape == (1, 8, 9, 10)
+    assert "position" not in data[0]
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_change_nothing(stored, context):
-    alone = make_train_loader(dataset(stored), 5)
-    workers = make_train_loader(dataset(stored), 5, num_workers=2)
-    workers.multiprocessing_context = context
+def test_workers_change_nothing(items, folder, context):
+    alone = TrainLoader(dataset(items, folder), 5)
+    workers = TrainLoader(dataset(items, folder), 5, num_workers=2, multiprocessing_context=context)
     for a, b in itertools.islice(zip(alone, workers, strict=True), 7):
         assert torch.equal(a["image"], b["image"])
         assert a["source"] == b["source"]
+
+
+def test_no_map_is_pickled(items, folder):
+    data = dataset(items, folder)
+    first = data[0]["image"]
+    assert len(pickle.dumps(data)) < 60_000
+    assert torch.equal(pickle.loads(pickle.dumps(data))[0]["image"], first)
+
+
+def test_no_data_is_no_error(folder):
+    data = patches([], folder / "nowhere")
+    assert len(data) == 0
+    assert facts_of(data).entries == []
+    assert not (folder / "nowhere").exists()
+
+
+def test_plain_dictionaries_and_remarks(folder):
+    path = save(folder / "plain.nii.gz", brain(7), (1.0, 3.0, 2.0), description=b"synthetic: for a test")
+    data = patches([{"image": str(path)}], folder / "cache")
+    facts = data.facts()
+    assert facts.entries[0].keys() == {"image", "subject", "sha256"}
+    assert facts.entries[0]["subject"] == data[0]["subject"] == "plain"
+    assert facts.remark == "SYNTHETIC images"
+    assert facts.voxel_sizes == data.voxel_sizes == [(1.0, 2.0)]
+    assert facts.count_text(8) == "8 patches of 1 subject"
+    assert patches([{"image": str(path), "remark": "phantoms"}], folder / "cache").facts().remark == "phantoms"
+
+
+def test_the_digest_tells_contents_and_subjects_apart(items, folder):
+    facts = dataset(items, folder).facts()
+    assert facts.digest == dataset(items, folder, seed=3, slice_axis=2).facts().digest
+    assert facts.digest != dataset(items[:2], folder).facts().digest
+    assert facts.identities > dataset(items[:2], folder).facts().identities
+    assert facts.count_text(32) == "32 patches of 3 subjects"
+    assert (len(facts.digest), facts.remark, facts.skipped, facts.kind) == (16, "", [], "patches")
+
+
+def test_a_dataset_without_facts_has_none():
+    facts = facts_of([{"image": 1}])
+    assert (facts.entries, facts.digest, facts.kind) == ([], "", "")
+    assert [facts.count_text(n) for n in (1, 3)] == ["1 image", "3 images"]
+
+
+def test_unsuitable_arguments(items, folder):
+    with pytest.raises(ValueError, match="patches_per_volume"):
+        patches(items, folder / "cache", patches_per_volume=0)
+    with pytest.raises(DataError, match="smaller than the patch_size 64"):
+        patches(items, folder / "cache", patch_size=64)

@@ -2,10 +2,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_blurvae.data import read_datalist
-from monai_blurvae.data.sample import make_sample
+from monai_blurvae.data import load_datalist, read_header
+from monai_blurvae.data.sample import make_sample, sample_dir
 from monai_blurvae.errors import DataError
-from monai_blurvae.transforms import read_header
 from tests.volumes import HCP
 
 pytest.importorskip("nilearn")
@@ -13,13 +12,14 @@ pytest.importorskip("nilearn")
 
 @pytest.mark.slow
 def test_the_sample_is_made_once_in_hcps_layout_and_marked_synthetic(tmp_path):
-    folder = make_sample(tmp_path / "sample")
-    datalist = read_datalist(folder / "datalist.json")
+    folder = make_sample(sample_dir(tmp_path))
+    datalist = load_datalist(folder, f"*/{HCP}", None, 0)
+    assert datalist.remark == "SYNTHETIC images"
     assert [len(datalist.items(s)) for s in ("training", "validation", "test")] == [8, 2, 2]
     paths = sorted(folder.glob(f"*/{HCP}"))
     assert len(paths) == 12
     first, second = (nib.load(p) for p in paths[:2])
-    assert read_header(paths[0], 1).synthetic
+    assert read_header(paths[0]).synthetic
     assert first.header.get_zooms() == (1, 1, 1)
     assert nib.aff2axcodes(first.affine) == ("R", "A", "S")
     a, b = (np.asarray(image.dataobj, dtype=float) for image in (first, second))

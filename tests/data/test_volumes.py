@@ -1,16 +1,15 @@
 import gzip
-import json
-import pickle
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import Compose, Lambdad, ScaleIntensityd, Spacingd
 
-from monai_blurvae.data import Datalist, VolumeStore, prepare_volumes
-from monai_blurvae.data.store import FOREGROUND_THRESHOLD
+from monai_blurvae.data import VolumeStore, read_header
+from monai_blurvae.data.volumes import expected_shape
 from monai_blurvae.errors import DataError
-from monai_blurvae.transforms import PrepareVolume
+from tests.pipelines import patches, prepare
 from tests.volumes import brain, save
 
 
@@ -25,25 +24,38 @@ def oblique(shape=(20, 24, 28)):
 def test_preprocessing_against_numpy(tmp_path, slice_axis):
     array, affine, ras = oblique()
     path = save(tmp_path / "a.nii.gz", array, affine=affine)
-    prepared = PrepareVolume(slice_axis)(path)
+    entry = VolumeStore(tmp_path / "cache", prepare(), slice_axis).add(path, "a")
     low, high = np.percentile(ras.astype(float), [1, 99])
-    expected = np.moveaxis(np.clip((ras - low) / (high - low), 0, 1), slice_axis, 0)
-    assert prepared.array.dtype == np.float16
-    np.testing.assert_allclose(prepared.array.astype(float), expected, atol=3e-4)  # half a unit in the last place
+    expected = np.clip((ras - low) / (high - low), 0, 1) * 2 - 1
+    assert entry.slices().dtype == np.float16
+    np.testing.assert_allclose(entry.image()[0].astype(float), expected, atol=3e-4)  # half a unit in the last place
+    assert entry.slices().flags.c_contiguous
+    np.testing.assert_array_equal(np.moveaxis(entry.image(), slice_axis + 1, 0), entry.slices())
     canonical = nib.as_closest_canonical(nib.load(path))
+    np.testing.assert_allclose(entry.affine, canonical.affine)
+    np.testing.assert_array_equal(entry.tensor().numpy(), entry.image().astype(np.float32))
     spacing = canonical.header.get_zooms()
-    assert prepared.header.shape == expected.shape
-    assert prepared.header.voxel_size == (spacing[slice_axis], *np.delete(spacing, slice_axis))
+    assert entry.voxel_size == (spacing[slice_axis], *np.delete(spacing, slice_axis))
+    header = read_header(path)
+    assert (header.shape, header.voxel_size) == (ras.shape, spacing)
+    assert expected_shape(prepare(), header.shape) == ras.shape
 
 
 def test_volume_size_pads_before_the_percentiles(tmp_path):
     array = brain(2, (20, 20, 20)) + 100
-    prepared = PrepareVolume(2, volume_size=[24, 16, 20])(save(tmp_path / "a.nii", array))
+    transform = prepare([24, 16, 20])
+    entry = VolumeStore(tmp_path, transform, 2).add(save(tmp_path / "a.nii", array), "a")
     padded = np.pad(array[:, 2:18], ((2, 2), (0, 0), (0, 0)))
     low, high = np.percentile(padded, [1, 99])
-    expected = np.moveaxis(np.clip((padded - low) / (high - low), 0, 1), 2, 0)
-    assert prepared.array.shape == prepared.header.shape == (20, 24, 16)
-    np.testing.assert_allclose(prepared.array.astype(float), expected, atol=3e-4)
+    assert entry.image().shape[1:] == expected_shape(transform, (20, 20, 20)) == (24, 16, 20)
+    np.testing.assert_allclose(entry.image()[0], np.clip((padded - low) / (high - low), 0, 1) * 2 - 1, atol=5e-4)
+
+
+def test_voxel_sizes_are_those_after_the_transform(tmp_path):
+    transform = Compose([prepare(), Spacingd("image", (2.0, 4.0, 1.0))])
+    entry = VolumeStore(tmp_path, transform, 1).add(save(tmp_path / "a.nii", brain()), "a")
+    assert entry.voxel_size == (4.0, 2.0, 1.0)
+    assert expected_shape(transform, (48, 40, 44)) is None
 
 
 def write_truncated(path):
@@ -51,94 +63,104 @@ def write_truncated(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def write_corrupt(path):
-    path.write_bytes(gzip.compress(b"not NIfTI" * 100))
-
-
 def write_value(value):
-    def write(path):
-        array = brain().astype(np.float32)
-        array[20, 20, 20] = value
-        save(path, array)
-
-    return write
+    array = brain().astype(np.float32)
+    array[20, 20, 20] = value
+    return write_array(array)
 
 
 def write_array(array):
     return lambda path: save(path, array)
 
 
-def write_outlier(path):
-    array = np.zeros((40, 40, 40), np.int16)
-    array[20, 20, 20] = 1
-    save(path, array)
+def write_flat_affine(path):
+    save(path, brain(), affine=np.diag([1.0, 0.0, 1.0, 1.0]))
 
 
 BAD = {
-    "truncated": (write_truncated, "cannot be read"),
-    "corrupt": (write_corrupt, "cannot be read"),
+    "missing": (lambda path: path.unlink(missing_ok=True), "cannot be read as a NIfTI"),
+    "truncated": (write_truncated, "cannot be read to its end"),
+    "corrupt": (lambda path: path.write_bytes(gzip.compress(b"not NIfTI" * 100)), "cannot be read"),
     "empty_file": (lambda path: path.write_bytes(b""), "cannot be read"),
     "nan": (write_value(np.nan), "NaN or infinite"),
     "infinite": (write_value(np.inf), "NaN or infinite"),
     "constant": (write_array(np.full((40, 40, 40), 7, np.int16)), "single value 7"),
-    "zero": (write_array(np.zeros((40, 40, 40), np.int16)), "single value 0"),
-    "nearly_constant": (write_outlier, "all but constant"),
     "4d": (write_array(np.zeros((40, 40, 40, 2), np.int16)), "4 dimensions"),
     "2d": (write_array(np.zeros((40, 40), np.int16)), "2 dimensions"),
+    "complex": (write_array(np.ones((40, 40, 40), np.complex64)), "where real numbers are expected"),
     "small_slice": (write_array(brain(0, (48, 40, 20))), "smaller than the patch_size 32"),
     "no_foreground": (
         write_array(np.pad(brain(0, (9, 40, 9)), ((20, 20), (0, 0), (20, 20)))),
-        "no 32×32 patch with 90%",
+        "no 32×32 patch with 25% foreground, the best has [0-9]%",
     ),
 }
-
-
-def datalist(folder, names):
-    entries = [{"image": name, "subject": name} for name in names]
-    return Datalist(folder, entries[:-1], entries[-1:], [])
 
 
 @pytest.mark.parametrize("kind", sorted(BAD))
 def test_a_bad_file_stops_naming_it_or_is_skipped(tmp_path, kind):
     write, message = BAD[kind]
-    folder = tmp_path / "data"
-    for name in ("a.nii.gz", "c.nii.gz"):
-        save(folder / name, brain())
-    write(folder / "b.nii.gz")
-    listed = datalist(folder, ["a.nii.gz", "b.nii.gz", "c.nii.gz"])
-    arguments = (tmp_path / "cache", PrepareVolume(1), 32, 0.9 if kind == "no_foreground" else 0.25)
-    if kind == "no_foreground":
-        for name in ("a.nii.gz", "c.nii.gz"):
-            save(folder / name, brain() + 500)
+    items = [{"image": str(tmp_path / f"{name}.nii.gz"), "subject": name} for name in "abc"]
+    for name in "ac":
+        save(tmp_path / f"{name}.nii.gz", brain())
+    write(tmp_path / "b.nii.gz")
     with pytest.raises(DataError, match=message) as error:
-        prepare_volumes(listed, *arguments)
-    assert str(folder / "b.nii.gz") in str(error.value)
-    volumes = prepare_volumes(listed, *arguments, skip_bad_files=True)
-    assert [v.subject for v in volumes] == ["a.nii.gz", "c.nii.gz"]
-    assert len(volumes.skipped) == 1
-    assert "b.nii.gz" in volumes.skipped[0]
+        patches(items, tmp_path / "cache")
+    assert items[1]["image"] in str(error.value)
+    facts = patches(items, tmp_path / "cache", skip_bad_files=True).facts()
+    assert [entry["subject"] for entry in facts.entries] == ["a", "c"]
+    assert len(facts.skipped) == 1
+    assert items[1]["image"] in facts.skipped[0]
 
 
-def test_skipping_may_not_empty_a_split(tmp_path):
-    save(tmp_path / "a.nii.gz", brain())
-    (tmp_path / "b.nii.gz").write_bytes(b"")
-    with pytest.raises(DataError, match="no usable volume is left for validation"):
-        prepare_volumes(datalist(tmp_path, ["a.nii.gz", "b.nii.gz"]), tmp_path, PrepareVolume(1), 32, 0.25, True)
+def test_a_bad_header_stops_before_the_long_work(tmp_path):
+    items = [{"image": str(save(tmp_path / "a.nii.gz", brain()))}, {"image": str(tmp_path / "b.nii.gz")}]
+    with pytest.raises(DataError, match=r"b\.nii\.gz"):
+        patches(items, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_skipping_may_not_leave_nothing(tmp_path):
+    with pytest.raises(DataError, match=r"none of the 1 volumes can be used; .*b\.nii"):
+        patches([{"image": str(tmp_path / "b.nii")}], tmp_path / "cache", skip_bad_files=True)
+
+
+def test_space_is_checked_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(DataError, match="set cache_dir to a folder on a larger disk"):
+        patches([{"image": str(save(tmp_path / "a.nii.gz", brain()))}], tmp_path / "cache")
+
+
+def fail(volume):
+    raise ArithmeticError("no such root")
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (Lambdad("image", fail), r"a\.nii cannot be prepared by Lambdad \(no such root\)"),
+        (ScaleIntensityd("image", 0, 1e6), r"a\.nii has values .* float16 does not hold, the largest is 1e\+06"),
+        (Lambdad("image", lambda volume: volume[0]), r"a\.nii has the shape \(48, 40, 44\) after the transform"),
+    ],
+)
+def test_what_a_users_transform_does_wrong(tmp_path, transform, message):
+    path = save(tmp_path / "a.nii", brain())
+    with pytest.raises(DataError, match=message):
+        VolumeStore(tmp_path, Compose([prepare(), transform])).add(path, "a")
 
 
 def test_the_store_is_built_once_and_shared_by_content(tmp_path):
     path = save(tmp_path / "a.nii.gz", brain())
-    store = VolumeStore(tmp_path / "cache", PrepareVolume(1))
+    store = VolumeStore(tmp_path / "cache", prepare(), 1)
     assert store.get(path, "a") is None
     entry = store.add(path, "a")
-    stamp = (tmp_path / "cache" / "volumes" / f"{entry.path}").stat().st_mtime_ns
+    stamp = Path(entry.path).stat().st_mtime_ns
     copy = tmp_path / "copy.nii.gz"
     copy.write_bytes(path.read_bytes())
-    again = store.add(copy, "b")
-    assert again.path == entry.path
-    assert (tmp_path / "cache" / "volumes" / f"{entry.path}").stat().st_mtime_ns == stamp
-    assert VolumeStore(tmp_path / "cache", PrepareVolume(2)).get(path, "a") is None
-    assert VolumeStore(tmp_path / "cache", PrepareVolume(1, 40)).get(path, "a") is None
+    again = VolumeStore(tmp_path / "cache", prepare(), 1).add(copy, "b")
+    assert (again.path, again.subject, again.source) == (entry.path, "b", str(copy))
+    assert Path(entry.path).stat().st_mtime_ns == stamp
+    assert VolumeStore(tmp_path / "cache", prepare(), 2).get(path, "a") is None
+    assert VolumeStore(tmp_path / "cache", prepare(40), 1).get(path, "a") is None
     assert not list((tmp_path / "cache").rglob("*.part"))
     save(path, brain(5))  # new content under the old name
     assert store.get(path, "a") is None
@@ -146,33 +168,26 @@ def test_the_store_is_built_once_and_shared_by_content(tmp_path):
 
 def test_a_damaged_entry_is_built_again(tmp_path):
     path = save(tmp_path / "a.nii.gz", brain())
-    store = VolumeStore(tmp_path / "cache", PrepareVolume(1))
+    store = VolumeStore(tmp_path / "cache", prepare(), 1)
     entry = store.add(path, "a")
-    whole = entry.array().copy()
+    whole = entry.slices().copy()
     with Path(entry.path).open("r+b") as handle:
         handle.truncate(1000)
     assert store.get(path, "a") is None
-    np.testing.assert_array_equal(store.add(path, "a").array(), whole)
+    np.testing.assert_array_equal(store.add(path, "a").slices(), whole)
     Path(entry.path).with_suffix(".json").write_text('{"header"')
     assert store.get(path, "a") is None
-    assert store.add(path, "a").shape == whole.shape
+    assert store.add(path, "a").slices().shape == whole.shape
 
 
-def test_what_an_entry_knows(tmp_path):
-    path = save(tmp_path / "a.nii.gz", brain(), (1.0, 3.0, 2.0), description=b"synthetic: for a test")
-    entry = VolumeStore(tmp_path, PrepareVolume(1)).add(path, "a")
-    assert entry.voxel_size == (3.0, 1.0, 2.0)
-    assert entry.synthetic
-    expected = (entry.array() > FOREGROUND_THRESHOLD).sum((1, 2))
-    assert list(entry.foreground) == expected.tolist()
-    assert len(pickle.dumps(entry)) < 20_000
-    json.dumps(entry.__getstate__())
-
-
-def test_voxel_size_of_a_run_is_the_median_in_plane(tmp_path):
-    for name, size in (("a", (1, 1, 2)), ("b", (1, 1, 3)), ("c", (1, 1, 2)), ("d", (1, 9, 9))):
-        save(tmp_path / f"{name}.nii.gz", brain(), size)
-    listed = datalist(tmp_path, [f"{name}.nii.gz" for name in "abcd"])
-    volumes = prepare_volumes(listed, tmp_path / "cache", PrepareVolume(1), 32, 0.25)
-    assert volumes.voxel_size == (1.0, 2.0)
-    assert not volumes.synthetic
+def test_a_damaged_table_is_measured_again(tmp_path):
+    items = [{"image": str(save(tmp_path / "a.nii.gz", brain()))}]
+    position = patches(items, tmp_path / "cache")[0]["position"]
+    (table,) = (tmp_path / "cache" / "volumes").glob("*.*.npy")
+    rows = np.load(table)
+    rows[0, 1] = 1000
+    np.save(table, rows)
+    assert patches(items, tmp_path / "cache")[0]["position"] == position
+    assert np.load(table).max() < 1000
+    table.write_bytes(b"")
+    assert patches(items, tmp_path / "cache")[0]["position"] == position

@@ -1,77 +1,15 @@
 """Damaged and absurd input: an error of ours or a result, never another exception, a hang or much memory."""
 
-import resource
-from pathlib import Path
-
-import numpy as np
-import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 
 from monai_blurvae.bundle import SETTINGS, check_settings
-from monai_blurvae.data import VolumeStore
-from monai_blurvae.errors import BlurVAEError, DataError, RunFolderError
+from monai_blurvae.errors import BlurVAEError, RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
-from monai_blurvae.transforms import PrepareVolume
-from tests.volumes import TINY, brain, save
-
-FUZZ = settings(
-    max_examples=150,
-    deadline=10_000,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=8)
-
-
-def flipped(content, flips, span=None):
-    damaged = bytearray(content)
-    for where, mask in flips:
-        damaged[int(where * (span or len(damaged)))] ^= mask
-    return bytes(damaged)
-
-
-@pytest.fixture
-def bounded_memory():
-    """An allocation of more than a few GB fails, in place of taking the machine down."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**30, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-@FUZZ
-@given(flips=FLIPS, suffix=st.sampled_from([".nii", ".nii.gz"]))
-@pytest.mark.filterwarnings("ignore")
-def test_damaged_nifti_headers(tmp_path, bounded_memory, flips, suffix):
-    path = save(tmp_path / "whole.nii", brain(shape=(24, 20, 22)))
-    content = flipped(path.read_bytes(), flips, span=352)
-    damaged = tmp_path / f"damaged{suffix}"
-    damaged.write_bytes(content if suffix == ".nii" else __import__("gzip").compress(content, 1))
-    try:
-        prepared = PrepareVolume(1)(damaged)
-    except DataError as error:
-        assert "damaged.nii" in str(error)
-    else:
-        assert np.isfinite(prepared.array).all()
-        assert prepared.array.min() >= 0
-        assert prepared.array.max() <= 1
-
-
-@FUZZ
-@given(flips=FLIPS, keep=st.floats(0, 1))
-@pytest.mark.filterwarnings("ignore")
-def test_damaged_compressed_volumes(tmp_path, bounded_memory, flips, keep):
-    content = save(tmp_path / "whole.nii.gz", brain(shape=(24, 20, 22))).read_bytes()
-    damaged = tmp_path / "damaged.nii.gz"
-    damaged.write_bytes(flipped(content, flips)[: 1 + int(keep * len(content))])
-    try:
-        PrepareVolume(1)(damaged)
-    except DataError as error:
-        assert "damaged.nii.gz" in str(error)
+from tests.fuzz.damage import FLIPS, FUZZ, bounded_memory, flipped  # noqa: F401
+from tests.volumes import TINY
 
 
 @FUZZ
@@ -85,21 +23,6 @@ def test_damaged_checkpoints(tmp_path, bounded_memory, flips, keep, truncate):
         load_safely(path)
     except RunFolderError as error:
         assert "checkpoint.pt" in str(error)
-
-
-@FUZZ
-@given(flips=FLIPS, keep=st.floats(0, 1), truncate=st.booleans(), suffix=st.sampled_from(["npy", "json"]))
-def test_damaged_store(tmp_path, bounded_memory, flips, keep, truncate, suffix):
-    source = save(tmp_path / "a.nii", brain(shape=(24, 20, 22)))
-    store = VolumeStore(tmp_path / "cache", PrepareVolume(1))
-    entry = store.add(source, "a")
-    path = next((tmp_path / "cache" / "volumes").glob(f"*.{suffix}"))
-    content = path.read_bytes()
-    span = 128 if suffix == "npy" else None  # the values themselves carry no checksum
-    path.write_bytes(content[: int(keep * len(content))] if truncate else flipped(content, flips, span))
-    found = store.get(source, "a")
-    assert found is None or found.array().shape == entry.shape
-    path.write_bytes(content)
 
 
 JSON = st.recursive(

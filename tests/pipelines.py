@@ -1,0 +1,34 @@
+"""The transforms of a bundle of volumes, small."""
+
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    LoadImaged,
+    Orientationd,
+    ResizeWithPadOrCropd,
+    ScaleIntensityRangePercentilesd,
+)
+
+from monai_blurvae.data import SlicePatchDataset
+from monai_blurvae.transforms import CheckVolumed, RandSlicePatchd
+
+
+def prepare(volume_size=None):
+    """The deterministic transform."""
+    crop = [] if volume_size is None else [ResizeWithPadOrCropd("image", volume_size)]
+    return Compose(
+        [
+            LoadImaged("image", reader="NibabelReader"),
+            EnsureChannelFirstd("image", channel_dim="no_channel"),
+            Orientationd("image", axcodes="RAS", labels=None),
+            *crop,
+            CheckVolumed("image"),
+            ScaleIntensityRangePercentilesd("image", 1, 99, b_min=-1.0, b_max=1.0, clip=True),
+        ]
+    )
+
+
+def patches(items, cache_dir, patch_size=32, slice_axis=1, min_foreground=0.25, volume_size=None, **arguments):
+    """A dataset of patches."""
+    cut = RandSlicePatchd("image", patch_size, slice_axis, min_foreground)
+    return SlicePatchDataset(items, prepare(volume_size), Compose([cut]), cache_dir, **arguments)
