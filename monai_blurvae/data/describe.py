@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 RANDOM_STATES = (np.random.RandomState, np.random.Generator, np.random.BitGenerator, torch.Generator)
-LOCKS = (type(threading.Lock()), type(threading.RLock()))
+OF_THE_PROCESS = (type(threading.Lock()), type(threading.RLock()), threading.local)
+"""Locks, and what MONAI's invertible transforms note for each thread when they are called."""
 DRAWN = frozenset({"_do_transform"})
 """Attributes that a random transform of MONAI's changes whenever it is called."""
 
@@ -27,8 +28,8 @@ def describe_transform(transform: Any) -> Any:
 
     Two descriptions are equal for two parses of the same config, in whatever process, and differ when any argument
     does. An object is described by its class and its attributes, a function by its name and a hash of its code, with
-    the values that a lambda refers to, an array or tensor by a hash. Random states and locks do not count; what some random
-    transforms of MONAI's keep of their last draw does, so describe them before they are used.
+    the values that a lambda refers to, an array or tensor by a hash. Random states and locks do not count; what
+    some random transforms of MONAI's keep of their last draw does, so describe them before they are used.
 
     Args:
         transform: any callable, a ``Compose`` or a list of them.
@@ -88,7 +89,7 @@ def _describe_plain(value: Any) -> dict[str, Any] | None:
         return {"path": os.fspath(value)}
     if isinstance(value, (torch.dtype, torch.device, np.dtype, slice, range, complex)):
         return {_name(type(value)): str(value)}
-    if isinstance(value, RANDOM_STATES + LOCKS):
+    if isinstance(value, RANDOM_STATES + OF_THE_PROCESS):
         return {"ignored": _name(type(value))}
     return None
 
@@ -127,7 +128,7 @@ def _describe_object(value: Any, inside: tuple[int, ...]) -> dict[str, Any]:
     kept = {
         name: _describe(attributes[name], inside)
         for name in sorted(attributes)
-        if name not in DRAWN and not isinstance(attributes[name], RANDOM_STATES + LOCKS)
+        if name not in DRAWN and not isinstance(attributes[name], RANDOM_STATES + OF_THE_PROCESS)
     }
     return {"object": _name(type(value)), "attributes": kept}
 

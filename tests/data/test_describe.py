@@ -10,6 +10,7 @@ from monai.transforms import Compose, GaussianSmoothd, Lambdad, OneOf, RandFlipd
 
 from monai_blurvae.data import describe_transform, transform_key
 from tests.pipelines import prepare
+from tests.volumes import brain, save
 
 CONFIG = {
     "scale": 2.5,
@@ -69,6 +70,13 @@ def test_random_state_does_not_count_but_order_and_nesting_do():
     assert describe_transform(OneOf([a, b], weights=[0.2, 0.8])) != describe_transform(
         OneOf([a, b], weights=[0.5, 0.5])
     )
+
+
+def test_use_changes_nothing(tmp_path):
+    transform = prepare([40, 40, 40])
+    before = describe_transform(transform)
+    transform({"image": save(tmp_path / "a.nii", brain())})
+    assert describe_transform(transform) == before
 
 
 def test_prepared_volumes_and_sizes():

@@ -1,4 +1,4 @@
-import itertools
+from itertools import chain, islice
 
 import pytest
 from torch.utils.data import DistributedSampler, SequentialSampler
@@ -22,18 +22,18 @@ class Numbers:
 def test_the_stream_of_batches():
     sampler = EndlessBatchSampler(10, 4)
     assert len(sampler) == 3
-    stream = list(itertools.islice(sampler, 7))
+    stream = list(islice(sampler, 7))
     assert [len(batch) for batch in stream] == [4, 4, 2, 4, 4, 2, 4]
     assert [i for batch in stream for i in batch] == list(range(24))
     sampler.start_iteration = 4
-    assert list(itertools.islice(sampler, 3)) == stream[4:]
+    assert list(islice(sampler, 3)) == stream[4:]
 
 
 def test_processes_share_every_epoch_evenly():
     samplers = [EndlessBatchSampler(10, 2, rank, 3) for rank in range(3)]
     assert {len(sampler) for sampler in samplers} == {2}
     for epoch in range(2):
-        parts = [sum(itertools.islice(sampler, 2 * epoch, 2 * epoch + 2), []) for sampler in samplers]
+        parts = [[*chain(*islice(sampler, 2 * epoch, 2 * epoch + 2))] for sampler in samplers]
         assert parts[0] == [10 * epoch + i for i in (0, 3, 6, 9)]
         assert {i for part in parts for i in part} == set(range(10 * epoch, 10 * epoch + 10))
         assert [len(part) for part in parts] == [4, 4, 4]

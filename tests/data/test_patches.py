@@ -85,7 +85,7 @@ def test_any_transforms_may_stand_around_the_cut(items, folder):
     before = with_random(items, folder, RandFlipd("image", prob=1.0, spatial_axis=0), RandSlicePatchd("image", 32, 1))
     for i in range(6):
         noise = behind[i]["image"] - plain_at(items, behind[i], 1)
-        assert 0.48 < noise.std() < 0.52
+        assert 0.45 < noise.std() < 0.55
         assert torch.equal(behind[i]["image"], behind[i]["image"])
         s, r, c = before[i]["position"]
         flipped = prepare()({"image": before[i]["source"]})["image"].flip(1)[0, r : r + 32, s, c : c + 32]

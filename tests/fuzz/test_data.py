@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from monai_blurvae.data import VolumeStore
 from monai_blurvae.errors import DataError
-from tests.fuzz.damage import FLIPS, FUZZ, bounded_memory, flipped  # noqa: F401
+from tests.fuzz.damage import FLIPS, FUZZ, flipped
 from tests.pipelines import prepare
 from tests.volumes import brain, save
 

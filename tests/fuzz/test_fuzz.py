@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 from monai_blurvae.bundle import SETTINGS, check_settings
 from monai_blurvae.errors import BlurVAEError, RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
-from tests.fuzz.damage import FLIPS, FUZZ, bounded_memory, flipped  # noqa: F401
+from tests.fuzz.damage import FLIPS, FUZZ, flipped
 from tests.volumes import TINY
 
 
