@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import ImageReader
+from monai.transforms import Randomizable
 
 RANDOM_STATES = (np.random.RandomState, np.random.Generator, np.random.BitGenerator, torch.Generator)
 OF_THE_PROCESS = (type(threading.Lock()), type(threading.RLock()), threading.local)
 """Locks, and what MONAI's invertible transforms note for each thread when they are called."""
-DRAWN = frozenset({"_do_transform"})
-"""Attributes that a random transform of MONAI's changes whenever it is called."""
+LEFT_BY_USE = ((Randomizable, "_do_transform"), (ImageReader, "filenames"))
+"""Attributes that MONAI's classes change whenever they are called."""
 
 
 def describe_transform(transform: Any) -> Any:
@@ -128,9 +130,13 @@ def _describe_object(value: Any, inside: tuple[int, ...]) -> dict[str, Any]:
     kept = {
         name: _describe(attributes[name], inside)
         for name in sorted(attributes)
-        if name not in DRAWN and not isinstance(attributes[name], RANDOM_STATES + OF_THE_PROCESS)
+        if not isinstance(attributes[name], RANDOM_STATES + OF_THE_PROCESS) and not _left_by_use(value, name)
     }
     return {"object": _name(type(value)), "attributes": kept}
+
+
+def _left_by_use(value: Any, attribute: str) -> bool:
+    return any(isinstance(value, kind) and attribute == name for kind, name in LEFT_BY_USE)
 
 
 def _globals_used(function: types.FunctionType) -> dict[str, Any]:
