@@ -21,7 +21,7 @@ from tqdm import tqdm
 from monai_blurvae.data.datalist import image_file
 from monai_blurvae.data.describe import describe_transform
 from monai_blurvae.data.store import require_space
-from monai_blurvae.errors import DataError, user_error
+from monai_blurvae.errors import DataError, RunFolderError, user_error
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, writing_to
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ class ImageStore:
 
         Raises:
             DataError: if it cannot be prepared, has another shape than the others, or its file has vanished or changed
-                since the store was opened; or if there is not enough space for all.
+                since the store was opened.
+            RunFolderError: if there is not enough space for all images, or the store cannot be written.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends iteration over the store
@@ -177,9 +178,9 @@ class ImageStore:
                 f"{source} cannot be prepared ({reason.splitlines()[-1]}); replace or remove it, or mend the transform."
             ) from error
         self._require_unchanged(index)
-        return (
-            np.array(image, np.uint8, order="C") if image.dtype == np.uint8 else np.array(image, np.float32, order="C")
-        )
+        if image.dtype == np.uint8:
+            return np.array(image, np.uint8, order="C")
+        return np.array(image, np.float32, order="C")
 
     def _create(self, image: StoredImage) -> _Maps:
         """Make what of the store is not there or not whole, for images like this one."""
@@ -201,7 +202,10 @@ class ImageStore:
         needed = len(self) * (image_bytes + 4)
         amount = f"{needed / 1e9:.2f} GB" if needed >= 1e8 else f"{needed / 1e6:.1f} MB"
         logger.info(f"{len(self)} images are prepared as they are needed, once: up to {amount} in {self.folder}.")
-        require_space(self.folder, needed, "images")
+        try:
+            require_space(self.folder, needed, "images")
+        except DataError as error:  # no image is to blame, or to be skipped
+            raise RunFolderError(str(error)) from error
 
     def _key(self) -> str:
         identity = json.dumps({"format": STORE_FORMAT, "transform": describe_transform(self.transform)}, sort_keys=True)

@@ -332,7 +332,7 @@ def test_space_is_announced_and_checked_before_the_store_is_made(tmp_path, image
         open_store(tmp_path, paths)[0][1]
     assert not caplog.records
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=6 * (3 * 16**2 + 4) - 1))
-    with pytest.raises(DataError, match=r"0\.00 GB free, but the images need 0\.00 GB; set .*cache_dir"):
+    with pytest.raises(RunFolderError, match=r"0\.00 GB free, but the images need 0\.00 GB; set .*cache_dir"):
         ImageStore(tmp_path / "other", paths, PrepareImaged("image", 16))[0]
     assert not list((tmp_path / "other").rglob("*.npy"))
 

@@ -3,10 +3,12 @@ import logging
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.transforms import (
     Compose,
     Flipd,
@@ -21,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from monai_blurvae.data import EndlessBatchSampler
 from monai_blurvae.data.images import ImageDataset
-from monai_blurvae.errors import DataError, user_error
+from monai_blurvae.errors import DataError, RunFolderError, user_error
 from monai_blurvae.transforms import PrepareImaged
 
 SIZE = 4
@@ -305,6 +307,14 @@ def test_bad_evaluation_images_are_left_out(tmp_path, data, caplog):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
+def test_a_full_disk_is_no_fault_of_an_image(tmp_path, data, shuffle, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(RunFolderError, match="but the images need"):
+        make(data, tmp_path, shuffle=shuffle, skip_bad_files=True)[0]
+    assert not list(tmp_path.rglob("bad.jsonl"))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
 def test_all_images_bad(tmp_path, data, shuffle):
     spoil(data, *range(COUNT))
     with pytest.raises(DataError, match=r"none of the 10 images can be used; .*\.png cannot be read"):
@@ -408,3 +418,36 @@ def test_datasets_pickle(tmp_path, data):
     for i, sample in enumerate(before):
         assert again[i]["subject"] == sample["subject"]
         assert_identical(again[i]["image"], sample["image"])
+
+
+def test_a_config_parses_with_and_without_images(tmp_path, data):
+    """As a bundle has it: each part by its ``_target_``, before anything else ran."""
+    scale = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 255, "b_min": -1, "b_max": 1}
+    prepare = {"_target_": "monai_blurvae.transforms.PrepareImaged", "keys": "image", "image_size": SIZE}
+    config = {
+        "data": {
+            "_target_": "monai_blurvae.data.load_image_datalist",
+            "dataset_dir": str(tmp_path / "images"),
+            "image_pattern": "*",
+            "datalist": None,
+            "partition_file": None,
+            "seed": 0,
+        },
+        "dataset": {
+            "_target_": "monai_blurvae.data.ImageDataset",
+            "data": "$@data.items('training')",
+            "transform": {"_target_": "Compose", "transforms": [prepare]},
+            "random_transform": {"_target_": "Compose", "transforms": [scale]},
+            "cache_dir": str(tmp_path / "cache"),
+            "seed": 0,
+            "shuffle": True,
+        },
+    }
+    dataset = ConfigParser(config).get_parsed_content("dataset")
+    assert len(dataset) == 7
+    sample = dataset[0]
+    assert_identical(sample["image"], scaled(int(sample["subject"]))[0])
+    config["data"]["dataset_dir"] = str(tmp_path / "nowhere")
+    assert len(ConfigParser(config).get_parsed_content("dataset")) == 0
+    config["dataset"]["data"] = [{"image": data[4]["image"]}]  # MONAI Label's override
+    assert_identical(ConfigParser(config).get_parsed_content("dataset")[0]["image"], scaled(4)[0])
