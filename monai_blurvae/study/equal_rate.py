@@ -9,7 +9,7 @@ from monai_blurvae.metrics.measures import Description
 from monai_blurvae.study.frames import import_pandas, numbers, reason
 from monai_blurvae.study.plan import REFERENCE, ROWS, Row
 from monai_blurvae.study.rates import NotReached, Range, value_at_rate
-from monai_blurvae.study.tables import QUALITY, RATE, Line, Results, Shown, Table, empty_line, legend
+from monai_blurvae.study.tables import QUALITY, RATE, Line, Results, Shown, Table, empty_line, joined, legend
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -54,7 +54,7 @@ def equal_rate_table(
         note = NO_RATE if rate is None else _not_reached(seeds, rate)
         values = _frame(reached, lambda s, r, key: _value(seeds[s], key, r), shown.measures)
         leading = (row.label, str(len(reached)), results.likelihood(row))
-        return Line(leading, values, _joined(note, results.problem(row)))
+        return Line(leading, values, joined(note, results.problem(row)))
 
     how = "piecewise linear in log KL over each row's β grid; mean ± std over seeds"
     notes = (f"{_where(results, rate)}: {how}.", *legend(rows, results, shown))
@@ -82,7 +82,7 @@ def against_reference_table(title: str, rows: Sequence[Row], results: Results, r
         values = _frame(rates, difference, compared)
         values = None if values is None else values.set_axis([_comparison(m).key for m in compared], axis=1)
         leading = (row.label, _span(rates.values()), str(len(rates)), results.likelihood(row))
-        return Line(leading, values, _joined(note, results.problem(row)), common)
+        return Line(leading, values, joined(note, results.problem(row)), common)
 
     notes = (
         f"{_where(results, rate)}: ratio to {LABEL}, or Δ, the difference from it, within each seed; mean ± std over "
@@ -137,7 +137,7 @@ def _compare(seeds: _Seeds, reference: _Seeds, rate: float) -> _Comparison:
     reached = {s for s, cells in seeds.items() if _reaches(cells, rate)}
     both = {s: rate for s in sorted(reached & reference.keys()) if _reaches(reference[s], rate)}
     if both:
-        note = _joined(_not_reached(seeds, rate), _without_reference(len(reached) - len(both), len(reached)))
+        note = joined(_not_reached(seeds, rate), _without_reference(len(reached) - len(both), len(reached)))
         return _Comparison(both, note)
     overlaps = {s: _overlap(_range(seeds[s]), _range(reference[s])) for s in sorted(seeds.keys() & reference.keys())}
     nearest = {s: min(max(rate, bounds[0]), bounds[1]) for s, bounds in overlaps.items() if bounds}
@@ -145,7 +145,7 @@ def _compare(seeds: _Seeds, reference: _Seeds, rate: float) -> _Comparison:
         single = all(len(set(_range(seeds[s]))) == 1 for s in nearest)
         how = "one β: at its own rate" if single else f"at the nearest rate that it and {LABEL} reach"
         missing = _without_reference(len(seeds) - len(nearest), len(seeds))
-        return _Comparison(nearest, _joined(f"{how}, {_span(nearest.values())} nats", missing), common=False)
+        return _Comparison(nearest, joined(f"{how}, {_span(nearest.values())} nats", missing), common=False)
     if not reached:
         return _Comparison({}, _not_reached(seeds, rate))
     if not reference:
@@ -192,7 +192,3 @@ def _comparison(measure: Description) -> Description:
 def _span(rates: Collection[float]) -> str:
     """The rate, or the lowest and the highest of several."""
     return "–".join(dict.fromkeys(f"{rate:.4g}" for rate in (min(rates), max(rates)))) if rates else "–"
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))

@@ -17,7 +17,7 @@ from monai_blurvae.study.options import StudyOptions
 from monai_blurvae.study.plan import ROWS, Cell, make_cells
 from monai_blurvae.study.prepare import prepare
 from monai_blurvae.study.report import draw_figures, settle_rate, shown_rows, write_tables
-from monai_blurvae.study.tables import Results
+from monai_blurvae.study.tables import Results, joined
 from monai_blurvae.study.tasks import Task, run_tasks
 
 
@@ -212,33 +212,26 @@ class Study:
         )
 
     def _problems_of_rows(self) -> dict[str, str]:
-        """One sentence for each row that has cells without a result or shares those of another row."""
-        by_row: dict[str, list[str]] = defaultdict(list)
+        """What there is to say of each row: cells without a result, a shorter training, cells of another row."""
+        reasons: dict[str, list[str]] = defaultdict(list)
         for cell, reason in {**self.folder.failures(), **self._problems}.items():
-            by_row[cell.row].append(reason)
-        sentences = {
-            row: f"{len(reasons)} cell{'s' if len(reasons) > 1 else ''} without a result: {reasons[0]}"
-            for row, reasons in by_row.items()
+            reasons[cell.row].append(reason)
+        share = self.options.budget.slow_share
+        trained = {cell.row for cell in self.folder.finished()}
+        shorter = {name for name, row in ROWS.items() if row.slow and name in trained and share != 1}
+        own = {
+            name: joined(
+                f"trained for {share:.0%} of the others' epochs" if name in shorter else "",
+                f"{len(found)} cell{'s' if len(found) > 1 else ''} without a result: {found[0]}" if found else "",
+            )
+            for name, found in ((name, reasons[name]) for name in ROWS)
         }
         shared = {
-            row: "; ".join(filter(None, (f"the same trainings as {ROWS[first].label}", sentences.get(first))))
-            for row, first in self.configs.aliases.items()
-            if row != first
+            name: joined(f"the same trainings as {ROWS[first].label}", own[first])
+            for name, first in self.configs.aliases.items()
+            if name != first
         }
-        return {**self._shortened(sentences), **self.configs.problems, **shared}
-
-    def _shortened(self, sentences: Mapping[str, str]) -> dict[str, str]:
-        """The sentences with one more for each slow row that was trained, for less than the others by the budget."""
-        budget = self.options.budget
-        trained = {cell.row for cell in self.folder.finished()}
-        share = {
-            row.name: f"trained for {budget.slow_share:.0%} of the others' epochs"
-            for row in ROWS.values()
-            if row.slow and row.name in trained
-        }
-        if budget.slow_share == 1:
-            return dict(sentences)
-        return {row: "; ".join(filter(None, (share.get(row), sentences.get(row)))) for row in {**share, **sentences}}
+        return {**own, **self.configs.problems, **shared}
 
 
 def _arguments(given: Mapping[str, Any]) -> list[str]:

@@ -207,3 +207,8 @@ def legend(rows: Sequence[Row], results: Results, shown: Shown) -> tuple[str, ..
     is_no = not all(results.likelihoods.get(row.name, True) for row in rows)
     what = "; ".join(f"{measure.name}: {measure.what}" for measure in shown.measures)
     return (f"{what}.", *shown.notes, fitted, *([no] if is_no else []))
+
+
+def joined(*notes: str) -> str:
+    """Notes after each other, without the empty ones."""
+    return "; ".join(filter(None, notes))
