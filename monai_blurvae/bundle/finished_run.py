@@ -14,7 +14,8 @@ from monai.transforms import Compose
 
 from monai_blurvae.bundle.run_folder import new_numbered_folder, numbered_folders
 from monai_blurvae.bundle.running import is_plain
-from monai_blurvae.data import SizedDataset, read_datalist
+from monai_blurvae.data import Datalist, SizedDataset
+from monai_blurvae.data.datalist import image_file
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder
 from monai_blurvae.handlers.checkpoint import load_weights
@@ -225,9 +226,8 @@ class FinishedRun:
         parser = self.parser()
         parser["cache_dir"] = str(cache_dir)
         parser["skip_bad_files"] = False
-        made = parser.get_parsed_content(f"{section}#dataset", instantiate=False)
-        arguments = {name: value for name, value in made.get_config().items() if name not in ("_target_", "data")}
-        resolved = {name: parser.get_parsed_content(f"{section}#dataset#{name}") for name in arguments}
+        names = [name for name in parser[f"{section}#dataset"] if not name.startswith("_") and name != "data"]
+        resolved = {name: parser.get_parsed_content(f"{section}#dataset#{name}") for name in names}
         # not through the config: MONAI changes the # of a CIFAR row in its texts
         dataset: SizedDataset = _locate(parser[f"{section}#dataset"])(data=list(items), **resolved)
         return dataset
@@ -248,10 +248,15 @@ class FinishedRun:
                 f"{self.path} has no {DATALIST}, and so no validation images; the likelihoods need those of the run."
             )
         mend = f'put it back, or write where the images are now as "dataset_dir" into {path}; or leave out measures'
-        try:
-            items = read_datalist(path).items("validation")
-        except DataError as error:
-            raise DataError(f"the likelihoods are fitted on the run's validation images: {error} ({mend}).") from error
+        content = _read(path)
+        datalist = Datalist.of(Path(content.get("dataset_dir") or self.path), content)
+        items = datalist.items("validation")  # the other splits need not be there any more
+        for item in items:
+            if not Path(image_file(item["image"])).is_file():
+                raise DataError(
+                    f"the likelihoods are fitted on the run's validation images, but {item['image']} is not there any "
+                    f"more; {mend}."
+                )
         dataset = self.dataset("validate", items, cache_dir)
         recorded = {item["image"]: item.get("sha256") for item in items}
         for entry in dataset.facts().entries:

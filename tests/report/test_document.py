@@ -135,7 +135,7 @@ def test_a_run_with_a_fixed_kernel(tmp_path):
 
 def test_the_command_of_a_folder_whose_name_is_html(tmp_path):
     folder = make_run(tmp_path / "<b>&x", epochs=1, finished=False)
-    assert f"--output_dir '{folder}' --resume true" in report(folder).text
+    assert f"--run_dir '{folder}' --resume true" in report(folder).text
 
 
 def test_terms_that_are_not_finite(tmp_path):
@@ -225,6 +225,6 @@ def test_the_report_of_a_training(finished_run):
     config = json.loads((folder / "config.json").read_text())
     assert config["dataset_dir"] in document.text
     assert "Files cannot be read" not in document.text
-    assert "2 patches of 1 subjects" in document.text
+    assert "2 patches of 1 subject" in document.text
     assert len([image for image in document.all("img") if image["alt"].startswith("kernel of")]) == 2
     assert len([image for image in document.all("img") if image["alt"].startswith("kernels of")]) == 2
