@@ -8,7 +8,7 @@ from torch.distributions import MultivariateNormal
 
 from monai_blurvae.functional import gaussian_kernel, kernel_otf, kl_standard_normal, wiener_weight
 from monai_blurvae.losses import L2Loss, WienerLoss
-from monai_blurvae.metrics import evidence_bounds, measure_model
+from monai_blurvae.metrics import evidence_bounds, measure_model, suite
 from monai_blurvae.metrics.likelihood import VarianceLikelihood
 from monai_blurvae.study import linear
 from monai_blurvae.study.linear import fit_linear_vae, linear_yardstick, measure_linear_vae
@@ -54,11 +54,10 @@ def descend(images, latent_size, beta, term):
 
     optimizer = torch.optim.LBFGS(
         parameters.values(),
-        max_iter=3000,
-        max_eval=4000,
+        max_iter=500,
         history_size=50,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-14,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-10,
         line_search_fn="strong_wolfe",
     )
 
@@ -74,11 +73,11 @@ def descend(images, latent_size, beta, term):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradient_descent_arrives_at_the_closed_form(weighted):
-    images, beta = make_images(60, (2, 4, 5)), 0.8 if weighted else 0.3
+    images, beta = make_images(30, (2, 3, 5)), 0.8 if weighted else 0.3
     kernel = random_kernel((3, 3))
     term, weight = L2Loss(reduction="none"), None
     if weighted:
-        loss, weight = WienerLoss(C, reduction="none"), weight_of(kernel, (4, 5))
+        loss, weight = WienerLoss(C, reduction="none"), weight_of(kernel, (3, 5))
 
         def term(x, y):
             return loss(x, y, kernel.expand(len(x), 1, 3, 3))
@@ -86,7 +85,10 @@ def test_gradient_descent_arrives_at_the_closed_form(weighted):
     vae = fit_linear_vae(images, 4, beta, weight)
     active = int((vae.eigenvalues > beta).sum())
     assert 1 < active < 4  # one is not worth its rate
-    assert descend(images, 4, beta, term) == pytest.approx(vae.expected_terms().objective.item(), rel=1e-7)
+    closed_form = vae.expected_terms().objective.item()
+    found = descend(images, 4, beta, term)
+    assert found == pytest.approx(closed_form, rel=1e-6)
+    assert found > closed_form * (1 - 1e-12)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -204,7 +206,13 @@ def test_largest_eigenpairs(decay, monkeypatch):
     torch.testing.assert_close(overlap, torch.ones(30, dtype=torch.float64), rtol=0, atol=1e-10)
 
 
-def test_yardstick_is_what_a_network_is_measured_by():
+def refuse(*arguments):
+    raise ValueError("Learned features are not compared here.")
+
+
+def test_yardstick_is_what_a_network_is_measured_by(monkeypatch):
+    for needs_weights in ("_lpips", "_alexnet", "_fid"):
+        monkeypatch.setattr(suite, needs_weights, refuse)
     train, images = (make_images(n, (1, 16, 16), seed).float() for seed, n in enumerate((60, 9)))
     weight = wiener_weight(kernel_otf(gaussian_kernel(5, 1.0), (16, 16)), C)
     found = linear_yardstick(images, train, 6, 1.0, weight)
