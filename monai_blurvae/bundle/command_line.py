@@ -9,7 +9,7 @@ import pydoc
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,13 +51,14 @@ def begin() -> None:
     """
     if _is_command():
         sys.excepthook = _report
-    parser = running_config().parser
+    running = running_config()
+    parser = running.parser
     before = parser.get()
     config = _understood(before, _typed_texts() if _is_command() else {})
     if config != before:
         parser.set(config)
         parser.parse(reset=True)
-    check_names(config)
+    check_names(config, own_names(config, running.folder))
     check_components(config, _locate_with(parser))
     if "device" in config:
         check_device(parser.get_parsed_content("device"))
@@ -69,25 +70,50 @@ def default_cache_dir() -> str:
     return os.environ.get("BLURVAE_CACHE_DIR") or str(base / "monai_blurvae")
 
 
-def check_names(config: Mapping[str, Any]) -> None:
+def own_names(config: Mapping[str, Any], folder: Path | None) -> set[str]:
+    """Names of the keys in a bundle's own files, as far as the config has been read from them.
+
+    An overlay may replace all that refers to a key of the bundle, which stays a key all the same.
+
+    Args:
+        config: raw, of merged files and overrides.
+        folder: of the bundle's files; None if unknown.
+    """
+    names: set[str] = set()
+    for file in () if folder is None else folder.glob("*.json"):
+        try:
+            content = ConfigParser.load_config_file(str(file))
+        except ValueError:  # no JSON; it was not read
+            continue
+        if isinstance(content, dict) and "imports" in content and content.keys() <= config.keys():
+            names |= _names(content)
+    return names
+
+
+def check_names(config: Mapping[str, Any], own: Collection[str] = ()) -> None:
     """Refuse keys that turn nothing: top-level ones, and those of the sections train, validate and test.
 
     Args:
         config: raw, of merged files and overrides.
+        own: names that are known, see :func:`own_names`.
 
     Raises:
         SettingsError: naming the key, and the nearest one that is used.
     """
-    used = set(references(config))
-    parents = {"#".join(name.split("#")[:length]) for name in used for length in (1, 2)}
-    names = [(name, name) for name in config]
-    for section in ("train", "validate", "test"):
-        if isinstance(config.get(section), Mapping):
-            names += [(f"{section}#{name}", name) for name in config[section]]
-    for path, name in names:
-        if path not in parents and name not in SECTIONS and not name.startswith("_"):
-            near = _nearest(path, [n for n, _ in names if n in parents])
+    referred = set(references(config))
+    used = {"#".join(name.split("#")[:length]) for name in referred for length in (1, 2)} | set(own)
+    names = _names(config)
+    for path in names:
+        name = path.rpartition("#")[2]
+        if path not in used and name not in SECTIONS and not name.startswith("_"):
+            near = _nearest(path, sorted(names & used))
             raise SettingsError(f"'{path}' is no key of this config{near or '; nothing in it refers to it.'}")
+
+
+def _names(config: Mapping[str, Any]) -> set[str]:
+    """Top-level keys, and those of the sections train, validate and test behind a #."""
+    parts = {name: config[name] for name in ("train", "validate", "test") if isinstance(config.get(name), Mapping)}
+    return {*config, *(f"{section}#{name}" for section, content in parts.items() for name in content)}
 
 
 def check_components(config: Any, locate: Callable[[str], Any], path: str = "") -> None:
@@ -165,7 +191,13 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _understood(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, Any]:
-    return {name: value if name in STEPS else _meant(name, value, typed) for name, value in config.items()}
+    meant = {name: value if name in STEPS else _meant(name, value, typed) for name, value in config.items()}
+    for section in ("train", "validate"):
+        for handler in (meant.get(section) or {}).get("handlers") or []:
+            if "from_engine" in str(handler.get("output_transform", "")) and "'loss'" in handler["output_transform"]:
+                # MONAI's own takes the loss out of a list of dictionaries alone, and gives a tuple for a dictionary
+                handler["output_transform"] = "$__import__('monai_blurvae.metrics').metrics.loss_of"
+    return meant
 
 
 def _meant(name: str, value: Any, typed: Mapping[str, str]) -> Any:

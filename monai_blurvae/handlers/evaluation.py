@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
@@ -107,7 +108,7 @@ class EvaluationReportHandler:
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluation engine."""
         engine.add_event_handler(Events.STARTED, self._reset)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._collect)  # before anything is decollated
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _reset(self) -> None:

@@ -1,6 +1,13 @@
 """Metrics for evaluation, on images in [0, 1] and on the latent."""
 
-from monai_blurvae.metrics.image_quality import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
+from monai_blurvae.metrics.image_quality import (
+    CappedPSNRMetric,
+    as_batch,
+    image_pair,
+    loss_of,
+    make_ssim_metric,
+    to_unit_range,
+)
 from monai_blurvae.metrics.latent import ActiveUnits
 from monai_blurvae.metrics.likelihood import Bounds, evidence_bounds, fit_likelihoods
 from monai_blurvae.metrics.lpips import LPIPSMetric, lpips_distance
@@ -18,11 +25,13 @@ __all__ = [
     "LPIPSMetric",
     "Measure",
     "additional_metrics",
+    "as_batch",
     "evidence_bounds",
     "fit_likelihoods",
     "image_pair",
     "key_metric",
     "log_spectrum_distance",
+    "loss_of",
     "lpips_distance",
     "make_ssim_metric",
     "measure_model",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from monai.metrics import PSNRMetric, SSIMMetric
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from monai_blurvae.functional import SSIM_WINDOW_SIGMA, SSIM_WINDOW_SIZE
+
+Output = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""Of an engine: a dictionary with the batch first, or a list with one for each image."""
 
 PSNR_CAP = 100.0
 """PSNR in dB of an image that is reproduced exactly; the formula gives infinity, which no mean survives."""
@@ -55,6 +59,25 @@ def to_unit_range(images: Tensor) -> Tensor:
     return ((images.float() + 1.0) / 2.0).clamp(0.0, 1.0)
 
 
-def image_pair(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def as_batch(output: Output, *keys: str) -> tuple[Tensor, ...]:
+    """Values of an engine's output with the batch first, also of one that MONAI has decollated into a list.
+
+    Args:
+        output: a dictionary, or one for each image.
+        keys: of the values.
+    """
+    if isinstance(output, Mapping):
+        return tuple(output[key] for key in keys)
+    return tuple(torch.stack([torch.as_tensor(item[key]) for item in output]) for key in keys)
+
+
+def image_pair(output: Output) -> tuple[Tensor, Tensor]:
     """Reconstructions and images of an engine's output in [0, 1], for a metric's ``output_transform``."""
-    return to_unit_range(output[CommonKeys.PRED]), to_unit_range(output[CommonKeys.IMAGE])
+    reconstructions, images = as_batch(output, CommonKeys.PRED, CommonKeys.IMAGE)
+    return to_unit_range(reconstructions), to_unit_range(images)
+
+
+def loss_of(output: Output) -> Tensor:
+    """The loss in a trainer's output, for the ``output_transform`` of MONAI's handlers, decollated or not."""
+    loss: Tensor = (output if isinstance(output, Mapping) else output[0])[CommonKeys.LOSS]
+    return loss

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ignite.metrics import Average, Metric
 from monai.handlers import IgniteMetricHandler
 from torch import Tensor
 
 from monai_blurvae.engines import BlurVAEKeys
 from monai_blurvae.functional import kernel_width
-from monai_blurvae.metrics.image_quality import CappedPSNRMetric, image_pair, make_ssim_metric
+from monai_blurvae.metrics.image_quality import CappedPSNRMetric, Output, as_batch, image_pair, make_ssim_metric
 from monai_blurvae.metrics.latent import ActiveUnits
 
 
@@ -30,15 +27,13 @@ def additional_metrics() -> dict[str, Metric]:
     }
 
 
-def _kl(output: Mapping[str, Any]) -> Tensor:
-    value: Tensor = output[BlurVAEKeys.KL]
-    return value[:, None]
+def _kl(output: Output) -> Tensor:
+    return as_batch(output, BlurVAEKeys.KL)[0][:, None]
 
 
-def _mu(output: Mapping[str, Any]) -> Tensor:
-    value: Tensor = output[BlurVAEKeys.MU]
-    return value
+def _mu(output: Output) -> Tensor:
+    return as_batch(output, BlurVAEKeys.MU)[0]
 
 
-def _kernel_width(output: Mapping[str, Any]) -> Tensor:
-    return kernel_width(output[BlurVAEKeys.KERNEL])[:, None]
+def _kernel_width(output: Output) -> Tensor:
+    return kernel_width(as_batch(output, BlurVAEKeys.KERNEL)[0])[:, None]

@@ -115,8 +115,7 @@ def test_verify_net_in_out(packed, monkeypatch):
 def test_property_checks(packed, config, kind, monkeypatch, tmp_path):
     monkeypatch.chdir(packed)
     (tmp_path / "no data").mkdir()
-    settings = {"dataset_dir": str(tmp_path / "no data"), "cache_dir": str(tmp_path / "cache")}
-    settings |= {} if kind == "infer" else {"output_dir": str(tmp_path / "out")}
+    settings = {"dataset_dir": str(tmp_path / "no data"), "output_dir": str(tmp_path / "out")}
     workflow = ConfigWorkflow(
         config_file=str(packed / "configs" / config), workflow_type=kind, logging_file=False, **settings
     )
