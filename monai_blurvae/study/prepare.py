@@ -40,6 +40,7 @@ def prepare(options: StudyOptions, folder: StudyFolder) -> RowConfigs:
         if "initialize" in config:
             parser.get_parsed_content("initialize")  # says what is mistyped, and makes the sample where it is used
         datalist: Datalist = parser.get_parsed_content("data")
+        datalist.require()
         _require_same_split(datalist, folder)
         datasets = [parser.get_parsed_content(f"{section}#dataset") for section in ("train", "validate", "test")]
         fill_stores(*datasets)
