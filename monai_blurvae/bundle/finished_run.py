@@ -14,7 +14,7 @@ from monai.transforms import Compose
 
 from monai_blurvae.bundle.run_folder import new_numbered_folder, numbered_folders
 from monai_blurvae.bundle.running import is_plain
-from monai_blurvae.data import Datalist, SizedDataset
+from monai_blurvae.data import Datalist, SizedDataset, facts_of
 from monai_blurvae.data.datalist import image_file
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder
@@ -259,7 +259,7 @@ class FinishedRun:
                 )
         dataset = self.dataset("validate", items, cache_dir)
         recorded = {item["image"]: item.get("sha256") for item in items}
-        for entry in dataset.facts().entries:
+        for entry in facts_of(dataset).entries:
             if recorded.get(entry["image"]) not in (None, entry.get("sha256")):
                 raise DataError(
                     f"the likelihoods are fitted on the run's validation images, but {entry['image']} has changed "
