@@ -152,7 +152,7 @@ def benchmark_patches(options: argparse.Namespace) -> None:
             both, repeated = Compose([prepare_volume(), cut]), items * 16
             ours = endless(TrainLoader(patch_dataset(items, cut, folder), options.batch_size))
             theirs = {
-                "CacheDataset": CacheDataset(repeated, both, progress=False),
+                "CacheDataset": CacheDataset(repeated, both, progress=False, hash_as_key=True),
                 "PersistentDataset": PersistentDataset(repeated, both, cache_dir=folder / "persistent"),
             }
             next(ours)
