@@ -19,13 +19,13 @@ class DatasetFacts(NamedTuple):
         kind: ``"patches"``, ``"images"`` or ``""``.
     """
 
-    entries: list[dict[str, str]]
-    skipped: list[str]
-    remark: str
-    voxel_sizes: list[tuple[float, float]]
-    digest: str
-    identities: frozenset[str]
-    kind: str
+    entries: list[dict[str, str]] = []
+    skipped: list[str] = []
+    remark: str = ""
+    voxel_sizes: list[tuple[float, float]] = []
+    digest: str = ""
+    identities: frozenset[str] = frozenset()
+    kind: str = ""
 
     def count_text(self, count: int) -> str:
         """What ``count`` samples are, for example ``"32 patches of 2 subjects"`` or ``"3 images"``."""
