@@ -50,7 +50,8 @@ def user_error(error: BaseException) -> BaseException | None:
     while cause is not None:
         if isinstance(cause, BlurVAEError) or (isinstance(cause, ValueError) and _raised_here(cause)):
             return cause
-        if component and isinstance(cause, (ValueError, TypeError)) and not _raised_here(cause):
+        wrong_name = isinstance(cause, TypeError) and "unexpected keyword argument" in str(cause)
+        if component and isinstance(cause, (ValueError, TypeError)) and (wrong_name or not _raised_here(cause)):
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
             return SettingsError(f"{component} cannot be built with these arguments: {reason}.")
         match = re.match(r"Failed to instantiate component '([^']+)'", str(cause))

@@ -11,7 +11,6 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
-from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.handlers.checkpoint import load_safely
 from tests.volumes import EVALUATE, HCP, ROOT, TINY, TRAIN, brain, cause, make_dataset, run, save
 
@@ -153,12 +152,13 @@ def test_evaluating_other_images_warns_of_their_voxel_size(finished_run, cache_d
         run_dir=str(finished_run[1]),
         dataset_dir=str(tmp_path / "other"),
         cache_dir=cache_dir,
-        run_dir=str(tmp_path / "tables"),
+        evaluation_dir=str(tmp_path / "tables"),
     )
     workflow.initialize()
     __import__("logging").getLogger("monai_blurvae").propagate = True
     workflow.run()
-    assert "voxels of 2×1 mm in plane, but the network was trained on 1×1 mm" in caplog.text
+    assert "1 of 1 images have voxels unlike those" in caplog.text
+    assert "2×1 mm in plane in place of 1×1 mm" in caplog.text
     assert (tmp_path / "tables" / "metrics.csv").is_file()
 
 
@@ -272,10 +272,10 @@ def test_overlays_pass_the_checks_and_build_their_network(overlay, random_weight
     own = {"device": "cpu", "dataset_dir": str(tmp_path)}
     if overlay.endswith("vgg.yaml"):
         own["weights_dir"] = str(random_weights_dir)
-    parser = ConfigWorkflow(config_file=[str(base), overlay], logging_file=False, **own).parser
+    workflow = ConfigWorkflow(config_file=[str(base), overlay], logging_file=False, **own)
+    parser = workflow.parser
     parser["initialize"] = ["$blurvae.begin()"]
-    parser.parse(True)
-    parser.get_parsed_content("initialize")
+    workflow.initialize()
     network = parser.get_parsed_content("network_def")
     settings = ConfigParser.load_config_file(overlay)
     if "channels" in settings:
@@ -299,7 +299,7 @@ SETTINGS_ERRORS = [
     ({"train#dataloader#batchsize": 3}, "unexpected keyword argument 'batchsize'"),
     ({"kernel_size": 4}, "kernel_size must be a positive odd number, but is 4"),
     ({"kernel_size": 33}, "kernel_size 33 is larger than the"),
-    ({"wiener_c": 0}, "must be positive"),
+    ({"wiener_c": 0}, "C must be a positive number, but is 0"),
     ({"patch_size": 30}, "30 cannot be halved 2 times"),
     ({"lr": "fast"}, "torch.optim.Adam cannot be built with these arguments"),
     ({"lr": -1.0}, "torch.optim.Adam cannot be built with these arguments: Invalid learning rate: -1.0"),
@@ -319,7 +319,6 @@ def test_bad_settings_stop_before_anything_is_written(hcp_dir, cache_dir, tmp_pa
     common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "output_dir": str(tmp_path / "runs"), **TINY}
     with pytest.raises(RuntimeError) as error:
         run("training", TRAIN, **common | settings)
-    assert isinstance(cause(error.value), BlurVAEError)
     assert message in str(cause(error.value))
     assert not (tmp_path / "runs").exists()
 
