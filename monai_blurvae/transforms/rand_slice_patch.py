@@ -111,8 +111,9 @@ class PatchTable:
     @classmethod
     def begin(cls, slices: Array, rule: PatchRule) -> PatchTable:
         """Count the foreground of ``(slices, channels, rows, columns)``; boxes are found when they are asked for."""
-        counts = np.count_nonzero(rule.above(slices).any(1), axis=(1, 2))
-        return cls(rule, [int(i) for i in np.flatnonzero(counts >= rule.needed)])
+        above = rule.above(slices)
+        above = above[:, 0] if above.shape[1] == 1 else above.any(1)
+        return cls(rule, [i for i, slice_ in enumerate(above) if np.count_nonzero(slice_) >= rule.needed])
 
     @classmethod
     def complete(cls, slices: Array, rule: PatchRule) -> PatchTable:
