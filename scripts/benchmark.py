@@ -159,6 +159,8 @@ def benchmark_patches(options: argparse.Namespace) -> None:
             next(ours)
             print(f"patches of {options.image_size}² from {shape}, slice_axis {axis}, batch {options.batch_size}")
             for title, dataset in theirs.items():
+                for i in range(len(items)):
+                    dataset[i]  # PersistentDataset's first samples differ in type from later ones
                 stream = endless(DataLoader(dataset, batch_size=options.batch_size, shuffle=True, num_workers=0))
                 next(stream)
                 pairs = [(patches_per_second(ours, 20), patches_per_second(stream, 1)) for _ in range(options.pairs)]

@@ -112,7 +112,7 @@ class PatchTable:
     def begin(cls, slices: Array, rule: PatchRule) -> PatchTable:
         """Count the foreground of ``(slices, channels, rows, columns)``; boxes are found when they are asked for."""
         above = rule.above(slices)
-        above = above[:, 0] if above.shape[1] == 1 else above.any(1)
+        above = above[:, 0] if above.shape[1] == 1 else np.asarray(above.any(1))
         return cls(rule, [i for i, slice_ in enumerate(above) if np.count_nonzero(slice_) >= rule.needed])
 
     @classmethod
