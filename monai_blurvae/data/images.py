@@ -111,9 +111,19 @@ class ImageDataset(Dataset[dict[str, Any]]):
             self.random_transform.set_random_state(seed=derive_seed(*state))
         return _plain(self.random_transform(item))
 
+    def prepare(self) -> None:
+        """Fill the store now.
+
+        Raises:
+            DataError: for an image that cannot be prepared, without ``skip_bad_files``.
+        """
+        for index, sentence in self.store.prepare(self._indices.tolist(), self.skip_bad_files).items():
+            self.store.note_bad(index, sentence)
+
     def facts(self) -> DatasetFacts:
         """What there is to say of the images, those that a training skips as far as it has met them.
 
+        The entries are those of the whole list, also where ``max_images`` leaves some of them unseen.
         The digest is of their names and sizes, in order. Names are relative to the folder that holds all, and neither
         contents nor times count, so that a training goes on with a copy of the folder, and no file is read.
         """
@@ -122,7 +132,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         used = [i for i in self._indices.tolist() if i not in skipped]
         sizes = self.store.sizes.tolist()
         return DatasetFacts(
-            entries=[{"image": paths[i], "subject": self._subject(i)} for i in used],
+            entries=[{"image": path, "subject": self._subject(i)} for i, path in enumerate(paths) if i not in skipped],
             skipped=list(skipped.values()),
             remark="; ".join(dict.fromkeys(item["remark"] for item in self.data if item.get("remark"))),
             voxel_sizes=[],

@@ -219,7 +219,7 @@ def test_cifars_batches_are_trained_on_and_evaluated(cache_dir, tmp_path):
         write_batch(folder / f"data_batch_{i}", 4, i)
     write_batch(folder / "test_batch", 3, 6)
     common = {"cache_dir": cache_dir, "output_dir": str(tmp_path / "runs")}
-    run("training", dataset_dir=str(folder), **common, **TINY_IMAGES)
+    run("training", CIFAR, dataset_dir=str(folder), **common, **TINY_IMAGES)
     listed = json.loads((tmp_path / "runs" / "0001" / "datalist.json").read_text())
     assert [len(listed[split]) for split in ("training", "validation", "test")] == [18, 2, 3]
     config = str(ROOT / "bundles/celeba/evaluate.json")

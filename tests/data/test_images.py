@@ -361,6 +361,7 @@ def test_facts(tmp_path, data, monkeypatch):
     assert facts.entries == [
         {"image": data[0]["image"], "subject": "0.png"},
         {"image": data[1]["image"], "subject": "photo 1"},
+        {"image": data[2]["image"], "subject": "photo 2"},  # in the list, though max_images leaves it unseen
     ]
     assert (facts.kind, facts.remark, facts.voxel_sizes, facts.skipped) == ("images", "a sample", [], [])
     size = Path(data[0]["image"]).stat().st_size
