@@ -19,7 +19,6 @@ from monai_blurvae.handlers import reconstruction_figure, save_figure
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows
 from monai_blurvae.handlers.tensorboard import BlurVAETensorBoardHandler
 from monai_blurvae.losses import (
-    LOSS_NAMES,
     Adversary,
     BernoulliLoss,
     ELBOLoss,
@@ -31,8 +30,6 @@ from monai_blurvae.losses import (
     SpectralGaussianLoss,
     SpectrumLoss,
     WienerLoss,
-    make_auxiliary_terms,
-    make_reconstruction_term,
 )
 from monai_blurvae.losses.fitted import FittedGaussianLoss
 from monai_blurvae.metrics import (
@@ -53,6 +50,7 @@ from monai_blurvae.metrics.likelihood import (
 )
 from monai_blurvae.networks import BlurVAE, VAEOutput
 from tests.dense import circulant, random_kernel, wiener_matrix
+from tests.losses import terms
 
 SIZE = (6, 5)
 HALF = (6, 3)
@@ -336,13 +334,9 @@ def test_no_channel_is_left_out(measure, channel, random_weights_dir):
 
 
 PIXELS_16 = (16, 16)
-VARIANTS = {
-    **{name: (name, {}) for name in LOSS_NAMES},
-    "robust dct": ("robust", {"robust_representation": "dct"}),
-    "sigma_vae whitened": ("sigma_vae", {"whitening": True}),
-    "spectral_gaussian tempered whitened": ("spectral_gaussian", {"whitening": True, "tempering": 0.5}),
-    "wiener bounded_inverse": ("wiener", {"weighting": "bounded_inverse"}),
-    "wiener flat": ("wiener", {"weighting": "flat"}),
+VARIANTS = terms.VARIANTS | {
+    "wiener bounded_inverse": lambda channels, folder: WienerLoss(weighting="bounded_inverse"),
+    "wiener flat": lambda channels, folder: WienerLoss(weighting="flat"),
 }
 OTHER_TERMS = {"spectrum": SpectrumLoss, "kernel": KernelLoss, "kernel windowed": lambda: KernelLoss(window=True)}
 ALL_TERMS = [*VARIANTS, *OTHER_TERMS]
@@ -351,8 +345,7 @@ ALL_TERMS = [*VARIANTS, *OTHER_TERMS]
 def make_term(variant, folder, channels=3):
     if variant in OTHER_TERMS:
         return OTHER_TERMS[variant]()
-    name, settings = VARIANTS[variant]
-    return make_reconstruction_term(name, image_size=PIXELS_16, channels=channels, weights_dir=folder, **settings)
+    return VARIANTS[variant](channels, folder)
 
 
 @pytest.mark.parametrize("variant", ALL_TERMS)
@@ -438,11 +431,11 @@ OBJECTIVES = {
 
 def make_objective(name, folder):
     variant, determinant, extra = OBJECTIVES[name]
-    loss, settings = VARIANTS[variant]
-    term = make_reconstruction_term(
-        loss, image_size=PIXELS_16, channels=3, weights_dir=folder, determinant=determinant, **settings
-    )
-    return ELBOLoss(term, determinant, auxiliary=make_auxiliary_terms(extra.get("spectrum", 0.0)), kernel_size=5)
+    term = make_term(variant, folder)
+    if determinant in ("epsilon", "exact"):
+        term = WienerLoss(detach_weight=False)
+    weight = extra.get("spectrum")
+    return ELBOLoss(term, determinant, auxiliary=[[weight, SpectrumLoss()]] if weight else (), kernel_size=5)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -240,13 +240,15 @@ def _log_skipped(skipped: list[str]) -> None:
 
 def versions() -> dict[str, str | None]:
     """Versions of the packages, and the commit of the checkout that this one runs from, if it does."""
-    found: dict[str, str | None] = {"monai-blurvae": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # from a folder on PYTHONPATH
-            found[name] = None
+    found = {"monai-blurvae": __version__} | {name: _version(name) for name in PACKAGES}
     return found | {"python": platform.python_version(), "git": _git_state()}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # from a folder on PYTHONPATH
+        return None
 
 
 def _datalist(facts: Mapping[str, DatasetFacts]) -> dict[str, Any]:

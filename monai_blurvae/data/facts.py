@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 
-class DatasetFacts(NamedTuple):
+@dataclass(frozen=True)
+class DatasetFacts:
     """What a run records of a dataset, by its method ``facts``.
 
     Attributes:
@@ -19,10 +21,10 @@ class DatasetFacts(NamedTuple):
         kind: ``"patches"``, ``"images"`` or ``""``.
     """
 
-    entries: list[dict[str, str]] = []
-    skipped: list[str] = []
+    entries: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     remark: str = ""
-    voxel_sizes: list[tuple[float, float]] = []
+    voxel_sizes: list[tuple[float, float]] = field(default_factory=list)
     digest: str = ""
     identities: frozenset[str] = frozenset()
     kind: str = ""

@@ -76,7 +76,7 @@ def test_keys_that_turn_nothing_are_refused_with_the_nearest():
 
 def test_monais_own_keys_are_not_refused():
     own = ("tracking_uri", "experiment_name", "run_name", "save_execute_config", "is_not_rank0", "output_dir")
-    check_names({name: None for name in own} | {"finalize": [], "_meta_": {}, "validate": {"sampler": None}})
+    check_names(dict.fromkeys(own) | {"finalize": [], "_meta_": {}, "validate": {"sampler": None}})
 
 
 def test_arguments_that_a_component_does_not_have():

@@ -3,7 +3,6 @@
 import csv
 import json
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
@@ -292,7 +291,10 @@ def bad_yaml(tmp_path, text):
 SETTINGS_ERRORS = [
     ({"max_epoch": 3}, "'max_epoch' is no key of this config; did you mean 'max_epochs'?"),
     ({"learning_rate": 3}, "'learning_rate' is no key of this config"),
-    ({"train#trainer#max_epoch": 3}, "'train#trainer#max_epoch' is no argument of monai_blurvae.engines.BlurVAETrainer"),
+    (
+        {"train#trainer#max_epoch": 3},
+        "'train#trainer#max_epoch' is no argument of monai_blurvae.engines.Blur",
+    ),
     ({"train#trainer#max_epoch": 3}, "did you mean 'max_epochs'?"),
     ({"train#dataloaders": 3}, "'train#dataloaders' is no key of this config"),
     ({"train#term#_target_": "monai_blurvae.losses.L3Loss"}, "no class or function 'monai_blurvae.losses.L3Loss'"),

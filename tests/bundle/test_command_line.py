@@ -96,7 +96,7 @@ def test_preparing(root):
     done = call(root, *line)
     assert done.returncode == 0, done.stderr
     assert "5 files are ready." in done.stdout
-    assert len(list((root / "cache" / "volumes").glob("*.npy"))) == 5
+    assert len(list((root / "cache" / "volumes").glob("*.json"))) == 5
     (root / "data" / "100" / "T1w" / "T1w_acpc_dc_restore_brain.nii.gz").write_bytes(b"")
     done = call(root, *line)
     assert done.returncode == 1
@@ -111,7 +111,7 @@ def test_two_processes_build_one_store_together(root):
     both = [subprocess.Popen([str(a) for a in line], cwd=root, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(timeout=600) for process in both] == [0, 0]
     volumes = root / "cache" / "volumes"
-    assert len(list(volumes.glob("*.npy"))) == 5
+    assert len(list(volumes.glob("*.json"))) == 5
     assert not list(volumes.rglob("*.part*"))
 
 

@@ -10,7 +10,7 @@ import monai.bundle
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from monai_blurvae.bundle import report_run
@@ -37,7 +37,9 @@ def photographs(tmp_path_factory):
 def image_run(photographs, cache_dir, tmp_path_factory):
     """A finished tiny training on colour images: (output_dir, the run's folder)."""
     output_dir = tmp_path_factory.mktemp("image_outputs")
-    run("training", CELEBA, dataset_dir=str(photographs), cache_dir=cache_dir, output_dir=str(output_dir), **TINY_IMAGES)
+    run(
+        "training", CELEBA, dataset_dir=str(photographs), cache_dir=cache_dir, output_dir=str(output_dir), **TINY_IMAGES
+    )
     return output_dir, output_dir / "0001"
 
 

@@ -72,7 +72,9 @@ def command(folder, *arguments, **env):
 
 def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
     names = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
-    configs = {f"configs/{n}" for n in ("train.json", "evaluate.json", "inference.json", "metadata.json", "logging.conf")}
+    configs = {
+        f"configs/{n}" for n in ("train.json", "evaluate.json", "inference.json", "metadata.json", "logging.conf")
+    }
     assert names == {*configs, "models/model.pt", "docs/README.md", "docs/data_license.txt", "LICENSE"}
     for path in packed.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
@@ -204,9 +206,7 @@ def test_federated_statistics(packed, hcp_dir, tmp_path, monkeypatch):
     ]
     stats = MonaiAlgoStats(str(packed), data_stats_transform_list=transforms)
     stats.initialize(extra={ExtraItems.CLIENT_NAME: "a"})
-    found = stats.get_data_stats(
-        extra={FlStatistics.HIST_BINS: 10, FlStatistics.HIST_RANGE: [0, 2000]}
-    ).statistics
+    found = stats.get_data_stats(extra={FlStatistics.HIST_BINS: 10, FlStatistics.HIST_RANGE: [0, 2000]}).statistics
     counts = {key: (part[FlStatistics.DATA_COUNT], part[FlStatistics.FAIL_COUNT]) for key, part in found.items()}
     assert counts[stats.train_data_key] == (3, 0)
 

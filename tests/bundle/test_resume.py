@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(settings, tmp_path
         ("beta", 2.0, "beta is 2.0"),
         ("seed", 1, "seed is 1"),
         ("precision", "bfloat16", 'precision is "bfloat16"'),
-        ("train#objective#beta", 2.0, 'train#objective#beta is 2.0, but the run in'),
+        ("train#objective#beta", 2.0, "train#objective#beta is 2.0, but the run in"),
         ("train#term#weighting", "bounded_inverse", 'train#term#weighting is "bounded_inverse"'),
         ("train#trainer#train_kernel", False, "train#trainer#train_kernel is false"),
         ("optimizer#betas", [0.5, 0.9], "optimizer#betas#0 is 0.5"),
