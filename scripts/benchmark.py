@@ -38,9 +38,11 @@ except ImportError:  # Windows
 from monai_blurvae.data import SlicePatchDataset, TrainLoader
 from monai_blurvae.engines import BlurVAETrainer
 from monai_blurvae.engines.precision import PRECISIONS
-from monai_blurvae.losses import ELBOLoss, make_reconstruction_term
+from monai_blurvae.losses import ELBOLoss, L2Loss, WienerLoss
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.transforms import CheckVolumed, RandSlicePatchd
+
+TERMS = {"l2": L2Loss, "wiener": WienerLoss}
 
 
 def make_trainer(loss: str, options: argparse.Namespace) -> BlurVAETrainer:
@@ -52,7 +54,7 @@ def make_trainer(loss: str, options: argparse.Namespace) -> BlurVAETrainer:
         image_size=options.image_size,
         kernel_size=options.kernel_size,
     )
-    network = network.to(options.device).to(memory_format=torch.channels_last)
+    network = network.to(options.device)
     batch = torch.rand(options.batch_size, options.in_channels, options.image_size, options.image_size) * 2 - 1
     return BlurVAETrainer(
         device=options.device,
@@ -61,7 +63,7 @@ def make_trainer(loss: str, options: argparse.Namespace) -> BlurVAETrainer:
         network=network,
         optimizer=torch.optim.Adam(network.vae_parameters(), 1e-4),
         kernel_optimizer=torch.optim.Adam(network.kernel_parameters(), 1e-4),
-        loss_function=ELBOLoss(make_reconstruction_term(loss, channels=options.in_channels)),
+        loss_function=ELBOLoss(TERMS[loss]()),
         precision=options.precision,
     )
 

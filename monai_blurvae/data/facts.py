@@ -42,4 +42,4 @@ def facts_of(dataset: Any) -> DatasetFacts:
     if hasattr(dataset, "facts"):
         found: DatasetFacts = dataset.facts()
         return found
-    return DatasetFacts([], [], "", [], "", frozenset(), "")
+    return DatasetFacts()

@@ -73,7 +73,7 @@ OVERLAYS = {
 
 
 def train(name, **settings):
-    """The bundle with what has a state beside the two networks: learned and fitted likelihoods, an adversary, a step."""
+    """The bundle with what has a state beside the two networks: learned, fitted likelihoods, an adversary."""
     run("training", [TRAIN, *OVERLAYS.get(name, [])], **settings)
 
 
