@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 
+from monai_blurvae.distributed import is_main_process
 from monai_blurvae.errors import RunFolderError, SettingsError
 from monai_blurvae.files import replacing
 from monai_blurvae.handlers.stateful import Stateful, forgotten
@@ -133,7 +134,7 @@ class RestartCheckpointHandler:
         """Write a checkpoint of the trainer's present state, at the end of an epoch or between two iterations."""
         state = engine.state
         self._last_save = time.monotonic()
-        if not is_first_process(engine):
+        if not is_main_process():
             return
         content: dict[str, Any] = {
             "format": CHECKPOINT_FORMAT,
@@ -267,11 +268,6 @@ def at_end_of_epoch(engine: Engine) -> bool:
     return bool(engine.state.iteration % engine.state.epoch_length == 0)
 
 
-def is_first_process(engine: Engine) -> bool:
-    """Whether this process is the one of several that writes files."""
-    return getattr(engine.state, "rank", 0) == 0
-
-
 class BestModelHandler:
     """Write the network's weights whenever the validation's key metric is the best so far.
 
@@ -290,7 +286,7 @@ class BestModelHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Write the weights if this validation was the best."""
-        if engine.state.best_metric_epoch == engine.state.epoch and is_first_process(engine):
+        if engine.state.best_metric_epoch == engine.state.epoch and is_main_process():
             state = unwrapped(self.network).state_dict()
             weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
             save_whole(weights, resolved(self.path))

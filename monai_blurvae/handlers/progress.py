@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 from tqdm import tqdm
 
-from monai_blurvae.handlers.checkpoint import is_first_process
+from monai_blurvae.distributed import is_main_process
 
 
 class EpochProgressHandler:
@@ -32,7 +32,7 @@ class EpochProgressHandler:
 
     def _start(self, engine: Engine) -> None:
         state = engine.state
-        if not is_first_process(engine):
+        if not is_main_process():
             return
         # A log file gets a line every half minute in place of a bar that redraws itself.
         interval = 0.5 if sys.stderr.isatty() else 30.0

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from monai_blurvae.distributed import is_main_process
 from monai_blurvae.files import writing_to
-from monai_blurvae.handlers.checkpoint import FilePath, is_first_process, resolved
+from monai_blurvae.handlers.checkpoint import FilePath, resolved
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
 from monai_blurvae.metrics import to_unit_range
 from monai_blurvae.networks import unwrapped
@@ -66,7 +67,7 @@ class BlurVAETensorBoardHandler:
 
     def _open(self, engine: Engine) -> None:
         # purge_step makes TensorBoard forget what a run that was cut wrote after its last checkpoint, if it had one
-        if not is_first_process(engine):
+        if not is_main_process():
             return
         with self._writing():
             self._writer = SummaryWriter(str(resolved(self.folder)), purge_step=engine.state.epoch + 1)

@@ -1,0 +1,79 @@
+"""What stands in several config files, as in the model zoo, and must agree."""
+
+import pytest
+from monai.bundle import ConfigParser
+
+from tests.volumes import ROOT
+
+CONFIGS = {
+    (bundle, file): ConfigParser.load_config_file(ROOT / "bundles" / bundle / f"{file}.json")
+    for bundle in ("hcp", "celeba")
+    for file in ("train", "evaluate", "inference")
+}
+BUNDLE_SECTIONS = ("network_def", "network", "optimizer", "kernel_optimizer", "checkpoint", "run_folder")
+TRAIN_SECTIONS = ("term", "objective", "kernel_objective", "dataloader", "inferer", "trainer", "preprocessing")
+SETTINGS = (
+    "architecture",
+    "channels",
+    "latent_size",
+    "kernel_size",
+    "wiener_c",
+    "beta",
+    "lr",
+    "batch_size",
+    "precision",
+)
+
+
+@pytest.mark.parametrize("section", BUNDLE_SECTIONS + SETTINGS)
+def test_the_bundles_train_the_same_model_alike(section):
+    assert CONFIGS["hcp", "train"][section] == CONFIGS["celeba", "train"][section]
+
+
+@pytest.mark.parametrize("section", TRAIN_SECTIONS)
+def test_the_bundles_train_alike(section):
+    assert CONFIGS["hcp", "train"]["train"][section] == CONFIGS["celeba", "train"]["train"][section]
+
+
+def test_the_bundles_have_the_same_handlers_but_for_the_voxel_size():
+    hcp, celeba = (CONFIGS[bundle, "train"]["train"]["handlers"] for bundle in ("hcp", "celeba"))
+    assert [h for h in hcp if "VoxelSize" not in h["_target_"]] == celeba
+
+
+@pytest.mark.parametrize("bundle", ["hcp", "celeba"])
+@pytest.mark.parametrize("file", ["evaluate", "inference"])
+def test_images_are_prepared_alike_in_training_evaluation_and_inference(bundle, file):
+    trained = CONFIGS[bundle, "train"]["train"]["deterministic_transforms"]
+    assert CONFIGS[bundle, file]["deterministic_transforms"] == trained
+
+
+@pytest.mark.parametrize("bundle", ["hcp", "celeba"])
+def test_an_evaluation_looks_at_images_as_the_validation_does(bundle):
+    train, evaluate = (CONFIGS[bundle, file]["validate"] for file in ("train", "evaluate"))
+    for section in ("random_transforms", "random_transform", "inferer", "key_metric"):
+        assert train[section] == evaluate[section]
+
+
+@pytest.mark.parametrize("bundle", ["hcp", "celeba"])
+def test_the_default_is_the_papers_method(bundle):
+    config = CONFIGS[bundle, "train"]
+    assert config["train"]["term"] == {"_target_": "monai_blurvae.losses.WienerLoss", "c": "@wiener_c"}
+    assert config["train"]["objective"]["determinant"] == "omit"
+    assert (config["beta"], config["wiener_c"]) == (1.0, 0.025)
+    assert config["warmup_epochs"] == {"hcp": 20, "celeba": 10}[bundle]
+    paper = ConfigParser.load_config_file(ROOT / "configs" / f"paper_{bundle}.yaml")
+    assert {name: config[name] for name in paper if name in config and name != "min_foreground"} == {
+        name: value for name, value in paper.items() if name in config and name != "min_foreground"
+    }
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids="/".join)
+def test_every_component_stands_there_by_its_name(config):
+    assert "extends" not in CONFIGS[config]
+
+    def empty(section):
+        if isinstance(section, dict):
+            return not section or any(empty(value) for value in section.values())
+        return isinstance(section, list) and any(empty(value) for value in section)
+
+    assert not empty(CONFIGS[config])
