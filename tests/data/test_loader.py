@@ -1,5 +1,7 @@
 from itertools import chain, islice
 
+import itertools
+
 import pytest
 from torch.utils.data import DistributedSampler, SequentialSampler
 
@@ -58,5 +60,17 @@ def test_unsuitable_arguments():
             EndlessBatchSampler(*arguments)
     with pytest.raises(ValueError, match="DistributedSampler"):
         TrainLoader(Numbers(), 4, sampler=SequentialSampler(range(3)))
-    with pytest.raises(ValueError, match="shuffle=True"):
-        TrainLoader([{"image": 1}], 4)
+
+
+def test_a_dataset_that_does_not_mix_itself_is_mixed_anew_in_each_epoch():
+    data = [{"image": n} for n in range(10)]
+
+    def epochs(seed, workers=0):
+        batches = itertools.islice(TrainLoader(data, 4, num_workers=workers, seed=seed), 9)
+        return [[int(n) for batch in part for n in batch["image"]] for part in zip(*[batches] * 3, strict=True)]
+
+    first, second, third = epochs(0)
+    assert sorted(first) == sorted(second) == sorted(third) == list(range(10))
+    assert first != second
+    assert epochs(0, workers=2) == [first, second, third]
+    assert epochs(1) != [first, second, third]
