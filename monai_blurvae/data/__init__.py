@@ -10,7 +10,14 @@ from monai_blurvae.data.datalist import (
 )
 from monai_blurvae.data.describe import describe_transform, transform_key
 from monai_blurvae.data.facts import DatasetFacts, facts_of
-from monai_blurvae.data.header import VolumeHeader, header_voxel_sizes, read_header
+from monai_blurvae.data.header import (
+    VOLUME_SUFFIXES,
+    VolumeHeader,
+    distinct_volumes,
+    header_voxel_sizes,
+    is_volume,
+    read_header,
+)
 from monai_blurvae.data.image_list import evaluation_image_datalist, find_images, load_image_datalist
 from monai_blurvae.data.images import ImageDataset
 from monai_blurvae.data.loader import EndlessBatchSampler, SizedDataset, TrainLoader
@@ -18,6 +25,7 @@ from monai_blurvae.data.patches import SlicePatchDataset
 from monai_blurvae.data.store import StoredVolume, VolumeStore
 
 __all__ = [
+    "VOLUME_SUFFIXES",
     "Datalist",
     "DatasetFacts",
     "EndlessBatchSampler",
@@ -29,12 +37,14 @@ __all__ = [
     "VolumeHeader",
     "VolumeStore",
     "describe_transform",
+    "distinct_volumes",
     "evaluation_datalist",
     "evaluation_image_datalist",
     "facts_of",
     "find_images",
     "find_volumes",
     "header_voxel_sizes",
+    "is_volume",
     "load_datalist",
     "load_image_datalist",
     "read_datalist",
