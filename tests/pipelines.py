@@ -1,6 +1,7 @@
 """The transforms of a bundle of volumes, small."""
 
 from monai.transforms import (
+    CenterSpatialCropd,
     Compose,
     EnsureChannelFirstd,
     LoadImaged,
@@ -9,21 +10,24 @@ from monai.transforms import (
     ScaleIntensityRangePercentilesd,
 )
 
-from monai_blurvae.data import SlicePatchDataset
-from monai_blurvae.transforms import CheckVolumed, RandSlicePatchd
+from monai_blurvae.data import SlicePatchDataset, VolumeReader
+from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandSlicePatchd
 
 
 def prepare(volume_size=None):
     """The deterministic transform."""
-    crop = [] if volume_size is None else [ResizeWithPadOrCropd("image", volume_size)]
+    crop = [] if volume_size is None else [CenterSpatialCropd("image", volume_size)]
+    pad = [] if volume_size is None else [ResizeWithPadOrCropd("image", volume_size, value=-1.0)]
     return Compose(
         [
-            LoadImaged("image", reader="NibabelReader"),
+            LoadImaged("image", reader=VolumeReader()),
             EnsureChannelFirstd("image", channel_dim="no_channel"),
             Orientationd("image", axcodes="RAS", labels=None),
             *crop,
+            NaNToBackgroundd("image"),
             CheckVolumed("image"),
             ScaleIntensityRangePercentilesd("image", 1, 99, b_min=-1.0, b_max=1.0, clip=True),
+            *pad,
         ]
     )
 

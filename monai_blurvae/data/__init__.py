@@ -22,7 +22,10 @@ from monai_blurvae.data.image_list import evaluation_image_datalist, find_images
 from monai_blurvae.data.images import ImageDataset
 from monai_blurvae.data.loader import EndlessBatchSampler, SizedDataset, TrainLoader
 from monai_blurvae.data.patches import SlicePatchDataset
+from monai_blurvae.data.save_volume import SaveVolumed
 from monai_blurvae.data.store import StoredVolume, VolumeStore
+from monai_blurvae.data.volume_dataset import VolumeDataset
+from monai_blurvae.data.volume_reader import VolumeReader
 
 __all__ = [
     "VOLUME_SUFFIXES",
@@ -30,11 +33,14 @@ __all__ = [
     "DatasetFacts",
     "EndlessBatchSampler",
     "ImageDataset",
+    "SaveVolumed",
     "SizedDataset",
     "SlicePatchDataset",
     "StoredVolume",
     "TrainLoader",
+    "VolumeDataset",
     "VolumeHeader",
+    "VolumeReader",
     "VolumeStore",
     "describe_transform",
     "distinct_volumes",

@@ -38,9 +38,9 @@ class SliceHeader(NamedTuple):
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether DICOM files lie directly in a folder, by the mark at byte 128 of the first file that is not hidden."""
+    """Whether DICOM files lie directly in a folder: by their suffix, or by the mark at byte 128 of the first few."""
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
-    return any(_has_mark(path) for path in files[:8])
+    return any(path.suffix.lower() in (".dcm", ".ima") for path in files) or any(map(_has_mark, files[:8]))
 
 
 def series_files(folder: Path) -> list[str]:

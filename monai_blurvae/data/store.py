@@ -169,7 +169,7 @@ class VolumeStore:
         try:
             volume = self.transform({"image": source})["image"]
         except Exception as error:  # a damaged file can raise whatever the reader meets
-            raise _data_error(source, error) from error
+            raise data_error(source, error) from error
         if np.ndim(volume) != 4 or 0 in np.shape(volume):
             raise DataError(
                 f"{source} has the shape {tuple(np.shape(volume))} after the transform, where (C, X, Y, Z) is "
@@ -243,8 +243,13 @@ def _is_table(array: Any, entry: StoredVolume, rule: PatchRule) -> bool:
     return bool((array >= 0).all() and (inside | (height == 0)).all() and (np.diff(index) > 0).all())
 
 
-def _data_error(source: str, error: Exception) -> DataError:
-    """The sentence for what a transform raised: its own, if it is one of ours, or one with the innermost reason."""
+def data_error(source: str, error: Exception) -> DataError:
+    """The sentence for what a transform raised: its own, if it is one of ours, or one with the innermost reason.
+
+    Args:
+        source: the file, to be named.
+        error: with the reasons that it was raised from.
+    """
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monai.transforms import (
+    CenterSpatialCropd,
     Compose,
     EnsureChannelFirstd,
     LoadImaged,
@@ -25,7 +26,7 @@ from monai_blurvae.data.datalist import subject_of
 from monai_blurvae.data.header import read_header
 from monai_blurvae.data.store import StoredVolume, VolumeStore, require_space
 from monai_blurvae.errors import DataError
-from monai_blurvae.transforms import CheckVolumed, RandSlicePatchd
+from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandSlicePatchd
 from monai_blurvae.transforms.rand_slice_patch import PatchTable
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 VOXELS_PER_SECOND = 8e6
 """How fast a compressed volume is prepared on one ordinary core; only the announced time depends on it."""
 
-KEEP_SHAPE = (LoadImaged, EnsureChannelFirstd, CheckVolumed, ScaleIntensityRangePercentilesd)
+KEEP_SHAPE = (LoadImaged, EnsureChannelFirstd, NaNToBackgroundd, CheckVolumed, ScaleIntensityRangePercentilesd)
 """Transforms after which a volume has the shape that it had before."""
 
 Shape = tuple[int, ...]
@@ -132,6 +133,10 @@ def expected_shape(transform: Any, shape: Shape) -> Shape | None:
         elif isinstance(step, ResizeWithPadOrCropd):
             size = step.padder.padder.spatial_size
             shape = tuple([size] * 3 if isinstance(size, int) else size)
+        elif isinstance(step, CenterSpatialCropd):
+            size = step.cropper.roi_size
+            sizes = [size] * 3 if isinstance(size, int) else size
+            shape = tuple(n if wanted <= 0 else min(n, wanted) for n, wanted in zip(shape, sizes, strict=True))
         elif not isinstance(step, KEEP_SHAPE):
             return None
     return shape if oriented and min(shape) > 0 else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
@@ -13,16 +15,25 @@ from monai.utils import TransformBackends
 
 from monai_blurvae.errors import DataError
 
+logger = logging.getLogger(__name__)
+
+SQUEEZED_SHARE, SQUEEZED_RANGE = 90, 0.1
+"""A volume is squeezed when 90 % of its foreground lie in the lowest tenth of the range that is scaled."""
+OTHER_UPPER = (99.0, 98.0, 97.0, 95.0, 90.0)
+"""Upper percentiles to propose for such a volume, the largest that helps."""
+
 
 class CheckVolumed(MapTransform):
     """Refuse a volume with NaN or infinite values, a constant one, and one that is all but constant.
 
     All but constant is a volume whose lower and upper percentile are alike, so that scaling by them is impossible; an
-    empty scan with one bright voxel is an example. The volume passes unchanged.
+    empty scan with one bright voxel is an example. A volume whose foreground, what is above the lower percentile, a
+    few very bright voxels squeeze into a small part of the range between the percentiles is warned of. The volume
+    passes unchanged.
 
     Args:
         keys: of the volumes, of any shape.
-        lower: lower percentile, 0 to 100.
+        lower: lower percentile, 0 to 100, that the volume will be scaled by.
         upper: upper percentile, larger than ``lower``.
         allow_missing_keys: do not complain about a key that is not there.
 
@@ -59,7 +70,9 @@ class CheckVolumed(MapTransform):
         name = file_of(volume)
         array = volume.detach().cpu().numpy() if isinstance(volume, torch.Tensor) else np.asarray(volume)
         if not np.isfinite(array).all():
-            raise DataError(f"{name} holds NaN or infinite values; repair or remove the file.")
+            nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+            found = " and ".join(f"{n} {what}" for n, what in ((nan, "NaN"), (infinite, "infinite")) if n)
+            raise DataError(f"{name} holds {found} value(s) among {array.size}; repair or remove the file.")
         if array.min() == array.max():
             raise DataError(f"{name} holds the single value {array.min():g} everywhere; remove the file.")
         low, high = np.percentile(array, [self.lower, self.upper])
@@ -68,6 +81,26 @@ class CheckVolumed(MapTransform):
                 f"{name} is all but constant, its percentiles {self.lower:g} and {self.upper:g} are both {low:g}; "
                 "remove the file."
             )
+        self._warn_of_squeezing(name, array, float(low), float(high))
+
+    def _warn_of_squeezing(self, name: str, array: npt.NDArray[Any], low: float, high: float) -> None:
+        foreground = array[array > low]
+        most = float(np.percentile(foreground, SQUEEZED_SHARE))
+        part = (most - low) / (high - low)
+        if part >= SQUEEZED_RANGE:
+            return
+        candidates = [percentile for percentile in OTHER_UPPER if self.lower < percentile < self.upper]
+        ends = [float(end) for end in np.percentile(array, candidates)]
+        helping = [p for p, end in zip(candidates, ends, strict=True) if low < end and most - low >= (end - low) / 2]
+        advice = (
+            f"set upper of CheckVolumed and of ScaleIntensityRangePercentilesd to {helping[0]:g}"
+            if helping
+            else "remove them from the file"
+        )
+        logger.warning(
+            f"{name} has a few very bright voxels: {SQUEEZED_SHARE} % of its foreground lie in the lowest {part:.2%} "
+            f"of the range between its percentiles {self.lower:g} and {self.upper:g}; {advice}."
+        )
 
 
 def file_of(volume: Any) -> str:

@@ -41,14 +41,17 @@ def test_preprocessing_against_numpy(tmp_path, slice_axis):
     assert expected_shape(prepare(), header.shape) == ras.shape
 
 
-def test_volume_size_pads_before_the_percentiles(tmp_path):
-    array = brain(2, (20, 20, 20)) + 100
+def test_padding_is_background_also_of_a_z_scored_volume(tmp_path):
+    array = brain(2, (20, 20, 20)).astype(np.float32)
+    array = (array - array.mean()) / array.std()
     transform = prepare([24, 16, 20])
     entry = VolumeStore(tmp_path, transform, 2).add(save(tmp_path / "a.nii", array), "a")
-    padded = np.pad(array[:, 2:18], ((2, 2), (0, 0), (0, 0)))
-    low, high = np.percentile(padded, [1, 99])
+    cropped = array[:, 2:18]
+    low, high = np.percentile(cropped, [1, 99])
+    scaled = np.clip((cropped - low) / (high - low), 0, 1) * 2 - 1
+    expected = np.pad(scaled, ((2, 2), (0, 0), (0, 0)), constant_values=-1)
     assert entry.image().shape[1:] == expected_shape(transform, (20, 20, 20)) == (24, 16, 20)
-    np.testing.assert_allclose(entry.image()[0], np.clip((padded - low) / (high - low), 0, 1) * 2 - 1, atol=5e-4)
+    np.testing.assert_allclose(entry.image()[0], expected, atol=5e-4)
 
 
 def test_voxel_sizes_are_those_after_the_transform(tmp_path):
@@ -82,8 +85,9 @@ BAD = {
     "truncated": (write_truncated, "cannot be read to its end"),
     "corrupt": (lambda path: path.write_bytes(gzip.compress(b"not NIfTI" * 100)), "cannot be read"),
     "empty_file": (lambda path: path.write_bytes(b""), "cannot be read"),
-    "nan": (write_value(np.nan), "NaN or infinite"),
-    "infinite": (write_value(np.inf), "NaN or infinite"),
+    "nan": (write_array(np.full((40, 40, 40), np.nan, np.float32)), "NaN alone"),
+    "infinite": (write_value(np.inf), "1 infinite value"),
+    "infinite_and_nan": (write_array(np.array([np.nan, -np.inf] * 32000).reshape(40, 40, 40)), "32000 infinite value"),
     "constant": (write_array(np.full((40, 40, 40), 7, np.int16)), "single value 7"),
     "4d": (write_array(np.zeros((40, 40, 40, 2), np.int16)), "4 dimensions"),
     "2d": (write_array(np.zeros((40, 40), np.int16)), "2 dimensions"),
