@@ -65,9 +65,19 @@ def begin() -> None:
 
 
 def default_cache_dir() -> str:
-    """``$BLURVAE_CACHE_DIR``, or ``monai_blurvae`` in the user's cache folder."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return os.environ.get("BLURVAE_CACHE_DIR") or str(base / "monai_blurvae")
+    """``$BLURVAE_CACHE_DIR``, or ``monai_blurvae`` in the user's cache folder.
+
+    Raises:
+        SettingsError: if there is neither, nor a home folder.
+    """
+    given = os.environ.get("BLURVAE_CACHE_DIR")
+    if given:
+        return given
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    except RuntimeError as error:  # no HOME, and no such user
+        raise SettingsError("there is no home folder for the cache; set cache_dir or BLURVAE_CACHE_DIR.") from error
+    return str(Path(base) / "monai_blurvae")
 
 
 def own_names(config: Mapping[str, Any], folder: Path | None) -> set[str]:

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from filelock import FileLock
 from monai.data.meta_tensor import MetaTensor
 
 from monai_blurvae.data.describe import describe_transform, digest_of
-from monai_blurvae.data.header import read_header
-from monai_blurvae.errors import DataError
+from monai_blurvae.data.header import read_header, volume_files
+from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, sha256_of, write_json, write_text
 from monai_blurvae.transforms.rand_slice_patch import PatchRule, PatchTable
 
 STORE_FORMAT = 2
+
+SHARED_LOCK = 0o666
+"""Mode of lock files, for the users of a shared store; who may write in the folder decides its own mode."""
 
 
 @dataclass
@@ -80,7 +84,8 @@ class VolumeStore:
     """A folder of prepared volumes, keyed by the checksum of the file, the transform and the slice axis.
 
     Entries appear whole or not at all, and are built under a lock that a killed process does not leave behind; so runs
-    may share the folder, and an interrupted preparation goes on where it stopped.
+    may share the folder, and an interrupted preparation goes on where it stopped. A folder that is read-only, or that
+    belongs to another user, serves what it holds.
 
     Args:
         cache_dir: the folder; created if it is not there.
@@ -89,8 +94,8 @@ class VolumeStore:
     """
 
     def __init__(self, cache_dir: str | Path, transform: Callable[[dict[str, Any]], Any], slice_axis: int = 0) -> None:
-        self.root = make_folder(Path(cache_dir).expanduser() / "volumes")
-        self.checksums = make_folder(self.root / "checksums")
+        self.root = _existing_or_new(Path(cache_dir).expanduser() / "volumes")
+        self.checksums = _existing_or_new(self.root / "checksums")
         self.transform = transform
         self.slice_axis = slice_axis
         self.description = describe_transform(transform)
@@ -109,12 +114,13 @@ class VolumeStore:
         """
         checksum = self._checksum(source)
         key = self._key(checksum)
-        with FileLock(self._file(key, ".lock")):
-            entry = self._open(key, str(source), subject, checksum)
-            if entry is None:
-                remove_leftovers(self.root, key)
-                self._build(key, str(source))
+        entry = self._open(key, str(source), subject, checksum)
+        if entry is None:
+            with self._building(key, str(source)):
                 entry = self._open(key, str(source), subject, checksum)
+                if entry is None:
+                    self._build(key, str(source))
+                    entry = self._open(key, str(source), subject, checksum)
         assert entry is not None
         return entry
 
@@ -129,8 +135,8 @@ class VolumeStore:
             array = None
         if not _is_table(array, entry, rule):
             table = PatchTable.complete(entry.slices(), rule)
-            with replacing(path) as temporary, temporary.open("wb") as handle:
-                np.save(handle, table.to_array())
+            with suppress(RunFolderError), replacing(path) as temporary, temporary.open("wb") as handle:
+                np.save(handle, table.to_array())  # where the store is another user's it is measured each time
             return table
         return PatchTable.of(array, rule)
 
@@ -201,16 +207,54 @@ class VolumeStore:
         return self.root / f"{key}{suffix}"
 
     def _checksum(self, source: str | Path) -> str:
-        """SHA-256 of a file; remembered under its path, size and time of change, since HCP's files are large."""
-        path = Path(source).resolve()
-        status = path.stat()
-        identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+        """SHA-256 of a volume; remembered under its files' paths, sizes and times, since HCP's files are large."""
+        files = [path.resolve() for path in volume_files(source)]
+        identity = "\n".join(_identity(path) for path in files)
         note = self.checksums / hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
         if note.is_file() and len(known := note.read_text(encoding="ascii", errors="replace")) == 64:
             return known
-        checksum = sha256_of(path)
-        write_text(note, checksum)
+        sums = [sha256_of(path) for path in files]
+        checksum = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+        with suppress(RunFolderError):  # a store that is another user's is used all the same
+            write_text(note, checksum)
         return checksum
+
+    @contextmanager
+    def _building(self, key: str, source: str) -> Iterator[None]:
+        """Hold an entry's lock, and remove what a killed process left of the entry.
+
+        A lock file that another user made may not be writable. Entries are replaced whole, so that without a lock work
+        may be done twice, but nothing is spoilt.
+
+        Raises:
+            RunFolderError: if the store cannot be written to, with the file that is not in it.
+        """
+        if not os.access(self.root, os.W_OK):
+            raise RunFolderError(
+                f"the store {self.root} cannot be written to and does not hold {source} as this config prepares it; "
+                "let its owner prepare it, or set cache_dir to a folder of your own."
+            )
+        lock = FileLock(self._file(key, ".lock"), mode=SHARED_LOCK)
+        try:
+            lock.acquire()
+        except PermissionError:
+            yield
+            return
+        try:
+            remove_leftovers(self.root, key)
+            yield
+        finally:
+            lock.release()
+
+
+def _existing_or_new(folder: Path) -> Path:
+    """A folder that is there, maybe for reading alone, or is made."""
+    return folder if folder.is_dir() else make_folder(folder)
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    return f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
 
 
 def require_space(root: Path, needed: int, what: str) -> None:

@@ -94,7 +94,7 @@ def prepare_volumes(
         DataError: naming the file, or, if all files were skipped, the first of them.
     """
     prepared = PreparedVolumes()
-    items = [(str(item["image"]), str(item.get("subject") or subject_of(str(item["image"])))) for item in data]
+    items = _distinct_items(data)
     if not items:
         return prepared
     store = store_of()
@@ -149,6 +149,17 @@ def flatten(transform: Any) -> list[Any]:
     if type(transform) is not Compose:
         return [transform]
     return [step for inner in transform.transforms for step in flatten(inner)]
+
+
+def _distinct_items(data: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Path and subject of each volume; of a pair .hdr and .img that is listed twice the .img alone."""
+    items = [(str(item["image"]), str(item.get("subject") or subject_of(str(item["image"])))) for item in data]
+    images = {Path(source).with_suffix("") for source, _ in items if source.lower().endswith(".img")}
+    return [
+        (source, subject)
+        for source, subject in items
+        if not source.lower().endswith(".hdr") or Path(source).with_suffix("") not in images
+    ]
 
 
 def _check_files(
