@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 SQUEEZED_SHARE, SQUEEZED_RANGE = 90, 0.1
 """A volume is squeezed when 90 % of its foreground lie in the lowest tenth of the range that is scaled."""
+ENOUGH = 1_000_000
+"""Voxels that are looked at for it, evenly spread over the volume."""
 OTHER_UPPER = (99.0, 98.0, 97.0, 95.0, 90.0)
 """Upper percentiles to propose for such a volume, the largest that helps."""
 
@@ -84,7 +86,10 @@ class CheckVolumed(MapTransform):
         self._warn_of_squeezing(name, array, float(low), float(high))
 
     def _warn_of_squeezing(self, name: str, array: npt.NDArray[Any], low: float, high: float) -> None:
+        array = array.reshape(-1)[:: max(1, array.size // ENOUGH)]
         foreground = array[array > low]
+        if not len(foreground):
+            return
         most = float(np.percentile(foreground, SQUEEZED_SHARE))
         part = (most - low) / (high - low)
         if part >= SQUEEZED_RANGE:

@@ -1,29 +1,44 @@
 """Damaged images and stores: an error of ours or a result, never another exception, a hang or much memory."""
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_blurvae.data import VolumeStore
 from monai_blurvae.errors import DataError
+from tests.dicom import write_series
 from tests.fuzz.damage import FLIPS, FUZZ, flipped
 from tests.pipelines import prepare
 from tests.volumes import brain, save
 
+WHOLE = brain(shape=(24, 20, 22))
+HEADER_BYTES = {".nii": 352, ".mgh": 284, ".nrrd": 400, ".mha": 400, ".dcm": 1500}
+"""How many bytes at the beginning are the header, at most."""
 
-@FUZZ
-@given(flips=FLIPS, suffix=st.sampled_from([".nii", ".nii.gz"]))
-@pytest.mark.filterwarnings("ignore")
-def test_damaged_nifti_headers(tmp_path, bounded_memory, flips, suffix):
-    path = save(tmp_path / "whole.nii", brain(shape=(24, 20, 22)))
-    content = flipped(path.read_bytes(), flips, span=352)
-    damaged = tmp_path / f"damaged{suffix}"
-    damaged.write_bytes(content if suffix == ".nii" else __import__("gzip").compress(content, 1))
+
+def write_whole(folder, suffix, compress=False):
+    """A volume in a format, and the path of the file that is damaged; for DICOM those of the folder and of a slice."""
+    path = folder / f"whole{suffix}"
+    if suffix == ".dcm":
+        write_series(folder / "whole", WHOLE[..., :6])
+        return folder / "whole", sorted((folder / "whole").iterdir())[2]
+    if suffix in (".mgh", ".mgz"):
+        nib.save(nib.MGHImage(WHOLE.astype(np.float32), np.eye(4)), path)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(WHOLE.T), str(path), compress)
+    return path, path
+
+
+def prepared_or_refused(folder, volume):
+    """What a damaged volume has to give: finite values in their range, or a sentence that names it."""
     try:
-        array = VolumeStore(tmp_path / "cache", prepare(), 1).add(damaged, "a").slices()
+        array = VolumeStore(folder / "cache", prepare(), 1).add(volume, "a").slices()
     except DataError as error:
-        assert "damaged.nii" in str(error)
+        assert str(volume) in str(error)
+        assert "\n" not in str(error)
     else:
         assert np.isfinite(array).all()
         assert array.min() >= -1
@@ -31,16 +46,22 @@ def test_damaged_nifti_headers(tmp_path, bounded_memory, flips, suffix):
 
 
 @FUZZ
-@given(flips=FLIPS, keep=st.floats(0, 1))
+@given(flips=FLIPS, suffix=st.sampled_from(sorted(HEADER_BYTES)))
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_compressed_volumes(tmp_path, bounded_memory, flips, keep):
-    content = save(tmp_path / "whole.nii.gz", brain(shape=(24, 20, 22))).read_bytes()
-    damaged = tmp_path / "damaged.nii.gz"
-    damaged.write_bytes(flipped(content, flips)[: 1 + int(keep * len(content))])
-    try:
-        VolumeStore(tmp_path / "cache", prepare(), 1).add(damaged, "a")
-    except DataError as error:
-        assert "damaged.nii.gz" in str(error)
+def test_damaged_headers(tmp_path, bounded_memory, flips, suffix):
+    volume, file = write_whole(tmp_path, suffix)
+    file.write_bytes(flipped(file.read_bytes(), flips, span=HEADER_BYTES[suffix]))
+    prepared_or_refused(tmp_path, volume)
+
+
+@FUZZ
+@given(flips=FLIPS, keep=st.floats(0, 1), suffix=st.sampled_from([".nii", ".nii.gz", ".mgz", ".nrrd", ".mha", ".dcm"]))
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files(tmp_path, bounded_memory, flips, keep, suffix):
+    volume, file = write_whole(tmp_path, suffix, compress=suffix != ".nii")
+    content = file.read_bytes()
+    file.write_bytes(flipped(content, flips)[: 1 + int(keep * len(content))])
+    prepared_or_refused(tmp_path, volume)
 
 
 @FUZZ
