@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,9 @@ SYNTHETIC_MARK = "synthetic"
 
 LARGEST_GZIP_RATIO = 1032
 """Deflate compresses no better; a header that promises more than the file can hold is not believed."""
+
+POINTERS = {b"/annex/objects/": "git annex get", b"version https://git-lfs": "git lfs pull"}
+"""How files begin that stand for content elsewhere, and what fetches it."""
 
 SIZE_TOLERANCE = 1e-3
 """Relative difference of the voxel sizes in ``pixdim`` and in the affine that rounding explains."""
@@ -124,7 +128,7 @@ def read_header(path: str | Path) -> VolumeHeader:
         raise DataError(f"{path} holds voxels of type {found.dtype}, where real numbers are expected; convert it.")
     _check_file_size(Path(path), math.prod(shape) * found.dtype.itemsize)
     if found.pixdim and not np.allclose(found.pixdim[:3], voxel_size, rtol=SIZE_TOLERANCE, atol=0):
-        logger.warning(
+        _warn_once(
             f"{path} has voxels of {_text(found.pixdim[:3])} mm by its pixdim, but of {_text(voxel_size)} mm by its "
             "affine, which is believed; correct the header if that is wrong."
         )
@@ -168,6 +172,7 @@ def _read(path: str | Path) -> _Geometry:
             f"{path} is of no format that is read (known are {', '.join(VOLUME_SUFFIXES)} and folders with a DICOM "
             f"series); {CONVERTERS}."
         )
+    _require_content(path)
     of_nibabel = path.name.lower().endswith(NIBABEL_SUFFIXES)
     reader: Callable[[Path], _Geometry] = _read_nibabel if of_nibabel else _read_itk
     try:
@@ -179,6 +184,28 @@ def _read(path: str | Path) -> _Geometry:
             f"{path} cannot be read as a {'NIfTI, Analyze or MGH' if of_nibabel else 'NRRD or MetaImage'} volume "
             f"({reason_of(error)}); replace or remove the file."
         ) from error
+
+
+def _require_content(path: Path) -> None:
+    """Tell a file that is not there, a link to nothing and a pointer to content elsewhere from a damaged file."""
+    if path.is_symlink() and not path.exists():
+        raise DataError(
+            f"{path} is a link to {path.readlink()}, which is not there; fetch it with 'datalad get' or "
+            "'git annex get', or mount its disk."
+        )
+    if not path.is_file():
+        raise DataError(f"{path} is not there; correct the path, or copy the file to it.")
+    with path.open("rb") as handle:
+        start = handle.read(40)
+    for mark, command in POINTERS.items():
+        if start.startswith(mark):
+            raise DataError(f"{path} is a pointer to content that is not here; fetch it with '{command}'.")
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Headers are read when files are checked, and again with the voxels."""
+    logger.warning(message)
 
 
 def _read_nibabel(path: Path) -> _Geometry:

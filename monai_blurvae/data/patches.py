@@ -48,7 +48,7 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
     ``RandSlicePatchd`` cut it, ``position`` (slice, row, column).
 
     Args:
-        data: dictionaries with the path of a NIfTI file under ``image`` and, optionally, ``subject`` and ``remark``.
+        data: dictionaries with the path of a volume under ``image`` and, optionally, ``subject`` and ``remark``.
         transform: the deterministic part, for each file once.
         random_transform: the random part, for each sample.
         cache_dir: of the :class:`~monai_blurvae.data.VolumeStore`.
@@ -133,9 +133,7 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
         volumes = self._prepared.volumes
         content = json.dumps([[volume.subject, volume.checksum] for volume in volumes])
         return DatasetFacts(
-            entries=[
-                {"image": str(Path(v.source).absolute()), "subject": v.subject, "sha256": v.checksum} for v in volumes
-            ],
+            entries=[_entry(volume) for volume in volumes],
             skipped=list(self._prepared.skipped),
             remark=self._remark or (SYNTHETIC_REMARK if any(volume.synthetic for volume in volumes) else ""),
             voxel_sizes=self.voxel_sizes,
@@ -173,6 +171,11 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
             {"image": image, "subject": draw.volume.subject, "source": draw.volume.source, "position": position}
             for image, draw, position in zip(images, draws, positions, strict=True)
         ]
+
+
+def _entry(volume: StoredVolume) -> dict[str, str]:
+    entry = {"image": str(Path(volume.source).absolute()), "subject": volume.subject, "sha256": volume.checksum}
+    return {**entry, "nan_voxels": str(volume.nan)} if volume.nan else entry
 
 
 def _to_float32(patches: Sequence[npt.NDArray[np.float16]]) -> Sequence[torch.Tensor]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 from monai.data.meta_tensor import MetaTensor
+from monai.utils import TraceKeys
 
 from monai_blurvae.data.describe import describe_transform, digest_of
 from monai_blurvae.data.header import read_header, volume_files
@@ -25,7 +26,7 @@ from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, sha256_of, write_json, write_text
 from monai_blurvae.transforms.rand_slice_patch import PatchRule, PatchTable
 
-STORE_FORMAT = 2
+STORE_FORMAT = 3
 
 SHARED_LOCK = 0o666
 """Mode of lock files, for the users of a shared store; who may write in the folder decides its own mode."""
@@ -45,6 +46,7 @@ class StoredVolume:
         voxel_size: mm of (slice, row, column).
         affine: of the prepared volume, four rows.
         synthetic: whether the file's header marks the volume as synthetic.
+        nan: voxels that were NaN and are background.
     """
 
     subject: str
@@ -56,6 +58,7 @@ class StoredVolume:
     voxel_size: tuple[float, float, float]
     affine: list[list[float]]
     synthetic: bool
+    nan: int = 0
 
     def slices(self) -> npt.NDArray[np.float16]:
         """The volume (slices, channels, rows, columns), read-only."""
@@ -162,6 +165,7 @@ class VolumeStore:
             "voxel_size": [round(float(spacing[axis]), 6) for axis in order],
             "affine": affine.tolist(),
             "synthetic": synthetic,
+            "nan": _count_of_nan(volume),
             "transform": self.description,
         }
         write_json(self._file(key, ".json"), content)
@@ -191,14 +195,16 @@ class VolumeStore:
             slices, channels, rows, columns = (int(n) for n in content["shape"])
             across, down, along = (float(size) for size in content["voxel_size"])
             affine = np.array(content["affine"], np.float64).reshape(4, 4).tolist()
-            synthetic = bool(content["synthetic"])
+            synthetic, nan = bool(content["synthetic"]), int(content["nan"])
             mapped = np.load(path, mmap_mode="r")
         except Exception:  # a damaged entry can raise whatever its readers meet, and is built again
             return None
         shape, spacing = (slices, channels, rows, columns), (across, down, along)
         if mapped.shape != shape or mapped.dtype != np.float16 or not mapped.flags.c_contiguous:
             return None
-        return StoredVolume(subject, source, checksum, str(path), shape, self.slice_axis, spacing, affine, synthetic)
+        return StoredVolume(
+            subject, source, checksum, str(path), shape, self.slice_axis, spacing, affine, synthetic, nan
+        )
 
     def _key(self, checksum: str) -> str:
         return digest_of([STORE_FORMAT, checksum, self.description, self.slice_axis])
@@ -245,6 +251,13 @@ class VolumeStore:
             yield
         finally:
             lock.release()
+
+
+def _count_of_nan(volume: Any) -> int:
+    """Voxels that :class:`~monai_blurvae.transforms.NaNToBackgroundd` filled, by what it left for its inverse."""
+    operations = volume.applied_operations if isinstance(volume, MetaTensor) else []
+    masks = [(operation.get(TraceKeys.EXTRA_INFO) or {}).get("nan") for operation in operations]
+    return sum(int(mask.sum()) for mask in masks if mask is not None)
 
 
 def _existing_or_new(folder: Path) -> Path:

@@ -111,6 +111,12 @@ def prepare_volumes(
             prepared.tables.append(table)
     if missing:
         logger.info(f"Prepared {len(missing)} volumes in {time.monotonic() - started:.0f} s.")
+    with_nan = [volume for volume in prepared.volumes if volume.nan]
+    if with_nan:
+        logger.info(
+            f"{len(with_nan)} of {len(prepared.volumes)} volumes hold NaN, in {sum(v.nan for v in with_nan)} voxels in "
+            f"all, which are taken for background; {with_nan[0].source} is the first."
+        )
     if not prepared.volumes:
         raise DataError(f"none of the {len(items)} volumes can be used; repair the files: {prepared.skipped[0]}")
     return prepared

@@ -140,6 +140,18 @@ def test_plain_dictionaries_and_remarks(folder):
     assert patches([{"image": str(path), "remark": "phantoms"}], folder / "cache").facts().remark == "phantoms"
 
 
+def test_nan_is_counted_whenever_the_data_are_used(folder, caplog):
+    caplog.set_level("INFO")
+    array = brain(8).astype(np.float32)
+    array[:2] = np.nan
+    items = [{"image": str(save(folder / "nan.nii", array))}, {"image": str(save(folder / "whole.nii", brain(9)))}]
+    for _ in range(2):
+        caplog.clear()
+        facts = patches(items, folder / "cache").facts()
+        assert [entry.get("nan_voxels") for entry in facts.entries] == [str(2 * 40 * 44), None]
+        assert f"1 of 2 volumes hold NaN, in {2 * 40 * 44} voxels in all, which are taken for" in caplog.messages[-1]
+
+
 def test_the_digest_tells_contents_and_subjects_apart(items, folder):
     facts = dataset(items, folder).facts()
     assert facts.digest == dataset(items, folder, seed=3, slice_axis=2).facts().digest

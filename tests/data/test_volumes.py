@@ -81,7 +81,10 @@ def write_flat_affine(path):
 
 
 BAD = {
-    "missing": (lambda path: path.unlink(missing_ok=True), "cannot be read as a NIfTI"),
+    "missing": (lambda path: path.unlink(missing_ok=True), "is not there; correct the path"),
+    "link": (lambda path: path.symlink_to(".git/annex/objects/x"), "is a link to .*which is not there; fetch it with"),
+    "annex": (lambda path: path.write_text("/annex/objects/SHA256E-s9--0.nii.gz"), "pointer .* with 'git annex get'"),
+    "lfs": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), "with 'git lfs pull'"),
     "truncated": (write_truncated, "cannot be read to its end"),
     "corrupt": (lambda path: path.write_bytes(gzip.compress(b"not NIfTI" * 100)), "cannot be read"),
     "empty_file": (lambda path: path.write_bytes(b""), "cannot be read"),
