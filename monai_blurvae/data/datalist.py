@@ -1,23 +1,27 @@
-"""Which volume belongs to which split, always by subject."""
+"""Which volume belongs to which split, always by person."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections import defaultdict
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from monai_blurvae.data.absent import handle_absent, how_to_get, is_absent
+from monai_blurvae.data.header import VOLUME_SUFFIXES, distinct_volumes, is_volume
+from monai_blurvae.data.listing import Listing, count_text, example_of, require_listable
+from monai_blurvae.data.people import known_person, label_maps, persons, unique_names, without_suffix
 from monai_blurvae.errors import DataError
 from monai_blurvae.files import write_json
 from monai_blurvae.seeding import numpy_rng
 
+logger = logging.getLogger(__name__)
+
 SPLITS = ("training", "validation", "test")
 TEST_FRACTION = 0.2
 VALIDATION_FRACTION = 0.1
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SAMPLE_DESCRIPTION = "synthetic: MNI152 template, deformed at random"
 """By which the built-in sample's data list is known."""
 SYNTHETIC_REMARK = "SYNTHETIC images"
@@ -30,7 +34,8 @@ class Datalist:
 
     Attributes:
         dataset_dir: folder that the image paths are relative to.
-        training: dictionaries with ``image`` and ``subject``.
+        training: dictionaries with ``image``, ``subject``, the person, and, where a person has several volumes,
+            ``name``, which tells them apart.
         validation: like ``training``.
         test: like ``training``; may be empty in a list that a user wrote.
         description: a line on where the data is from.
@@ -88,87 +93,188 @@ class Datalist:
         write_json(path, content | {split: getattr(self, split) for split in SPLITS})
 
 
-def find_volumes(dataset_dir: str | Path, image_pattern: str) -> list[dict[str, str]]:
-    """List the volumes of a folder.
-
-    The subject is the BIDS label ``sub-…`` where the path has one; else, for a pattern whose file name is fixed, the
-    folder that the first wildcard stands for (HCP); else the name of the file, with its folder if the name alone is
-    not unique.
+def find_volumes(
+    dataset_dir: str | Path, image_pattern: str, subject_pattern: str | None = None, skip_absent: bool = False
+) -> list[dict[str, str]]:
+    """List the volumes of a folder, and say in the log what was taken for a person.
 
     Args:
         dataset_dir: the folder.
-        image_pattern: glob relative to it, ``**`` included.
+        image_pattern: glob relative to it, ``**`` included; upper and lower case are the same. It may match files and
+            folders with the DICOM files of one series. Hidden files are ignored and counted in the log.
+        subject_pattern: regular expression whose group is the person, searched for in the path of each volume relative
+            to the folder; None for the conventions of :func:`~monai_blurvae.data.people.persons`.
+        skip_absent: leave out links that lead to nothing, and files that git-annex or git-lfs has not downloaded, with
+            a warning, in place of refusing them.
 
     Returns:
-        Dictionaries with ``image`` (relative, with forward slashes) and ``subject``, sorted by subject.
+        Dictionaries with ``image`` (relative, with forward slashes), ``subject``, the person, and, for persons with
+        several volumes, ``name``, which is unique; sorted by subject and image.
 
     Raises:
-        DataError: if the folder or matching files are missing, or two files are of one subject.
+        DataError: if the folder or matching volumes are missing, or ``subject_pattern`` cannot be used.
     """
     root = Path(dataset_dir).expanduser()
-    if not root.is_dir():
-        raise DataError(f"dataset_dir {root} is not a folder; give the folder that holds the volumes.")
-    if PurePosixPath(image_pattern).is_absolute():
-        raise DataError(f"image_pattern {image_pattern!r} is absolute; make it relative to dataset_dir {root}.")
-    files = [p for p in sorted(root.glob(image_pattern)) if p.is_file() and p.name.endswith(NIFTI_SUFFIXES)]
-    if not files:
-        raise DataError(
-            f"dataset_dir {root} holds no NIfTI file that matches {image_pattern!r}; set image_pattern to a glob "
-            "relative to dataset_dir, for example '*.nii.gz'."
+    require_listable(root, image_pattern, "volumes")
+    found = Listing(image_pattern).of(root)
+    links = [path for path in found.broken if _has_suffix(path)]
+    paths = [p.relative_to(root).as_posix() for p in distinct_volumes(root / n for n in found.files + found.folders)]
+    pointers = [path for path in paths if is_absent(root / path)]
+    absent = set(links + pointers)
+    handle_absent(root, sorted(absent), len(paths) + len(links), skip_absent)
+    paths = sorted(path for path in paths if path not in absent)
+    if found.hidden:
+        logger.info(f"Ignored {count_text(len(found.hidden), 'hidden file')}, {example_of(found.hidden)} among them.")
+    if not paths:
+        raise _nothing_found(root, image_pattern, found)
+    _warn_of_label_maps(paths)
+    people = persons(paths, image_pattern, VOLUME_SUFFIXES, subject_pattern)
+    entries = [{"image": path, "subject": person} for path, person in zip(paths, people, strict=True)]
+    unique_names(entries, VOLUME_SUFFIXES)
+    entries.sort(key=lambda entry: (entry["subject"], entry["image"]))
+    _say_who(entries)
+    return entries
+
+
+def _say_who(entries: Sequence[dict[str, str]]) -> None:
+    people = {entry["subject"] for entry in entries}
+    example = next((entry for entry in entries if "name" in entry), entries[0])
+    logger.info(
+        f"{count_text(len(entries), 'volume')} of {len(people)} {'person' if len(people) == 1 else 'persons'}: "
+        f"{example['image']}, for example, was taken for one of {example['subject']}. If that is wrong, set "
+        "subject_pattern."
+    )
+
+
+def _warn_of_label_maps(paths: Sequence[str]) -> None:
+    if maps := label_maps(paths, VOLUME_SUFFIXES):
+        logger.warning(
+            f"{len(maps)} of {count_text(len(paths), 'volume')} look like label maps by their names, {maps[0]} the "
+            "first; if they are no images, narrow image_pattern or take them out of the data list."
         )
-    relative = [p.relative_to(root).as_posix() for p in files]
-    by_subject = defaultdict(list)
-    for path, subject in zip(relative, _subjects(relative, image_pattern), strict=True):
-        by_subject[subject].append(path)
-    for subject, paths in by_subject.items():
-        if len(paths) > 1:
-            raise DataError(
-                f"subject {subject} has {len(paths)} files, {paths[0]} and {paths[1]} among them; "
-                "narrow image_pattern to one file for each subject."
-            )
-    return [{"image": paths[0], "subject": subject} for subject, paths in sorted(by_subject.items())]
+
+
+def _has_suffix(path: str) -> bool:
+    return path.lower().endswith(VOLUME_SUFFIXES)
+
+
+def _nothing_found(root: Path, image_pattern: str, found: Listing) -> DataError:
+    """What a glob matched, if it was no volume, or else what there is."""
+    known = ", ".join(VOLUME_SUFFIXES)
+    slices = next((path for path in sorted(found.files) if is_volume((root / path).parent)), None)
+    if slices:
+        folder = PurePosixPath(slices).parent.as_posix()
+        advice = "give its parent as dataset_dir" if folder == "." else f"let it match the folders, {folder} among them"
+        return DataError(
+            f"image_pattern {image_pattern!r} matches {count_text(len(found.files), 'file')} in dataset_dir {root}, "
+            f"{slices} among them, which is one slice of a DICOM series; {advice}, for a folder with one series is a "
+            "volume."
+        )
+    if found.files:
+        return DataError(
+            f"image_pattern {image_pattern!r} matches {count_text(len(found.files), 'file')} in dataset_dir {root}, "
+            f"{example_of(found.files)} among them, but none of a known format ({known}, or a folder with a DICOM "
+            "series); convert them to NIfTI, for example with dcm2niix, mri_convert or nibabel, or set image_pattern "
+            "to the files that hold the volumes."
+        )
+    everything = Listing("**/*").of(root)
+    volumes = [path for path in everything.files if _has_suffix(path)]
+    among = f", {min(volumes)} among them" if volumes else ""
+    return DataError(
+        f"dataset_dir {root} holds no volume that matches {image_pattern!r} (it holds "
+        f"{count_text(len(volumes), 'volume')}{among}); set image_pattern to a glob relative to dataset_dir, for "
+        "example '**/*.nii.gz'."
+    )
 
 
 def split_subjects(volumes: Sequence[dict[str, str]], seed: int) -> dict[str, list[dict[str, str]]]:
-    """Split by subject: 20 % test, then 10 % of the rest, at least one, validation.
+    """Split by person: 20 % test, then 10 % of the rest, at least one, validation.
 
     Args:
-        volumes: one for each subject, as :func:`find_volumes` returns them.
+        volumes: as :func:`find_volumes` returns them; all of one ``subject`` come into one split.
         seed: of the split.
 
     Returns:
         The volumes of ``training``, ``validation`` and ``test``, each sorted by subject.
 
     Raises:
-        DataError: for fewer than three subjects.
+        DataError: for fewer than three persons.
     """
-    if len(volumes) < 3:
+    people = list(dict.fromkeys(volume["subject"] for volume in volumes))
+    if len(people) < 3:
+        names = f" ({', '.join(people)})" if people else ""
         raise DataError(
-            f"found {len(volumes)} subject(s), but training, validation and test need at least 3; add volumes, or "
-            "write the split yourself and give it as datalist."
+            f"found {count_text(len(volumes), 'volume')} of {len(people)} subject(s){names}, but training, validation "
+            "and test need at least 3; add volumes, set subject_pattern if they are of more persons, or write the "
+            "split yourself and give it as datalist."
         )
-    shuffled = [volumes[i] for i in numpy_rng(seed, "split").permutation(len(volumes))]
-    test = max(1, round(TEST_FRACTION * len(volumes)))
-    validation = max(1, round(VALIDATION_FRACTION * (len(volumes) - test)))
-    parts = {
-        "test": shuffled[:test],
-        "validation": shuffled[test : test + validation],
-        "training": shuffled[test + validation :],
-    }
-    return {split: sorted(parts[split], key=lambda item: item["subject"]) for split in SPLITS}
+    shuffled = [people[i] for i in numpy_rng(seed, "split").permutation(len(people))]
+    test = max(1, round(TEST_FRACTION * len(people)))
+    validation = max(1, round(VALIDATION_FRACTION * (len(people) - test)))
+    split_of = dict.fromkeys(shuffled, "training")
+    split_of |= dict.fromkeys(shuffled[:test], "test")
+    split_of |= dict.fromkeys(shuffled[test : test + validation], "validation")
+    ordered = sorted(volumes, key=lambda item: item["subject"])
+    return {split: [item for item in ordered if split_of[item["subject"]] == split] for split in SPLITS}
 
 
-def read_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Datalist:
-    """Read a data list.
+def draw_validation(
+    training: list[dict[str, str]], where: str | Path, seed: int
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Draw 10 % of the persons in a training split, at least one, for its validation.
 
     Args:
-        path: JSON with ``training``, ``validation`` and, optionally, ``test``, lists of ``{"image", "subject"}``.
-        dataset_dir: what relative image paths are relative to; by default the list's own ``dataset_dir``, or the
-            folder of the list.
+        training: dictionaries with ``subject``.
+        where: the split is from, for the message.
+        seed: of what is drawn.
+
+    Returns:
+        Training and validation, in the order that they came in.
 
     Raises:
-        DataError: if the list cannot be read, lacks a split, names a subject twice or a file that is not there.
+        DataError: for fewer than two persons.
     """
+    people = list(dict.fromkeys(entry["subject"] for entry in training))
+    if len(people) < 2:
+        raise DataError(
+            f"{where} has {count_text(len(people), 'subject')} to train on and names none for validation, but "
+            "both need at least 1; add some."
+        )
+    count = max(1, round(VALIDATION_FRACTION * len(people)))
+    drawn = {people[i] for i in numpy_rng(seed, "validation").permutation(len(people))[:count].tolist()}
+    rest = [entry for entry in training if entry["subject"] not in drawn]
+    return rest, [entry for entry in training if entry["subject"] in drawn]
+
+
+def read_datalist(path: str | Path, dataset_dir: str | Path | None = None, seed: int = 0) -> Datalist:
+    """Read a data list, also one of the Medical Segmentation Decathlon.
+
+    Args:
+        path: JSON with ``training``, ``validation`` and, optionally, ``test``: lists of paths or of ``{"image",
+            "subject", "name"}``, of which ``image`` is needed. Without a ``subject`` a volume is of
+            the person whose name in BIDS, ADNI, OASIS or HCP is in its path, or else of another than all others.
+        dataset_dir: what relative image paths are relative to; by default the list's own ``dataset_dir``, or the
+            folder of the list.
+        seed: of the validation set, 10 % of the training persons, of a list that has no ``validation``.
+
+    Raises:
+        DataError: if the list cannot be read, lacks a split, has a person or an image in two, an image twice, or names
+            a file that is not there.
+    """
+    listed = _parse(path, dataset_dir)
+    if not listed.training:
+        raise DataError(f"datalist {path} has no entry under 'training'; give it at least one image.")
+    if not listed.validation:
+        listed.training, listed.validation = draw_validation(listed.training, f"datalist {path}", seed)
+        logger.info(
+            f"datalist {path} names nothing under 'validation'; drew {count_text(len(listed.validation), 'image')} of "
+            f"its training for that, with seed {seed}."
+        )
+    return listed
+
+
+def _parse(path: str | Path, dataset_dir: str | Path | None) -> Datalist:
+    """A data list as it is, with whatever splits it has."""
     path = Path(path).expanduser()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -177,17 +283,28 @@ def read_datalist(path: str | Path, dataset_dir: str | Path | None = None) -> Da
     if not isinstance(content, dict):
         raise DataError(f"datalist {path} holds a {type(content).__name__}, where an object with splits is expected.")
     parts = {split: _entries(path, split, content.get(split, [])) for split in SPLITS}
-    for split in ("training", "validation"):
-        if not parts[split]:
-            raise DataError(f"datalist {path} has no entry under '{split}'; give it at least one volume.")
-    _require_distinct_subjects(path, parts)
+    for key, what in (("image", "image"), ("subject", "subject"), ("sha256", "content")):
+        _require_one_split(path, parts, key, what)
+    _require_once(path, parts)
+    kept = {split: [_plain(entry) for entry in parts[split]] for split in SPLITS}
+    unique_names([entry for split in SPLITS for entry in kept[split]], VOLUME_SUFFIXES)
     root = Path(dataset_dir or content.get("dataset_dir") or path.parent).expanduser()
     texts = {name: str(content.get(name, "")) for name in ("description", "remark")}
-    datalist = Datalist.of(root, parts, **texts)
-    for file in dict.fromkeys(image_file(item["image"]) for split in SPLITS for item in datalist.items(split)):
-        if not Path(file).is_file():
-            raise DataError(f"datalist {path} names {file}, which is not there; check dataset_dir.")
+    datalist = Datalist.of(root, kept, **texts)
+    _require_files(path, datalist)
+    _warn_of_label_maps([e["image"] for split in SPLITS for e in kept[split] if _has_suffix(e["image"])])
     return datalist
+
+
+def _require_files(path: Path, datalist: Datalist) -> None:
+    files = dict.fromkeys(image_file(item["image"]) for split in SPLITS for item in datalist.items(split))
+    missing = [file for file in files if not Path(file).exists()]
+    if missing:
+        link = Path(missing[0]).is_symlink()
+        raise DataError(
+            f"datalist {path} names {missing[0]}, which is not there, as {len(missing)} of {len(files)}; "
+            f"{how_to_get(missing[0]) if link else 'check dataset_dir'}."
+        )
 
 
 def read_split(path: str | Path, dataset_dir: str | Path | None, split: str) -> Datalist:
@@ -201,17 +318,23 @@ def read_split(path: str | Path, dataset_dir: str | Path | None, split: str) -> 
     Raises:
         DataError: if the list cannot be used or has nothing under that split.
     """
-    listed = read_datalist(path, dataset_dir)
+    listed = _parse(path, dataset_dir)
     entries = [entry for name in SPLITS if split in (name, "all") for entry in getattr(listed, name)]
     if not entries:
-        raise DataError(f"datalist {path} has no entry under '{split}'; choose another split.")
+        held = ", ".join(f"{len(getattr(listed, name))} under '{name}'" for name in SPLITS)
+        raise DataError(f"datalist {path} has no entry under '{split}', but {held}; choose another split.")
     return Datalist(listed.dataset_dir, [], [], entries, f"{split} images of {path}", listed.remark)
 
 
 def load_datalist(
-    dataset_dir: str | Path | None, image_pattern: str, datalist: str | Path | None, seed: int
+    dataset_dir: str | Path | None,
+    image_pattern: str,
+    datalist: str | Path | None,
+    seed: int,
+    subject_pattern: str | None = None,
+    skip_bad_files: bool = False,
 ) -> Datalist:
-    """The data of a training: a given list, the built-in sample's, or a folder split by subject and seed.
+    """The data of a training: a given list, the built-in sample's, or a folder split by person and seed.
 
     Where there is nothing that can be used the list is empty and has the sentence that says why as its ``problem``, so
     that a config can be read where its data is not.
@@ -221,13 +344,15 @@ def load_datalist(
         image_pattern: glob relative to ``dataset_dir``.
         datalist: path of a list that overrides the split, or None.
         seed: of the split.
+        subject_pattern: regular expression whose group is the person, see :func:`find_volumes`.
+        skip_bad_files: go on without links that lead to nothing.
     """
     try:
         given = datalist or _sample_datalist(dataset_dir)
         if given:
-            return read_datalist(given, dataset_dir)
+            return read_datalist(given, dataset_dir, seed)
         root = _require_folder(dataset_dir)
-        parts = split_subjects(find_volumes(root, image_pattern), seed)
+        parts = split_subjects(find_volumes(root, image_pattern, subject_pattern, skip_bad_files), seed)
     except DataError as error:
         return Datalist.empty(str(error))
     return Datalist.of(root, parts, f"{image_pattern} in {root}, split by subject with seed {seed}")
@@ -238,6 +363,8 @@ def evaluation_datalist(
     image_pattern: str,
     datalist: str | Path | None = None,
     split: str = "all",
+    subject_pattern: str | None = None,
+    skip_bad_files: bool = False,
 ) -> Datalist:
     """The volumes that an evaluation looks at, as the test split of a list; without any as :func:`load_datalist`.
 
@@ -246,13 +373,16 @@ def evaluation_datalist(
         image_pattern: glob relative to ``dataset_dir``.
         datalist: list whose split is evaluated.
         split: ``"training"``, ``"validation"``, ``"test"`` or ``"all"``.
+        subject_pattern: regular expression whose group is the person, see :func:`find_volumes`.
+        skip_bad_files: go on without links that lead to nothing.
     """
     try:
         given = datalist or _sample_datalist(dataset_dir)
         if given:
             return read_split(given, dataset_dir, split)
         root = _require_folder(dataset_dir)
-        return Datalist(root, [], [], find_volumes(root, image_pattern), f"{image_pattern} in {root}")
+        volumes = find_volumes(root, image_pattern, subject_pattern, skip_bad_files)
+        return Datalist(root, [], [], volumes, f"{image_pattern} in {root}")
     except DataError as error:
         return Datalist.empty(str(error))
 
@@ -278,7 +408,7 @@ def _require_folder(dataset_dir: str | Path | None) -> Path:
 
 def subject_of(path: str) -> str:
     """A subject's name for a file of which nothing else is known: its own, without folder and suffix."""
-    return _without_suffix(PurePosixPath(path).name)
+    return without_suffix(PurePosixPath(path).name, VOLUME_SUFFIXES)
 
 
 def image_file(path: str) -> str:
@@ -290,45 +420,51 @@ def image_file(path: str) -> str:
     return file if file and row.isdigit() else path
 
 
-def _subjects(paths: Sequence[str], image_pattern: str) -> list[str]:
-    bids = [re.search(r"(?:^|/)(sub-[A-Za-z0-9]+)(?=[_/.])", path) for path in paths]
-    if all(bids):
-        return [match.group(1) for match in bids if match]
-    pattern = PurePosixPath(image_pattern).parts
-    wild = [bool(re.search(r"[*?\[]", part)) for part in pattern]
-    if any(wild) and not wild[-1] and "**" not in pattern:
-        return [PurePosixPath(path).parts[wild.index(True)] for path in paths]
-    names = [_without_suffix(PurePosixPath(path).name) for path in paths]
-    folders = {PurePosixPath(path).parent for path in paths}
-    if len(set(names)) == len(names) or len(folders) == 1:
-        return names
-    return [_without_suffix(path) for path in paths]
-
-
-def _without_suffix(name: str) -> str:
-    for suffix in NIFTI_SUFFIXES:
-        if name.endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
 def _entries(path: Path, split: str, entries: Any) -> list[dict[str, str]]:
     if not isinstance(entries, list):
-        raise DataError(f"datalist {path} has no list under '{split}'.")
-    for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-            raise DataError(f"datalist {path} has an entry without 'image' under '{split}': {entry!r}.")
-    return [{"image": e["image"], "subject": str(e.get("subject", _without_suffix(e["image"])))} for e in entries]
+        raise DataError(
+            f"datalist {path} has a {type(entries).__name__} under '{split}', where a list of images is expected; "
+            "put its images in brackets."
+        )
+    return [_entry(path, split, {"image": entry} if isinstance(entry, str) else entry) for entry in entries]
 
 
-def _require_distinct_subjects(path: Path, parts: dict[str, list[dict[str, str]]]) -> None:
-    seen: dict[str, str] = {}
+def _entry(path: Path, split: str, entry: Any) -> dict[str, str]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        raise DataError(
+            f"datalist {path} has an entry without 'image' under '{split}': {entry!r}; write it as a path or as "
+            '{"image": path}.'
+        )
+    image = entry["image"]
+    stem = without_suffix(image.removeprefix("./"), VOLUME_SUFFIXES)
+    known = known_person(stem) if _has_suffix(image) else None
+    subject = str(entry.get("subject", known or stem))
+    return {"image": image, "subject": subject} | {key: str(entry[key]) for key in ("name", "sha256") if key in entry}
+
+
+def _plain(entry: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in entry.items() if key != "sha256"}
+
+
+def _require_one_split(path: Path, parts: dict[str, list[dict[str, str]]], key: str, what: str) -> None:
+    """No person in two splits, and no image or content either."""
+    seen: dict[str, tuple[str, str]] = {}
     for split in SPLITS:
         for entry in parts[split]:
-            subject = entry["subject"]
-            if subject in seen:
+            value = entry.get(key)
+            if value is None:
+                continue
+            before, image = seen.setdefault(value, (split, entry["image"]))
+            if before != split:
+                name = f"of {image} and {entry['image']}" if key == "sha256" else value
                 raise DataError(
-                    f"datalist {path} has subject {subject} under '{seen[subject]}' and '{split}'; "
-                    "a subject may stand in it once."
+                    f"datalist {path} has the same {what} {name} under '{before}' and '{split}'; keep it in one split."
                 )
-            seen[subject] = split
+
+
+def _require_once(path: Path, parts: dict[str, list[dict[str, str]]]) -> None:
+    seen = set()
+    for entry in (entry for split in SPLITS for entry in parts[split]):
+        if entry["image"] in seen:
+            raise DataError(f"datalist {path} has the image {entry['image']} twice; keep one.")
+        seen.add(entry["image"])

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import csv
-import fnmatch
 import json
 import logging
-import os
-import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from monai_blurvae.data.absent import handle_absent
 from monai_blurvae.data.cifar import find_cifar_batches, list_cifar_images
 from monai_blurvae.data.datalist import (
     SPLITS,
     VALIDATION_FRACTION,
     Datalist,
+    draw_validation,
     read_datalist,
     read_split,
     split_subjects,
 )
+from monai_blurvae.data.listing import Listing, count_text, example_of, require_listable
 from monai_blurvae.errors import DataError
-from monai_blurvae.seeding import numpy_rng
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ UNPACK = {
 Entries = list[dict[str, str]]
 
 
-def find_images(dataset_dir: str | Path, image_pattern: str) -> Entries:
+def find_images(dataset_dir: str | Path, image_pattern: str, skip_absent: bool = False) -> Entries:
     """List the images of a folder by their names alone; no file is opened, and a symbolic link counts as its target.
 
     Args:
@@ -63,28 +62,31 @@ def find_images(dataset_dir: str | Path, image_pattern: str) -> Entries:
         image_pattern: glob relative to it, for example ``"*.jpg"``, ``"img_align_celeba/*.jpg"`` or, for all folders in
             it as well, ``"**/*"``. Upper and lower case are the same. Of what matches, hidden files and files without
             the suffix of an image are ignored and counted in the log.
+        skip_absent: leave out links that lead to nothing, with a warning, in place of refusing them.
 
     Returns:
         Dictionaries with ``image`` (relative, with forward slashes) and ``subject``, sorted by subject: the name
         without suffix where these names are distinct, else the relative path without suffix, else the relative path.
 
     Raises:
-        DataError: if the folder is missing, cannot be listed or holds no image that matches.
+        DataError: if the folder is missing, cannot be listed, holds no image that matches or links to images that are
+            not there.
     """
     root = Path(dataset_dir).expanduser()
-    if not root.is_dir():
-        raise DataError(f"dataset_dir {root} is not a folder; give the folder that holds the images.")
-    if PurePosixPath(image_pattern).is_absolute():
-        raise DataError(f"image_pattern {image_pattern!r} is absolute; make it relative to dataset_dir {root}.")
-    found = _Listing(image_pattern).of(root)
-    if not found.images:
+    require_listable(root, image_pattern, "images")
+    found = Listing(image_pattern).of(root)
+    images = [path for path in found.files if _is_image(path)]
+    broken = sorted(path for path in found.broken if _is_image(path))
+    handle_absent(root, broken, len(images) + len(broken), skip_absent)
+    if not images:
         raise _nothing_found(root, image_pattern)
-    if found.ignored:
-        # A file that a user can see tells more than a hidden one.
-        example = min(found.ignored, key=lambda path: (_name(path).startswith("."), path))
-        logger.info(f"Ignored {_count(len(found.ignored), 'file')}, hidden or no images, {example} among them.")
-    subjects = _distinct(found.images)
-    entries = [{"image": image, "subject": subject} for image, subject in zip(found.images, subjects, strict=True)]
+    ignored = [path for path in found.files if not _is_image(path)] + found.hidden
+    if ignored:
+        logger.info(
+            f"Ignored {count_text(len(ignored), 'file')}, hidden or no images, {example_of(ignored)} among them."
+        )
+    subjects = _distinct(images)
+    entries = [{"image": image, "subject": subject} for image, subject in zip(images, subjects, strict=True)]
     return sorted(entries, key=lambda entry: (entry["subject"], entry["image"]))
 
 
@@ -94,6 +96,7 @@ def load_image_datalist(
     datalist: str | Path | None,
     partition_file: str | Path | None,
     seed: int,
+    skip_bad_files: bool = False,
 ) -> Datalist:
     """The images of a run; the log says where their splits are from.
 
@@ -117,6 +120,7 @@ def load_image_datalist(
         partition_file: lines ``000001.jpg 0``, with 0 for training, 1 for validation and 2 for the test, or, if its
             name ends in ``.csv``, ``000001.jpg,0`` under a header; None to look for it.
         seed: of what is drawn at random.
+        skip_bad_files: go on without links that lead to nothing.
 
     Returns:
         The list; without any image, and with the ``problem``, if there is neither a list nor a folder that can be used:
@@ -127,9 +131,9 @@ def load_image_datalist(
     return _made_or_problem(
         dataset_dir,
         lambda: (
-            _split_folder(_read_folder(dataset_dir, image_pattern, partition_file), image_pattern, seed)
+            _split_folder(_read_folder(dataset_dir, image_pattern, partition_file, skip_bad_files), image_pattern, seed)
             if datalist is None
-            else read_datalist(datalist, dataset_dir)
+            else read_datalist(datalist, dataset_dir, seed)
         ),
     )
 
@@ -140,6 +144,7 @@ def evaluation_image_datalist(
     datalist: str | Path | None = None,
     split: str = "all",
     partition_file: str | Path | None = None,
+    skip_bad_files: bool = False,
 ) -> Datalist:
     """The images that an evaluation looks at, as the test split of a list.
 
@@ -150,6 +155,7 @@ def evaluation_image_datalist(
         datalist: list whose split is evaluated.
         split: ``"training"``, ``"validation"``, ``"test"`` or ``"all"``.
         partition_file: says what belongs to the split of ``dataset_dir``; None to look for it.
+        skip_bad_files: go on without links that lead to nothing.
 
     Returns:
         The list; without any image, and with the ``problem``, if there is nothing to evaluate.
@@ -157,7 +163,7 @@ def evaluation_image_datalist(
     return _made_or_problem(
         dataset_dir,
         lambda: (
-            _one_split(_read_folder(dataset_dir, image_pattern, partition_file), split)
+            _one_split(_read_folder(dataset_dir, image_pattern, partition_file, skip_bad_files), split)
             if datalist is None
             else read_split(datalist, dataset_dir, split)
         ),
@@ -185,7 +191,9 @@ class _Folder:
     remark: str = ""
 
 
-def _read_folder(dataset_dir: str | Path | None, image_pattern: str, partition_file: str | Path | None) -> _Folder:
+def _read_folder(
+    dataset_dir: str | Path | None, image_pattern: str, partition_file: str | Path | None, skip_absent: bool
+) -> _Folder:
     if dataset_dir is None:
         raise DataError("there is neither a dataset_dir nor a datalist; give the folder that holds the images.")
     given = Path(dataset_dir).expanduser()
@@ -198,7 +206,7 @@ def _read_folder(dataset_dir: str | Path | None, image_pattern: str, partition_f
         entries = find_images(root, "*.png")
         parts = _split_by_file(entries, root / PARTITION_FILE, root)
         return _Folder(root, entries, parts, SAMPLE_ORIGIN, SAMPLE_REMARK)
-    entries = find_images(root, image_pattern)
+    entries = find_images(root, image_pattern, skip_absent)
     if partition_file is None:
         path = _find_partition_file(given.absolute(), root, entries)
     else:
@@ -238,7 +246,7 @@ def _split_folder(folder: _Folder, image_pattern: str, seed: int) -> Datalist:
         parts = _split_at_random(folder, seed)
         origin = f"{origin}, {image_pattern} split at random with seed {seed}"
     elif not parts.get("validation"):
-        parts["training"], parts["validation"] = _draw_validation(parts["training"], folder.root, seed)
+        parts["training"], parts["validation"] = draw_validation(parts["training"], folder.root, seed)
         origin = f"{origin}, {VALIDATION_FRACTION:.0%} of the training images drawn for validation with seed {seed}"
     made = Datalist.of(folder.root, parts, origin, folder.remark)
     counts = ", ".join(f"{len(getattr(made, split))} {split}" for split in SPLITS)
@@ -261,71 +269,9 @@ def _one_split(folder: _Folder, split: str) -> Datalist:
 # Listing
 
 
-class _Listing:
-    """Walks through a folder, only where a glob may match.
-
-    The glob's parts are the states of an automaton: a folder is entered with the positions in the glob that its path
-    has reached, so that each name is compared with few parts, and folders that cannot match are left out.
-    """
-
-    def __init__(self, image_pattern: str) -> None:
-        parts = list(PurePosixPath(image_pattern).parts) or [""]
-        if parts[-1] == "**":
-            parts.append("*")
-        self._matchers = [None if part == "**" else _matcher(part) for part in parts]
-        self.images: list[str] = []
-        self.ignored: list[str] = []
-
-    def of(self, root: Path) -> _Listing:
-        """List one folder."""
-        self._walk(str(root), "", self._closure({0}), frozenset())
-        return self
-
-    def _walk(self, folder: str, prefix: str, states: frozenset[int], above: frozenset[tuple[int, int]]) -> None:
-        last = len(self._matchers) - 1
-        matches_file = self._matchers[last] if last in states else None
-        try:
-            status = os.stat(folder)  # noqa: PTH116 - with scandir, for speed
-            here = (status.st_dev, status.st_ino)
-            if here in above:  # a link to a folder that it lies in
-                return
-            with os.scandir(folder) as listing:
-                for entry in listing:
-                    if entry.is_dir():
-                        below = self._step(states, entry.name)
-                        if below and not entry.name.startswith("."):
-                            self._walk(entry.path, f"{prefix}{entry.name}/", below, above | {here})
-                    elif matches_file is not None and matches_file(entry.name):
-                        before, _, suffix = entry.name.rpartition(".")
-                        is_image = before and before[0] != "." and suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
-                        (self.images if is_image else self.ignored).append(prefix + entry.name)
-        except OSError as error:
-            raise DataError(
-                f"the folder {folder} cannot be listed ({error.strerror or error}); check its permissions."
-            ) from error
-
-    def _step(self, states: frozenset[int], name: str) -> frozenset[int]:
-        """Positions in the glob after a folder of this name."""
-        reached = set()
-        for state in states:
-            matches = self._matchers[state]
-            if matches is None:
-                reached.add(state)
-            elif state + 1 < len(self._matchers) and matches(name):
-                reached.add(state + 1)
-        return self._closure(reached)
-
-    def _closure(self, states: set[int]) -> frozenset[int]:
-        """With the positions behind each ``**``, which may stand for no folder at all."""
-        for state in sorted(states):
-            while self._matchers[state] is None:
-                state += 1
-                states.add(state)
-        return frozenset(states)
-
-
-def _matcher(part: str) -> Callable[[str], object]:
-    return re.compile(fnmatch.translate(part), re.IGNORECASE).match
+def _is_image(path: str) -> bool:
+    before, _, suffix = _name(path).rpartition(".")
+    return bool(before) and suffix.lower() in IMAGE_SUFFIXES
 
 
 def _distinct(paths: Sequence[str]) -> list[str]:
@@ -349,14 +295,14 @@ def _without_suffix(path: str) -> str:
 
 
 def _nothing_found(root: Path, image_pattern: str) -> DataError:
-    everything = _Listing("**/*").of(root)
-    if everything.images:
+    everything = Listing("**/*").of(root)
+    images = [path for path in everything.files if _is_image(path)]
+    if images:
         return DataError(
-            f"dataset_dir {root} holds {_count(len(everything.images), 'image')}, {min(everything.images)} among them, "
-            f"but none that matches {image_pattern!r}; set image_pattern to a glob relative to dataset_dir, for "
-            "example '**/*'."
+            f"dataset_dir {root} holds {count_text(len(images), 'image')}, {min(images)} among them, but none that "
+            f"matches {image_pattern!r}; set image_pattern to a glob relative to dataset_dir, for example '**/*'."
         )
-    others = sorted(everything.ignored)
+    others = sorted(everything.files + everything.hidden + everything.broken)
     for path in others:
         for suffix, command in UNPACK.items():
             if path.lower().endswith(suffix):
@@ -367,13 +313,9 @@ def _nothing_found(root: Path, image_pattern: str) -> DataError:
                 )
     among = f", {others[0]} among them" if others else ""
     return DataError(
-        f"dataset_dir {root} holds no image ({_count(len(others), 'other file')}{among}); give the folder that holds "
-        f"the images, which are known by their suffix ({', '.join(sorted(IMAGE_SUFFIXES))})."
+        f"dataset_dir {root} holds no image ({count_text(len(others), 'other file')}{among}); give the folder that "
+        f"holds the images, which are known by their suffix ({', '.join(sorted(IMAGE_SUFFIXES))})."
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 # Splits
@@ -382,23 +324,10 @@ def _count(number: int, what: str) -> str:
 def _split_at_random(folder: _Folder, seed: int) -> dict[str, Entries]:
     if len(folder.entries) < 3:
         raise DataError(
-            f"dataset_dir {folder.root} holds {_count(len(folder.entries), 'image')}, but training, validation and "
+            f"dataset_dir {folder.root} holds {count_text(len(folder.entries), 'image')}, but training, validation and "
             "test need at least 3; add images, or write the split yourself and give it as datalist."
         )
     return split_subjects(folder.entries, seed)
-
-
-def _draw_validation(training: Entries, root: Path, seed: int) -> tuple[Entries, Entries]:
-    """Training and validation images, in the order that they came in."""
-    if len(training) < 2:
-        raise DataError(
-            f"{root} has {_count(len(training), 'training image')}, but training and validation need at least 2; add "
-            "images."
-        )
-    count = max(1, round(VALIDATION_FRACTION * len(training)))
-    drawn = set(numpy_rng(seed, "validation").permutation(len(training))[:count].tolist())
-    rest = [entry for i, entry in enumerate(training) if i not in drawn]
-    return rest, [entry for i, entry in enumerate(training) if i in drawn]
 
 
 def _split_by_folder(entries: Entries, root: Path) -> tuple[dict[str, Entries], str]:
@@ -417,7 +346,7 @@ def _split_by_folder(entries: Entries, root: Path) -> tuple[dict[str, Entries], 
     if "training" not in parts or len(parts) == 1:
         return {}, f"no {PARTITION_FILE} and no folders train and test in {root}"
     outside = len(entries) - sum(map(len, parts.values()))
-    without = f" without the {_count(outside, 'image')} outside" if outside else ""
+    without = f" without the {count_text(outside, 'image')} outside" if outside else ""
     return parts, f"split by the folders {', '.join(sorted(names))} of {root}{without}"
 
 
@@ -471,14 +400,14 @@ def _split_by_file(entries: Entries, path: Path, root: Path) -> dict[str, Entrie
             parts[split].append(entry)
     if unnamed:
         raise DataError(
-            f"{path} does not name {len(unnamed)} of the {_count(len(images), 'image')} of {root}, {unnamed[0]} the "
-            "first; give the partition_file or datalist that belongs to them, or narrow image_pattern."
+            f"{path} does not name {len(unnamed)} of the {count_text(len(images), 'image')} of {root}, {unnamed[0]} "
+            "the first; give the partition_file or datalist that belongs to them, or narrow image_pattern."
         )
     if split_of:
         missing = [name for name, _ in split_of.values()]
         raise DataError(
-            f"{path} names {_count(len(missing), 'image')} that {root} does not hold, {missing[0]} the first; complete "
-            "the download, widen image_pattern, or give the partition_file that belongs to the folder."
+            f"{path} names {count_text(len(missing), 'image')} that {root} does not hold, {missing[0]} the first; "
+            "complete the download, widen image_pattern, or give the partition_file that belongs to the folder."
         )
     return parts
 

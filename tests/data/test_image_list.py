@@ -175,10 +175,23 @@ def test_links_to_folders_and_files_are_followed(tmp_path):
     root.mkdir()
     (root / "linked").symlink_to(tmp_path / "store", target_is_directory=True)
     (root / "c.jpg").symlink_to(tmp_path / "store/b.jpg")
-    (root / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
     assert found(root) == ["linked/x/a.jpg", "linked/b.jpg", "c.jpg"]
     (tmp_path / "link").symlink_to(root, target_is_directory=True)
     assert found(tmp_path / "link", "*.jpg") == ["c.jpg"]
+
+
+def test_broken_links_are_refused_or_counted_and_never_dropped_silently(tmp_path, caplog):
+    root = touch(tmp_path, ".git/HEAD", "a.jpg", "b.jpg")
+    (root / "c.jpg").symlink_to(".git/annex/objects/1/2/MD5E-s9--0.jpg/MD5E-s9--0.jpg")
+    message = f"1 of the 3 files that match in dataset_dir {root} are not there, c.jpg the first: .*git annex get"
+    with pytest.raises(DataError, match=message):
+        find_images(root, "*")
+    assert [entry["image"] for entry in find_images(root, "*", skip_absent=True)] == ["a.jpg", "b.jpg"]
+    assert "Going on without them, 1 of the 3" in caplog.text
+    loaded = load_image_datalist(root, "*.jpg", None, None, 0)
+    assert "git annex get" in loaded.problem
+    assert "at least 3" in load_image_datalist(root, "*.jpg", None, None, 0, skip_bad_files=True).problem
+    assert len(evaluation_image_datalist(root, "*.jpg", skip_bad_files=True).test) == 2
 
 
 def test_links_that_lead_back_end(tmp_path):
@@ -417,7 +430,7 @@ def test_without_a_validation_folder_a_tenth_of_the_training_images_is_drawn_by_
 
 
 def test_one_training_image_cannot_be_divided(tmp_path):
-    with pytest.raises(DataError, match="has 1 training image, but training and validation need at least 2"):
+    with pytest.raises(DataError, match="has 1 subject to train on and names none for validation"):
         load(touch(tmp_path, "train/1.png", "test/2.png"))
 
 
