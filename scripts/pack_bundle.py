@@ -27,7 +27,8 @@ from monai_blurvae.run_files import INFERENCE, METADATA, SUMMARY
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_THIS_MACHINE = (
-    *("dataset_dir", "image_pattern", "datalist", "partition_file", "skip_bad_files", "cache_dir", "sample_dir"),
+    *("dataset_dir", "image_pattern", "subject_pattern", "datalist", "partition_file", "skip_bad_files"),
+    *("cache_dir", "sample_dir"),
     *("output_dir", "run_dir", "resume", "num_workers", "device", "weights_dir", "checkpoint_minutes"),
 )
 """Settings that the packed training takes from the bundle and not from the run."""

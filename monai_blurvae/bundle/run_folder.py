@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 from monai_blurvae import __version__
 from monai_blurvae.bundle.run_configs import write_configs
 from monai_blurvae.bundle.running import RunningConfig
-from monai_blurvae.data import DatasetFacts, facts_of
-from monai_blurvae.data.datalist import image_file
+from monai_blurvae.data import DatasetFacts, facts_of, require_distinct_contents
+from monai_blurvae.data.datalist import SPLITS, image_file
 from monai_blurvae.distributed import from_main_process, is_main_process
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import make_folder, remove_leftovers, write_json
@@ -107,12 +107,16 @@ class RunFolder:
 
         Args:
             datasets: by split.
+
+        Raises:
+            DataError: if two splits have a file of the same content.
         """
         self._datasets = datasets
+        facts = {split: facts_of(dataset) for split, dataset in datasets.items()}
+        require_distinct_contents(facts)
         if not is_main_process() or (self.path / CONFIG).is_file():
             return
         write_json(self.path / VERSIONS, versions())
-        facts = {split: facts_of(dataset) for split, dataset in datasets.items()}
         write_json(self.path / DATALIST, _datalist(facts))
         if self.config is not None:
             write_configs(self.path, self.config, facts["training"])
@@ -222,12 +226,17 @@ def prepare(*datasets: Dataset[Any]) -> None:
     """Fill the stores of datasets ahead of a training, which would do it by itself when it needs the data.
 
     Args:
-        datasets: those that can be prepared have a method ``prepare``; volumes are when the dataset is made.
+        datasets: of training, validation and test; those that can be prepared have a method ``prepare``; volumes are
+            when the dataset is made.
+
+    Raises:
+        DataError: if two of them have a file of the same content.
     """
     for dataset in datasets:
         if hasattr(dataset, "prepare"):
             dataset.prepare()
         log_skipped(dataset)
+    require_distinct_contents(dict(zip(SPLITS, map(facts_of, datasets), strict=False)))
     logger.info(f"{sum(len(facts_of(dataset).entries) for dataset in datasets)} files are ready.")
 
 

@@ -22,6 +22,7 @@ FREE = frozenset(
             "bundle_root",
             "dataset_dir",
             "image_pattern",
+            "subject_pattern",
             "datalist",
             "partition_file",
             "sample_dir",

@@ -9,7 +9,7 @@ from monai_blurvae.data.datalist import (
     split_subjects,
 )
 from monai_blurvae.data.describe import describe_transform, transform_key
-from monai_blurvae.data.facts import DatasetFacts, facts_of
+from monai_blurvae.data.facts import DatasetFacts, facts_of, require_distinct_contents
 from monai_blurvae.data.header import (
     VOLUME_SUFFIXES,
     VolumeHeader,
@@ -55,6 +55,7 @@ __all__ = [
     "load_image_datalist",
     "read_datalist",
     "read_header",
+    "require_distinct_contents",
     "split_subjects",
     "transform_key",
 ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from monai_blurvae.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -11,8 +14,8 @@ class DatasetFacts:
     """What a run records of a dataset, by its method ``facts``.
 
     Attributes:
-        entries: what is used: dictionaries with ``image`` (absolute path) and ``subject``, and ``sha256`` of the file
-            where it is known without reading it anew.
+        entries: what is used: dictionaries with ``image`` (absolute path) and ``subject``, ``sha256`` of the file
+            where it is known without reading it anew, and ``name`` where a subject has several.
         skipped: one sentence for each file that could not be used and was left out.
         remark: what every table of results has to say of the data, for example that it is synthetic; mostly nothing.
         voxel_sizes: in-plane voxel size in mm, (row, column), of each volume; none for photographs.
@@ -43,3 +46,25 @@ def facts_of(dataset: Any) -> DatasetFacts:
         found: DatasetFacts = dataset.facts()
         return found
     return DatasetFacts()
+
+
+def require_distinct_contents(facts: Mapping[str, DatasetFacts]) -> None:
+    """Check that no file is in two splits under two names, as far as checksums are known.
+
+    Args:
+        facts: of each split.
+
+    Raises:
+        DataError: naming two files with the same content.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for split, fact in facts.items():
+        for entry in fact.entries:
+            if "sha256" not in entry:
+                continue
+            before, image = seen.setdefault(entry["sha256"], (split, entry["image"]))
+            if before != split:
+                raise DataError(
+                    f"{image} ({before}) and {entry['image']} ({split}) have the same content, which must not be in two "
+                    "splits; remove one, or give them one subject by subject_pattern or in a datalist."
+                )

@@ -41,14 +41,15 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
 
     With ``shuffle`` the index n = epoch · len + i runs on over all epochs: sample i of epoch e is a function of
     (seed, e, i), drawn anew in every epoch, from every volume ``patches_per_volume`` times an epoch, in random order.
-    Without it sample i is a function of the subject and i alone, whatever the seed and the other subjects, so that runs
-    are evaluated on the same patches.
+    Without it sample i is a function of the volume's ``name``, by default its ``subject``, and i alone, whatever the
+    seed and the other volumes, so that runs are evaluated on the same patches.
 
     Each sample is a dictionary with ``image`` ``(C, H, W)`` float32, ``subject``, ``source`` and, if a
     ``RandSlicePatchd`` cut it, ``position`` (slice, row, column).
 
     Args:
-        data: dictionaries with the path of a volume under ``image`` and, optionally, ``subject`` and ``remark``.
+        data: dictionaries with the path of a volume under ``image`` and, optionally, ``subject``, the person, ``name``,
+            which tells the volumes of a person apart, and ``remark``.
         transform: the deterministic part, for each file once.
         random_transform: the random part, for each sample.
         cache_dir: of the :class:`~monai_blurvae.data.VolumeStore`.
@@ -84,6 +85,7 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
         self.random_transform = random_transform
         self.seed = seed
         self.shuffle = shuffle
+        self._names = {str(item["image"]): str(item["name"]) for item in data if item.get("name")}
         self._remark = next((str(item["remark"]) for item in data if item.get("remark")), "")
         steps = flatten(random_transform)
         self._cutter = next((step for step in steps if isinstance(step, RandSlicePatchd)), None)
@@ -133,7 +135,7 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
         volumes = self._prepared.volumes
         content = json.dumps([[volume.subject, volume.checksum] for volume in volumes])
         return DatasetFacts(
-            entries=[_entry(volume) for volume in volumes],
+            entries=[_entry(volume) | self._name_of(volume) for volume in volumes],
             skipped=list(self._prepared.skipped),
             remark=self._remark or (SYNTHETIC_REMARK if any(volume.synthetic for volume in volumes) else ""),
             voxel_sizes=self.voxel_sizes,
@@ -141,6 +143,13 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
             identities=frozenset(volume.checksum for volume in volumes),
             kind="patches",
         )
+
+    def _name(self, volume: StoredVolume) -> str:
+        """By which a volume is known: of a person with one volume that is the person."""
+        return self._names.get(volume.source, volume.subject)
+
+    def _name_of(self, volume: StoredVolume) -> dict[str, str]:
+        return {"name": self._names[volume.source]} if volume.source in self._names else {}
 
     def _draw(self, index: int) -> _Draw:
         """The volume that a sample is from, and the seed of what is drawn for it."""
@@ -150,7 +159,7 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
             seed = derive_seed(self.seed, "patch", epoch, index % len(self))
         elif 0 <= index < len(self):
             place, i = divmod(index, self.patches_per_volume)
-            seed = derive_seed(0, "evaluation", self._prepared.volumes[place].subject, i)
+            seed = derive_seed(0, "evaluation", self._name(self._prepared.volumes[place]), i)
         else:
             raise IndexError(index)  # ends iteration over the dataset
         return _Draw(self._prepared.volumes[place], self._prepared.tables[place], seed % MAX_SEED)

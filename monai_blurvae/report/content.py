@@ -27,7 +27,8 @@ LONG = 48
 
 GROUPS = {
     "Data": (
-        *("dataset_dir", "image_pattern", "partition_file", "datalist", "slice_axis", "volume_size", "in_channels"),
+        *("dataset_dir", "image_pattern", "subject_pattern", "partition_file", "datalist", "slice_axis"),
+        *("volume_size", "in_channels"),
         *("crop_size", "patch_size", "patches_per_volume", "eval_patches_per_volume", "eval_images", "min_foreground"),
         "skip_bad_files",
     ),
