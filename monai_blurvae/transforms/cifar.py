@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,49 @@ class _Array:
         self.state = state
 
 
-STAND_INS = {
+class _Scalar:
+    """In place of a NumPy number, such as a label; its value is not looked at."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+
+def _from_buffer(data: object, data_type: object, shape: object, order: object, *_: object) -> _Array:
+    """In place of the function of protocol 5, which gives no state of its own."""
+    if order not in ("C", "F"):
+        raise pickle.UnpicklingError(f"it has an array in the order {order!r}, where C or F is expected")
+    array = _Array()
+    array.state = (1, shape, data_type, order == "F", data)
+    return array
+
+
+def _bytes(*arguments: object) -> bytes:
+    """In place of what makes bytes where a protocol has none: of no size but that of what is written in the file."""
+    match arguments:
+        case ():
+            return b""
+        case (bytes() | bytearray() as data,):
+            return bytes(data)
+        case (str() as text, "latin1" | "latin-1" | b"latin1" | b"latin-1"):
+            return text.encode("latin-1")
+    raise pickle.UnpicklingError("it has bytes in another form than Python writes them")
+
+
+STAND_INS: dict[tuple[str, str], Callable[..., object]] = {
     ("numpy", "ndarray"): _ArrayType,
     ("numpy", "dtype"): _DataType,
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("_codecs", "encode"): _bytes,
+    **{(module, name): _bytes for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
 }
 
 
 class _BatchUnpickler(pickle.Unpickler):
     """Knows arrays by stand-ins of its own and nothing else, so that neither NumPy nor anything else is called."""
 
-    def find_class(self, module_name: str, global_name: str) -> type:
+    def find_class(self, module_name: str, global_name: str) -> Callable[..., object]:  # type: ignore[override]
         """The stand-in of a NumPy name.
 
         Raises:
@@ -77,8 +109,9 @@ def read_cifar_batch(path: str | Path) -> npt.NDArray[np.uint8]:
     """The images of a batch.
 
     Args:
-        path: ``data_batch_1`` to ``data_batch_5`` or ``test_batch`` of the python version. Its pickle may name NumPy's
-            arrays, under their old or new module, and nothing else.
+        path: ``data_batch_1`` to ``data_batch_5`` or ``test_batch`` of the python version, as distributed or pickled
+            again by Python 2 or 3 in any protocol. Its pickle may name NumPy's arrays and numbers, under their old or
+            new module, and nothing else.
 
     Returns:
         (N, 3, 32, 32), red, green and blue, 0 to 255, read-only.

@@ -43,11 +43,32 @@ def test_a_batch_is_read_as_the_pickle_module_reads_it(tmp_path, module, order):
     assert np.array_equal(images.reshape(300, -1), pickle.loads(content, encoding="bytes")[b"data"])
 
 
-@pytest.mark.parametrize("protocol", [3, 4])
-def test_a_batch_that_python_3_pickled(tmp_path, protocol):
-    rows = random_rows(5)
-    content = pickle.dumps({"data": rows, "labels": [1] * 5}, protocol=protocol)
+@pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
+@pytest.mark.parametrize("key", ["data", b"data"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_batch_that_python_3_pickled(tmp_path, protocol, order, key, module):
+    rows = np.asarray(random_rows(5), order=order)
+    batch = {key: rows, "labels": [np.int64(1)] * 5, "note": b"", "numbers": np.arange(5), "more": bytearray(b"ab")}
+    content = pickle.dumps(batch, protocol=protocol)
+    if protocol < 4:  # later protocols say the length of each name
+        content = content.replace(b"cnumpy._core.", b"c%s." % module.encode())
+    assert np.array_equal(pickle.loads(content)[key], rows)
     assert np.array_equal(read_cifar_batch(save(tmp_path, content)).reshape(5, -1), rows)
+
+
+@pytest.mark.parametrize("arguments", [b"I1000000000000\n", b"S'a'\nS'zlib'\n", b"(I1\nlI2\n"])
+@pytest.mark.parametrize("name", [b"c_codecs\nencode\n", b"c__builtin__\nbytes\n", b"cbuiltins\nbytearray\n"])
+def test_bytes_are_made_of_what_is_in_the_file_alone(tmp_path, name, arguments):
+    with pytest.raises(DataError, match="bytes in another form"):
+        read_cifar_batch(save(tmp_path, batch_with(name + b"(" + arguments + b"tR")))
+
+
+def test_an_array_of_protocol_5_in_another_order(tmp_path):
+    content = pickle.dumps({"data": random_rows(2)}, protocol=5)
+    assert content.count(b"\x8c\x01C") == 1
+    with pytest.raises(DataError, match="in the order 'K'"):
+        read_cifar_batch(save(tmp_path, content.replace(b"\x8c\x01C", b"\x8c\x01K")))
 
 
 def test_the_images_cannot_be_changed_in_the_cache(tmp_path):
@@ -71,7 +92,7 @@ def batch_with(globals_):
         (b'c__builtin__\neval\n(S\'open("{}", "w")\'\ntR', "__builtin__.eval"),
         (b"(S'{}'\nicollections\nOrderedDict\n", "collections.OrderedDict"),
         (b"cnumpy\nload\n(S'{}'\ntR", "numpy.load"),
-        (b"cnumpy.core.multiarray\nscalar\n(S'{}'\ntR", "numpy.core.multiarray.scalar"),
+        (b"cnumpy.core.multiarray\nfromfile\n(S'{}'\ntR", "numpy.core.multiarray.fromfile"),
     ],
 )
 def test_a_pickle_that_asks_for_more_is_refused_by_name_and_nothing_runs(tmp_path, call, name):
