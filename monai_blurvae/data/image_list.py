@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,11 @@ PARTITIONS = dict(zip("012", SPLITS, strict=True))
 """CelebA's numbers."""
 PARTITION_FILE = "list_eval_partition.txt"
 PARTITION_FILES = (PARTITION_FILE, "list_eval_partition.csv")
+LEVELS = 3
+"""How far from the given folder a partition file is looked for."""
+BESIDE = re.compile("^(eval|anno|list_eval)|celeba", re.IGNORECASE)
+"""Names of folders beside and above the given one that may hold a partition file; others are none of its business."""
+SIX_DIGITS = re.compile("[0-9]{6}")
 MARK_FILE = "sample.json"
 """Marks the built-in sample of photographs, and says whether it is whole."""
 SAMPLE_ORIGIN = "the built-in sample, crops of photographs that scikit-image ships, not for results"
@@ -105,9 +112,10 @@ def load_image_datalist(
     1. a given ``datalist``;
     2. the batches of CIFAR-10 in ``dataset_dir`` or in ``cifar-10-batches-py`` in it;
     3. a partition file in CelebA's format: the given one, or ``list_eval_partition.txt`` or ``.csv`` in
-       ``dataset_dir``, its parent or a folder ``Eval`` in or beside them, as CelebA and torchvision have it;
+       ``dataset_dir``, up to three folders above or below it, or in a folder beside these that is called so or
+       ``Eval``, ``Anno…`` or ``…celeba…``, wherever CelebA, torchvision and Kaggle have it;
     4. folders ``train`` and ``test``, ``val`` (also ``valid`` or ``validation``) or both in ``dataset_dir``;
-    5. a random split: 20 % test, 10 % of the rest validation.
+    5. a random split: 20 % test, 10 % of the rest validation; with a warning if the folder looks like CelebA's.
 
     Where only the validation set is missing, 10 % of the training images are drawn for it. The sample that
     :func:`~monai_blurvae.data.photographs.make_photographs` makes is known by its ``sample.json``, and goes the third
@@ -244,6 +252,12 @@ def _split_folder(folder: _Folder, image_pattern: str, seed: int) -> Datalist:
     parts, origin = dict(folder.parts), folder.origin
     if not parts:
         parts = _split_at_random(folder, seed)
+        if _looks_like_celeba(folder.root, folder.entries):
+            logger.warning(
+                f"{folder.root} looks like CelebA, but no {' or '.join(PARTITION_FILES)} is in it or around it: its "
+                "images are split at random, so that a person may be in training and test, and results are not those "
+                "of CelebA's split; put the file beside the images, or give it as partition_file."
+            )
         origin = f"{origin}, {image_pattern} split at random with seed {seed}"
     elif not parts.get("validation"):
         parts["training"], parts["validation"] = draw_validation(parts["training"], folder.root, seed)
@@ -260,8 +274,8 @@ def _one_split(folder: _Folder, split: str) -> Datalist:
         return Datalist(folder.root, [], [], folder.entries, f"all images of {folder.root}", folder.remark)
     if not folder.parts.get(split):
         raise DataError(
-            f"{folder.root} does not say which of its images are for {split}; give the datalist of a run, or set split "
-            "to 'all' to evaluate every image."
+            f"{folder.root} does not say which of its images are for {split}; give the datalist of a run or a "
+            "partition_file, or set split to 'all' to evaluate every image."
         )
     return Datalist(folder.root, [], [], folder.parts[split], f"{folder.origin}: {split}", folder.remark)
 
@@ -351,27 +365,59 @@ def _split_by_folder(entries: Entries, root: Path) -> tuple[dict[str, Entries], 
 
 
 def _find_partition_file(given: Path, root: Path, entries: Entries) -> Path | None:
-    """CelebA's file, where its download or torchvision puts it around a folder of images or the root.
+    """CelebA's file: in the folder, below or above it, or there in a folder that is called like CelebA's.
 
     Args:
         given: the folder as it was named, which a link may lead away from the file.
         root: what it resolves to.
-        entries: its images. A file outside the folder counts only if it names one of them.
+        entries: its images. A file elsewhere than in the folder and its ``Eval`` counts only if it names most of them.
     """
-    for base in (given, root):
-        for folder in (base, base / "Eval", base.parent, base.parent / "Eval", base.parent.parent / "Eval"):
+    with_images = {str((root / entry["image"]).parent) for entry in entries}
+    refused: set[Path] = set()
+    for base in dict.fromkeys((given, root)):
+        places = [base, base / "Eval", *_folders_below(base, LEVELS, with_images)]
+        for above in list(base.parents)[:LEVELS]:
+            places += [above, *(inner for inner in _folders_below(above, 1, with_images) if BESIDE.search(inner.name))]
+        for folder in dict.fromkeys(places):
             for path in (folder / name for name in PARTITION_FILES):
-                if path.is_file() and (base in path.parents or _names_any(path, entries)):
+                if path in refused or not path.is_file():
+                    continue
+                if folder in (base, base / "Eval") or _names_most(path, entries):
                     return path
+                refused.add(path)
     return None
 
 
-def _names_any(path: Path, entries: Entries) -> bool:
-    named = {_stem(name) for name in _read_partitions(path)}
-    if any(_stem(entry["image"]) in named for entry in entries):
+def _folders_below(folder: Path, levels: int, with_images: set[str]) -> list[Path]:
+    """Folders in a folder, outer ones first; those with images, which may be many, are not looked into."""
+    found = []
+    if levels and str(folder) not in with_images:
+        try:
+            with os.scandir(folder) as listing:
+                inside = sorted(entry.path for entry in listing if entry.is_dir() and not entry.name.startswith("."))
+        except OSError:  # not ours to read
+            return []
+        found = [Path(path) for path in inside]
+    return found + [deeper for inner in found for deeper in _folders_below(inner, levels - 1, with_images)]
+
+
+def _names_most(path: Path, entries: Entries) -> bool:
+    try:
+        named = {_stem(name) for name in _read_partitions(path)}
+    except DataError as error:
+        logger.info(f"{path} is not used: {error}")
+        return False
+    if 2 * sum(_stem(entry["image"]) in named for entry in entries) > len(entries):
         return True
-    logger.info(f"{path} names none of the images and is not used.")
+    logger.info(f"{path} names none of the images, or few, and is not used.")
     return False
+
+
+def _looks_like_celeba(root: Path, entries: Entries) -> bool:
+    """By its names, 000001.jpg, or those of its folders."""
+    numbered = all(SIX_DIGITS.fullmatch(_stem(entry["image"])) for entry in entries)
+    celeba = "celeba" in f"{root}/{entries[0]['image']}".lower()
+    return numbered and (celeba or all(entry["image"].lower().endswith(".jpg") for entry in entries))
 
 
 def _split_by_file(entries: Entries, path: Path, root: Path) -> dict[str, Entries]:

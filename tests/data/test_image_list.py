@@ -284,6 +284,23 @@ def test_too_few_images_to_split(tmp_path):
         ({"images": "Img/img_align_celeba", "partition": "Eval/list_eval_partition.txt"}, "Img", "**/*.jpg"),
         ({"images": "Img/img_align_celeba", "partition": "Eval/list_eval_partition.txt"}, "Img/img_align_celeba", "*"),
         ({"images": "images", "partition": "images/list_eval_partition.txt"}, "images", "*"),
+        ({"images": "img_align_celeba/img_align_celeba"}, ".", "**/*"),  # Kaggle's archive
+        ({"images": "img_align_celeba/img_align_celeba"}, "img_align_celeba", "**/*"),
+        ({"images": "img_align_celeba/img_align_celeba"}, "img_align_celeba/img_align_celeba", "*.jpg"),
+        ({"images": "celeba/img_align_celeba", "partition": "celeba/list_eval_partition.txt"}, ".", "**/*"),
+        ({"images": "a/Img/img_align_celeba", "partition": "a/Eval/list_eval_partition.txt"}, ".", "**/*"),
+        (
+            {"images": "Img/png.7z/img_align_celeba_png", "partition": "Eval/list_eval_partition.txt"},
+            "Img/png.7z",
+            "**/*",
+        ),
+        (
+            {"images": "Img/img_align_celeba/img_align_celeba", "partition": "Eval/list_eval_partition.txt"},
+            "Img/img_align_celeba/img_align_celeba",
+            "*",
+        ),
+        ({"partition": "Anno/list_eval_partition.txt"}, "img_align_celeba", "*"),
+        ({"partition": "list_eval_partition.txt/list_eval_partition.txt"}, ".", "**/*"),  # unzipped by a file manager
         ({"suffix": ".png"}, ".", "**/*"),  # the list of CelebA's PNG files says .jpg
     ],
 )
@@ -296,6 +313,35 @@ def test_celebas_layouts(tmp_path, caplog, layout, dataset_dir, pattern):
     assert all(Path(item["image"]).is_file() for split in SPLITS for item in made.items(split))
     partition = folder / layout.get("partition", "list_eval_partition.txt")
     assert caplog.messages[-1] == f"Split by {partition}: 3 training, 1 validation, 2 test images."
+
+
+def warnings(caplog):
+    return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("names_", [["img_align_celeba/{:06d}.png"], ["faces/{:06d}.jpg"], ["{:06d}.JPG"]])
+def test_celeba_without_its_partition_is_warned_of(tmp_path, caplog, names_):
+    touch(tmp_path, *(names_[0].format(i) for i in range(1, 7)))
+    assert load(tmp_path)
+    assert len(warnings(caplog)) == 1
+    assert (
+        f"{tmp_path} looks like CelebA, but no list_eval_partition.txt or list_eval_partition.csv is in" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("name", ["{:06d}.png", "{}.jpg", "celeba_hq/{}.jpg", "{:012d}.jpg"])
+def test_other_images_are_not_taken_for_celeba(tmp_path, caplog, name):
+    assert load(touch(tmp_path / "others", *(name.format(i) for i in range(6))))
+    assert not warnings(caplog)
+
+
+def test_a_broken_or_foreign_partition_file_in_the_neighbourhood_is_left_alone(tmp_path, caplog):
+    touch(tmp_path / "mine", *(f"{i:06d}.png" for i in range(20)))
+    write_partition(tmp_path / "annotations/list_eval_partition.txt", ["a b c 7"])
+    write_partition(tmp_path / "list_eval_partition.txt", ["000001.png 0", "x.png 1"])
+    with caplog.at_level(logging.INFO, LOG):
+        assert [len(part) for part in names(load(tmp_path / "mine"))] == [14, 2, 4]
+    assert caplog.text.count("is not used") == 2
 
 
 def test_the_csv_variant(tmp_path):
@@ -342,7 +388,7 @@ def test_the_partition_file_of_other_images_beside_the_folder_is_left_alone(tmp_
     with caplog.at_level(logging.INFO, LOG):
         made = load(tmp_path / "holidays")
     assert [len(part) for part in names(made)] == [7, 1, 2]
-    assert any("names none of the images and is not used" in message for message in caplog.messages)
+    assert any("names none of the images, or few, and is not used" in message for message in caplog.messages)
 
 
 def test_a_link_to_a_folder_of_images_beside_the_partition_file(tmp_path):
