@@ -21,6 +21,7 @@ from monai_blurvae.data.header import (
 from monai_blurvae.data.image_list import evaluation_image_datalist, find_images, load_image_datalist
 from monai_blurvae.data.images import ImageDataset
 from monai_blurvae.data.loader import EndlessBatchSampler, SizedDataset, TrainLoader
+from monai_blurvae.data.output_names import OutputNames
 from monai_blurvae.data.patches import SlicePatchDataset
 from monai_blurvae.data.save_volume import SaveVolumed
 from monai_blurvae.data.store import StoredVolume, VolumeStore
@@ -33,6 +34,7 @@ __all__ = [
     "DatasetFacts",
     "EndlessBatchSampler",
     "ImageDataset",
+    "OutputNames",
     "SaveVolumed",
     "SizedDataset",
     "SlicePatchDataset",
