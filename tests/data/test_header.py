@@ -52,7 +52,5 @@ def test_no_home_folder(monkeypatch):
     for name in ("HOME", "XDG_CACHE_HOME", "BLURVAE_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: os.fspath(path))  # a user whom the system does not know
-    with pytest.raises(
-        SettingsError, match="no home folder for the cache; set cache_dir or BLURVAE_CACHE_DIR"
-    ):
+    with pytest.raises(SettingsError, match="no home folder for the cache; set cache_dir or BLURVAE_CACHE_DIR"):
         default_cache_dir()

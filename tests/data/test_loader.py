@@ -1,6 +1,5 @@
-from itertools import chain, islice
-
 import itertools
+from itertools import chain, islice
 
 import pytest
 from torch.utils.data import DistributedSampler, SequentialSampler
