@@ -65,6 +65,6 @@ def require_distinct_contents(facts: Mapping[str, DatasetFacts]) -> None:
             before, image = seen.setdefault(entry["sha256"], (split, entry["image"]))
             if before != split:
                 raise DataError(
-                    f"{image} ({before}) and {entry['image']} ({split}) have the same content, which must not be in two "
-                    "splits; remove one, or give them one subject by subject_pattern or in a datalist."
+                    f"{image} ({before}) and {entry['image']} ({split}) have the same content, which must not be in "
+                    "two splits; remove one, or give them one subject by subject_pattern or in a datalist."
                 )

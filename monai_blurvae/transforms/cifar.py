@@ -94,7 +94,7 @@ STAND_INS: dict[tuple[str, str], Callable[..., object]] = {
 class _BatchUnpickler(pickle.Unpickler):
     """Knows arrays by stand-ins of its own and nothing else, so that neither NumPy nor anything else is called."""
 
-    def find_class(self, module_name: str, global_name: str) -> Callable[..., object]:  # type: ignore[override]
+    def find_class(self, module_name: str, global_name: str) -> Callable[..., object]:
         """The stand-in of a NumPy name.
 
         Raises:

@@ -135,7 +135,8 @@ def test_an_empty_list(tmp_path):
         assert len(dataset) == 0
         with pytest.raises(IndexError):
             dataset[0]
-        assert dataset.facts()[:4] == ([], [], "", [])
+        facts = dataset.facts()
+        assert (facts.entries, facts.skipped, facts.remark, facts.voxel_sizes) == ([], [], "", [])
     assert not (tmp_path / "cache").exists()
 
 
