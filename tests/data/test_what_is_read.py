@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from monai_blurvae.data import VolumeStore, is_volume, read_header
 from monai_blurvae.errors import DataError
 from tests.dicom import write_series
-from tests.pipelines import prepare
+from tests.pipelines import patches, prepare
 from tests.volumes import ROOT, brain
 
 ARRAY = brain(4, (20, 24, 16))
@@ -84,6 +84,13 @@ def truncated(folder):
     for path in paths:
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     return paths
+
+
+def pointers(folder):
+    (folder / "a.nii").symlink_to(".git/annex/objects/x")
+    (folder / "b.nii.gz").write_text("/annex/objects/SHA256E-s9--0.nii.gz")
+    (folder / "c.nii.gz").write_text("version https://git-lfs.github.com/spec/v1")
+    return [folder / name for name in ("a.nii", "b.nii.gz", "c.nii.gz")]
 
 
 def scaled(folder):
@@ -176,6 +183,10 @@ CASES = {
     "integers with scale and intercept": (scaled, ""),
     "complex or RGB voxels": (rgb, "where real numbers are expected"),
     "a truncated file": (truncated, "cannot be read"),
+    "a broken link, or a pointer of git-annex or LFS": (
+        pointers,
+        "fetch it with '(datalad get|git annex get|git lfs pull)'",
+    ),
     "NaN in some voxels": (nifti(with_value(np.nan, 9)), r"holds NaN in 9 of 7680 voxels \(0.1%\)"),
     "NaN everywhere": (nifti(with_value(np.nan, ARRAY.size)), "holds NaN alone"),
     "an infinite value": (nifti(with_value(-np.inf, 3)), "holds 3 infinite value"),
@@ -207,7 +218,7 @@ def test_what_the_table_says_of(case, tmp_path, caplog):
     for path in write(tmp_path):
         if outcome == "refused":
             with pytest.raises(DataError, match=message) as error:
-                VolumeStore(tmp_path / "cache", prepare(size), 1).add(path, "a")
+                patches([{"image": str(path)}], tmp_path / "cache", patch_size=8)
             assert str(path) in str(error.value)
             continue
         assert is_volume(path)
@@ -270,3 +281,19 @@ def test_analyze_without_orientation_is_as_nibabel_takes_it(tmp_path):
     entry = VolumeStore(tmp_path / "cache", prepare(), 0).add(tmp_path / "a.hdr", "a")
     check(entry, np.asarray(expected.dataobj), expected.affine, None)
     assert read_header(tmp_path / "a.img").voxel_size == (2, 3, 4)
+
+
+def test_a_pair_that_is_listed_twice_is_one_volume(tmp_path):
+    items = [{"image": str(path)} for path in nibabel_pair(nib.Nifti1Pair)(tmp_path)]
+    entries = patches(items, tmp_path / "cache", patch_size=8).facts().entries
+    assert [Path(entry["image"]).name for entry in entries] == ["a.img"]
+
+
+def test_a_change_of_the_voxels_beside_a_header_is_seen(tmp_path):
+    path = itk("b.mhd")(tmp_path)[0]
+    store = VolumeStore(tmp_path / "cache", prepare(), 1)
+    before = store.add(path, "a").checksum
+    voxels = tmp_path / "b.raw"
+    voxels.write_bytes(voxels.read_bytes()[::-1])
+    assert store.get(path, "a") is None
+    assert store.add(path, "a").checksum != before
