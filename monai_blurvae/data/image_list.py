@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_blurvae.data.absent import handle_absent
+from monai_blurvae.absent import handle_absent
 from monai_blurvae.data.cifar import find_cifar_batches, list_cifar_images
 from monai_blurvae.data.datalist import (
     SPLITS,

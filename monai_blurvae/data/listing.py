@@ -116,7 +116,8 @@ def require_listable(root: Path, pattern: str, what: str) -> None:
         DataError: if the folder is not there or the glob is absolute.
     """
     if not root.is_dir():
-        raise DataError(f"dataset_dir {root} is not a folder; give the folder that holds the {what}.")
+        found = "but a file" if root.exists() else "nothing is there"
+        raise DataError(f"dataset_dir {root} is not a folder, {found}; give the folder that holds the {what}.")
     if PurePosixPath(pattern).is_absolute():
         raise DataError(f"image_pattern {pattern!r} is absolute; make it relative to dataset_dir {root}.")
 

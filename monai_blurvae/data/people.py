@@ -14,6 +14,7 @@ CONVENTIONS = tuple(
     for pattern in (
         r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?=[_/.]|$)",  # BIDS
         r"(?<![0-9])([0-9]{3}_S_[0-9]{4,5})(?![0-9])",  # ADNI: 002_S_0413
+        r"(?:^|/)([^/]+)/[^/]+/[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}_[0-9]{2}_[0-9]{2}\.[0-9]+/",  # LONI's archive: PPMI
         r"(?<![A-Za-z0-9])(OAS[0-9]_?[0-9]{4,5})(?![0-9])",  # OASIS: OAS1_0001_MR1, OAS30001_MR_d0129
         r"(?<![A-Za-z0-9])(HC[ADP][0-9]{7})(?![0-9])",  # HCP's lifespan studies: HCA6002236_V1_MR
         r"(?:^|/)([1-9][0-9]{5})(?=/(?:T1w|T2w|MNINonLinear|unprocessed)/|_[37]T_)",  # HCP: 100307/T1w/, 100307_3T_
@@ -37,7 +38,8 @@ _KIND = (
     r"t1w?|t2w?|pd|pdw|flair|t1c|t1ce|t1gd|mprage|spgr|bravo|bold|dwi|ct|mri?|pet|anat|brain|head|image|img|volume|"
     r"orig|norm|nu|nifti|nii|dicom|dcm|raw|data|scan|scans|3d|sag|ax|cor|defaced|stripped|restore|preproc"
 )
-TOKEN = re.compile(rf"(?:^|[-_. ])(?:{_DATE}|{_VISIT}|{_KIND}|(?:19|20)[0-9]{{2}}$)$", re.IGNORECASE)
+_ENTITY = r"(?:ses|acq|run|echo|rec|dir|desc|space|res|task|ce|mod|inv|flip|mt|part)-[A-Za-z0-9]+"
+TOKEN = re.compile(rf"(?:^|[-_. ])(?:{_ENTITY}|{_DATE}|{_VISIT}|{_KIND}|(?:19|20)[0-9]{{2}}$)$", re.IGNORECASE)
 """What stands at the end of a name for a date, a visit, a run or a kind of image, and not for a person."""
 
 INSTANCE = re.compile(r"(.*[0-9].*)[-_.]([0-9]{1,3})")
@@ -178,16 +180,27 @@ def _guess(stems: Sequence[str], image_pattern: str) -> list[str]:
     parts = [PurePosixPath(stem).parts for stem in stems]
     names = [part[-1] for part in parts]
     cores = [_core(name) for name in names]
+    shared = set.intersection(*({*map(_core, part)} for part in parts))
+    above = [_above_visit(part[:-1], shared) for part in parts]
+    if all(above):
+        return [person for person in above if person]
     folders = ["/".join(part[:-1]) for part in parts]
     numbered_folders = all(map(_has_number, folders)) and not any(map(_has_number, cores))
     if len(set(folders)) == 1 or (len(set(names)) == len(names) and all(cores) and not numbered_folders):
         return _merged(names, cores)
-    shared = set.intersection(*({*map(_core, part)} for part in parts))
     return [_of_folders(part, shared) for part in parts]
 
 
 def _first_person(parts: Sequence[str], wild: Sequence[int]) -> str:
     return next((parts[i] for i in wild if _core(parts[i])), parts[wild[0]])
+
+
+def _above_visit(folders: Sequence[str], shared: set[str]) -> str | None:
+    """The folder that holds one named after a date or a visit, if it is not everybody's."""
+    cores = [_core(folder) for folder in folders]
+    while cores and cores[-1]:
+        cores.pop()
+    return next((core for core in reversed(cores) if core and core not in shared), None)
 
 
 def _of_folders(parts: Sequence[str], shared: set[str]) -> str:

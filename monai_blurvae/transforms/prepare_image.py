@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
+from monai_blurvae.absent import how_to_get, is_absent
 from monai_blurvae.errors import DataError
 from monai_blurvae.transforms.cifar import is_cifar_row, read_cifar_image
 
@@ -146,9 +147,11 @@ class PrepareImaged(MapTransform):
             return pixels
         except DataError:
             raise
-        except FileNotFoundError as error:
-            raise DataError(f"{path} is not there; put it back, or take it out of the data list.") from error
         except Exception as error:  # a damaged file can raise whatever the reader meets
+            if is_absent(path):
+                raise DataError(f"{path} is not there: {how_to_get(path)}.") from error
+            if isinstance(error, FileNotFoundError):
+                raise DataError(f"{path} is not there; put it back, or take it out of the data list.") from error
             raise DataError(f"{path} cannot be read as an image ({_reason(error)}); replace or remove it.") from error
 
     def _crop(self, pixels: npt.NDArray[np.uint8], path: str) -> npt.NDArray[np.uint8]:

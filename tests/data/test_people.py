@@ -20,6 +20,13 @@ def of(paths, pattern="**/*"):
             ["OAS1_0001_MR1/RAW/x.img", "OAS1_0001_MR2/RAW/x.img", "OAS1_0002_MR1/x.img"],
             ["OAS1_0001"] * 2 + ["OAS1_0002"],
         ),
+        (
+            [
+                f"PPMI/3102/Sag_MPRAGE_GRAPPA/201{i}-02-0{i}_08_15_03.0/I12{i}/PPMI_3102_MR_br_raw_{i}.nii"
+                for i in (1, 2)
+            ],
+            ["3102"] * 2,
+        ),
         (["OAS30001_MR_d0129/T1.nii.gz", "OAS30001_MR_d0757/T1.nii.gz"], ["OAS30001"] * 2),
         (["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/ses-2/sub-01_ses-2_run-2_T1w.nii"], ["sub-01"] * 2),
         (["HCP_1200/100307/T1w/x.nii.gz", "HCP_Retest/100307/T1w/x.nii.gz"], ["100307"] * 2),
@@ -41,6 +48,17 @@ def test_conventions(paths, expected):
         (["x_run-1.nii", "x_run-2.nii", "y_run-1.nii"], ["x", "x", "y_run-1"]),
         (["AB_2006-05-02.nii", "AB_2007-05-02.nii", "CD_20060502.nii"], ["AB", "AB", "CD_20060502"]),
         (["IXI002-Guys-0828-T1.nii", "IXI002-Guys-0828-T2.nii"], ["IXI002-Guys-0828"] * 2),
+        (
+            ["A00028185_ses-BAS1.nii", "A00028185_ses-FLU1.nii", "A00031166_ses-BAS1.nii"],
+            ["A00028185"] * 2 + ["A00031166_ses-BAS1"],
+        ),
+        (
+            ["miriad_188_AD_M_01_MR_1.nii", "miriad_188_AD_M_02_MR_1.nii", "miriad_189_AD_F_01_MR_1.nii"],
+            ["miriad_188_AD"] * 2 + ["miriad_189_AD_F_01_MR_1"],
+        ),
+        (["all/x/2006/a17.nii", "all/x/2007/b18.nii", "all/y/2006/c19.nii"], ["x", "x", "y"]),
+        (["AB/anat/v1/a.nii", "AB/anat/v2/b.nii", "CD/anat/v1/c.nii"], ["AB", "AB", "CD"]),
+        (["baseline/AB12.nii", "followup/AB13.nii"], ["AB12", "AB13"]),
         (["smith/2006/brain.nii", "smith/2007/brain.nii", "jones/2006/brain.nii"], ["smith", "smith", "jones"]),
         (["A17/alpha.nii", "A17/beta.nii", "B18/gamma.nii"], ["A17", "A17", "B18"]),
         (["bert/mri/norm.mgz", "bert/mri/orig.mgz", "fred/mri/orig.mgz"], ["bert", "bert", "fred"]),

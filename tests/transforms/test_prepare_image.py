@@ -496,3 +496,15 @@ def test_pickles(tmp_path):
 def test_impossible_arguments(arguments):
     with pytest.raises(ValueError, match="but is"):
         PrepareImaged("image", **arguments)
+
+
+@pytest.mark.parametrize("kind", ["link", "pointer"])
+def test_an_image_that_is_not_downloaded_is_named_with_what_to_run(tmp_path, kind):
+    path = tmp_path / "a.png"
+    if kind == "link":
+        path.symlink_to(".git/annex/objects/MD5E-s9--0.png")
+    else:
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    advice = "datalad get" if kind == "link" else "git lfs pull"
+    with pytest.raises(DataError, match=rf"a\.png is not there: .*{advice}"):
+        PrepareImaged("image", 8)({"image": str(path)})
