@@ -593,7 +593,7 @@ def test_a_file_of_the_same_name_is_no_mark(tmp_path, content):
 
 NOTHING = [
     (None, {}, "there is neither a dataset_dir nor a datalist; give the folder that holds the images."),
-    ("nowhere", {}, "nowhere is not a folder; give"),
+    ("nowhere", {}, "nowhere is not a folder, nothing is there; give"),
     ("empty", {}, r"empty holds no image \(0 other files\); give"),
     ("few", {}, "few holds 1 image, but training, validation and test need at least 3"),
     ("few", {"pattern": "*.png"}, "none that matches"),
