@@ -23,7 +23,8 @@ def images_of(engine: Workflow, batch: Any) -> Tensor:
         batch: of the data loader; for MONAI's own hook a dictionary with ``image``.
 
     Raises:
-        DataError: if there are none, or their type is not float32.
+        DataError: if there are none, their type is not float32, or they hold NaN or infinite values, which would stay
+            in the running statistics of batch norms and likelihoods.
     """
     if engine.prepare_batch is default_prepare_batch and not (isinstance(batch, Mapping) and CommonKeys.IMAGE in batch):
         found = f"the keys {sorted(batch)}" if isinstance(batch, Mapping) else f"the type {type(batch).__name__}"
@@ -37,5 +38,13 @@ def images_of(engine: Workflow, batch: Any) -> Tensor:
         raise DataError(
             f"'image' of a batch is {found}, where a tensor of torch.float32 with values from -1 to 1 is expected; "
             "scale and convert the images in the transforms."
+        )
+    # as the loader gave them, mostly on the CPU: a look at the device's copy would have to wait for it
+    given = batch[CommonKeys.IMAGE] if engine.prepare_batch is default_prepare_batch else images
+    if not bool(torch.isfinite(given).all()):
+        sources = ", ".join(sorted(set(batch.get("source", [])))) if isinstance(batch, Mapping) else ""
+        raise DataError(
+            f"'image' of a batch holds NaN or infinite values{f', cut from {sources}' if sources else ''}; repair the "
+            "images, or replace such values in the transforms."
         )
     return images.as_tensor() if isinstance(images, MetaTensor) else images
