@@ -66,16 +66,19 @@ class SaveVolumed(MapTransform):
         """
         source = Path(source)
         suffix = next((s for s in VOLUME_SUFFIXES if source.name.lower().endswith(s)), "")
-        for name in (source.name[: len(source.name) - len(suffix)], source.name):
+        name = source.name[: len(source.name) - len(suffix)]
+        while True:
             path = self._folder(source) / name / f"{name}_{self.output_postfix}.nii.gz"
             if self._sources.setdefault(path, str(source)) == str(source):
-                break
-        return path
+                return path
+            name = source.name if len(name) < len(source.name) else f"{name}_"
 
     def _folder(self, source: Path) -> Path:
         parent = source.absolute().parent
-        inside = parent.is_relative_to(self.data_root_dir)
-        return self.output_dir / parent.relative_to(self.data_root_dir) if inside else self.output_dir
+        for root in (self.data_root_dir, self.data_root_dir.resolve()):  # which may be a link
+            if parent.is_relative_to(root):
+                return self.output_dir / parent.relative_to(root)
+        return self.output_dir
 
     def _save(self, volume: MetaTensor) -> None:
         path = self.target(volume.meta["filename_or_obj"])
