@@ -29,7 +29,7 @@ from monai_blurvae.run_files import CHECKPOINT, CONFIG, DATALIST, MODEL, SUMMARY
 logger = logging.getLogger(__name__)
 
 RUN_FILES = (CONFIG, DATALIST, SUMMARY, MODEL, CHECKPOINT)
-PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "nibabel")
+PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "nibabel", "SimpleITK")
 
 
 class RunFolder:

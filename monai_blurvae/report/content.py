@@ -196,6 +196,12 @@ def _split(name: str, entries: Sequence[Mapping[str, Any]]) -> Split:
     return Split(name, len(entries), first)
 
 
+def _nan_text(datalist: Mapping[str, Any]) -> str:
+    """In how many volumes of a data list NaN was taken as background, and in how many voxels; empty if in none."""
+    counts = [int(e["nan_voxels"]) for split in SPLITS for e in datalist.get(split, []) if e.get("nan_voxels")]
+    return f"{sum(counts)} voxels of {len(counts)} volumes" if counts else ""
+
+
 def data_facts(run: RunRecord) -> list[tuple[str, str]]:
     """Name and value of what is known of the data."""
     listed = run.datalist or {}
@@ -207,6 +213,7 @@ def data_facts(run: RunRecord) -> list[tuple[str, str]]:
         ("folder", str(listed.get("dataset_dir", ""))),
         ("voxel size of the training, in plane", f"{size_text(trained)} mm" if trained and all(trained) else ""),
         ("voxel size of the evaluated images", f"{size_text(here)} mm" if here else ""),
+        ("NaN, taken as background", _nan_text(listed)),
     ]
     return [fact for fact in facts if fact[1]]
 

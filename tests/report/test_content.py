@@ -1,3 +1,4 @@
+import json
 import shlex
 
 import pytest
@@ -117,3 +118,15 @@ def test_an_untrained_kernel_has_no_width(tmp_path):
     folder = make_run(tmp_path, epochs=1, kernel=False)
     evaluate(folder / "test")
     assert "kernel width" not in dict(content.tiles(read_run(folder)))
+
+
+def test_nan_that_was_taken_as_background_is_told(tmp_path):
+    folder = make_run(tmp_path, epochs=1)
+    listed = {
+        "training": [{"image": "a", "nan_voxels": "3"}, {"image": "b"}],
+        "test": [{"image": "c", "nan_voxels": "4"}],
+    }
+    (folder / "datalist.json").write_text(json.dumps(listed))
+    assert ("NaN, taken as background", "7 voxels of 2 volumes") in content.data_facts(read_run(folder))
+    (folder / "datalist.json").write_text(json.dumps({"training": [{"image": "b"}]}))
+    assert "NaN, taken as background" not in dict(content.data_facts(read_run(folder)))
