@@ -287,7 +287,7 @@ def test_bad_files_are_skipped_and_listed(cache_dir, tmp_path, workers):
         ({"crop_size": -1}, "crop_size must be"),
         ({"eval_images": 0}, "max_images must be"),
         ({"partition_file": "nowhere.txt"}, "partition_file nowhere.txt is not there"),
-        ({"dataset_dir": "nowhere"}, "nowhere is not a folder; give the folder that holds"),
+        ({"dataset_dir": "nowhere"}, "nowhere is not a folder, nothing is there; give the folder that holds"),
     ],
     ids=str,
 )
