@@ -125,9 +125,7 @@ class FinishedRun:
             RunFolderError: if it cannot be read.
         """
         if self._config is None:
-            place = self._places[0]
-            bare = place is not None and not self.exists and not (place / CONFIG).is_file()
-            self._config = {} if bare or not self.exists else _read(self._files()[1])
+            self._config = _read(self._files()[1]) if self.exists else {}
         return self._config
 
     def setting(self, name: str, default: Any) -> Any:

@@ -13,6 +13,7 @@ from monai_blurvae.data import DatasetFacts
 from monai_blurvae.files import write_json, write_text
 from monai_blurvae.run_files import CONFIG, INFERENCE, METADATA, MODEL
 
+LOGGING = "logging.conf"
 FROM_RUN = re.compile(r"\$@finished_run\.setting\('(\w+)'")
 """A setting of an inference that comes from the run."""
 
@@ -28,11 +29,11 @@ def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -
     resolved = config.resolved() | {"run_dir": None, "resume": False}
     source = source_folder(config)
     if source is not None:
-        for name in ("logging.conf", METADATA):  # MONAI looks for them beside the config
-            if (source / name).is_file():
-                write_text(folder / name, (source / name).read_text(encoding="utf-8"))
-        if (folder / METADATA).is_file():
-            write_json(folder / METADATA, run_metadata(json.loads((folder / METADATA).read_text("utf-8")), resolved))
+        if (source / LOGGING).is_file():  # MONAI looks for it beside the config
+            write_text(folder / LOGGING, (source / LOGGING).read_text(encoding="utf-8"))
+        if (source / METADATA).is_file():
+            metadata = json.loads((source / METADATA).read_text(encoding="utf-8"))
+            write_json(folder / METADATA, run_metadata(metadata, resolved))
         if (source / INFERENCE).is_file():
             inference = json.loads((source / INFERENCE).read_text(encoding="utf-8"))
             place = {"bundle_root": str(folder.absolute()), "model_file": f"$@bundle_root + '/{MODEL}'"}
