@@ -1,5 +1,7 @@
 """Small DICOM series, one file a slice."""
 
+import locale
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -20,6 +22,7 @@ def write_series(folder, array, spacing=(1.5, 0.75, 2.0), positions=None, uid="1
     """
     folder.mkdir(parents=True, exist_ok=True)
     positions = np.arange(array.shape[2]) * spacing[2] if positions is None else positions
+    here = locale.setlocale(locale.LC_ALL)  # the writer leaves the process in "C", in which text is read as ASCII
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for i, along in enumerate(positions):
@@ -40,6 +43,7 @@ def write_series(folder, array, spacing=(1.5, 0.75, 2.0), positions=None, uid="1
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{uid[-1]}_{(7 * i) % 101:03d}.dcm"))  # names do not give the order
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, here)
     affine = np.eye(4)
     affine[:3, :3] = DIRECTION * spacing
     affine[:3, 3] = [-30, -20, 5]

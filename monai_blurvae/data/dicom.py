@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from monai_blurvae.data.itk import LPS_TO_RAS, affine_of, keeping_locale, reason_of, voxel_type
+from monai_blurvae.data.itk import LPS_TO_RAS, affine_of, reason_of, voxel_type
 from monai_blurvae.errors import DataError
 
 POSITION = "0020|0032"
@@ -43,7 +43,6 @@ def holds_dicom(folder: Path) -> bool:
     return any(path.suffix.lower() in (".dcm", ".ima") for path in files) or any(map(_has_mark, files[:8]))
 
 
-@keeping_locale()
 def series_files(folder: Path) -> list[str]:
     """The files of a folder's one series, sorted along the slices' normal.
 
@@ -139,7 +138,6 @@ def _check_distances(folder: Path, along: npt.NDArray[np.float64]) -> None:
     )
 
 
-@keeping_locale()
 def _slice_header(name: str) -> SliceHeader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(name)

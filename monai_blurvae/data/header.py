@@ -15,7 +15,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from monai_blurvae.data.dicom import holds_dicom, series_affine, series_files, slice_headers
-from monai_blurvae.data.itk import affine_of, keeping_locale, reason_of, voxel_type
+from monai_blurvae.data.itk import affine_of, reason_of, voxel_type
 from monai_blurvae.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -220,7 +220,6 @@ def _read_nibabel(path: Path) -> _Geometry:
     )
 
 
-@keeping_locale()
 def _read_itk(path: Path) -> _Geometry:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import locale
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,20 +23,6 @@ VOXEL_TYPES = {
 """Real numbers, one for each voxel."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-@contextmanager
-def keeping_locale() -> Iterator[None]:
-    """Around ITK's readers, some of which leave the process in the locale "C" when a file is damaged.
-
-    Text files would then be read and written as ASCII.
-    """
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        yield
-    finally:
-        if locale.setlocale(locale.LC_ALL) != before:
-            locale.setlocale(locale.LC_ALL, before)
 
 
 def affine_of(image: Any) -> npt.NDArray[np.float64]:

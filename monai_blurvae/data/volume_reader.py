@@ -17,7 +17,7 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 
 from monai_blurvae.data.dicom import series_affine, series_files, slice_headers
 from monai_blurvae.data.header import NIBABEL_SUFFIXES, read_header, without_singletons
-from monai_blurvae.data.itk import affine_of, keeping_locale, reason_of
+from monai_blurvae.data.itk import affine_of, reason_of
 from monai_blurvae.errors import DataError
 
 
@@ -72,7 +72,6 @@ class VolumeReader(ImageReader):
         return array, meta
 
 
-@keeping_locale()
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
     if path.is_dir():
         return _read_dicom(path)

@@ -1,4 +1,3 @@
-import locale
 import resource
 from pathlib import Path
 
@@ -13,11 +12,3 @@ def bounded_memory():
     resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**30, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-@pytest.fixture(autouse=True)
-def _same_locale():
-    """ITK's readers may leave the process in the locale "C", in which text files would be read as ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
-    yield
-    locale.setlocale(locale.LC_ALL, before)
