@@ -226,11 +226,11 @@ def _meant(name: str, value: Any, typed: Mapping[str, str]) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """A text, in a form that MONAI leaves as it is: in a plain one it would take # and @ for parts of ids."""
+    """A text, with the home folder for ~, in a form that MONAI leaves as it is: # and @ are parts of ids to it."""
     if value is None or isinstance(value, bool) or (isinstance(value, str) and value.startswith(("$", "@", "%"))):
         return value
-    text = str(value)
-    if "::" in text and not Path(text).expanduser().exists():
+    text = os.path.expanduser(str(value))  # noqa: PTH111 - no path; and behind an = a shell leaves ~ as it is
+    if "::" in text and not Path(text).exists():
         text = text.replace("::", "#")  # MONAI has changed it already
     if not re.search("[#@]", text):
         return text

@@ -46,6 +46,11 @@ def test_values_as_they_were_meant(name, typed, meant):
     assert type(found) is type(meant)
 
 
+def test_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert begun({"output_dir": "~/out#1"}).get_parsed_content("output_dir") == "/home/somebody/out#1"
+
+
 def test_nested_values_too():
     parser = begun({"train": {"objective": {"beta": "1e-3", "term": "null"}}, "run": ["$@train#objective"]})
     assert parser.get_parsed_content("train#objective") == {"beta": 1e-3, "term": None}
