@@ -76,6 +76,25 @@ def write_json(path: str | Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def read_object(path: str | Path, remedy: str = "write it again, or remove it") -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: of the file.
+        remedy: what the user can do where it cannot be read, for the message.
+
+    Raises:
+        RunFolderError: if it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read as JSON ({error}); {remedy}.") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} holds a {type(content).__name__}, where an object is expected; {remedy}.")
+    return content
+
+
 def write_text(path: str | Path, content: str) -> None:
     """Write text, whole or not at all."""
     with replacing(path) as temporary:

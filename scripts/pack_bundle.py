@@ -9,7 +9,6 @@ further options, and MONAI's own checks pass on it. No path of this machine and 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import zipfile
@@ -22,7 +21,7 @@ from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_configs import run_metadata, with_run_values
 from monai_blurvae.bundle.run_folder import versions
 from monai_blurvae.errors import BlurVAEError, RunFolderError
-from monai_blurvae.files import make_folder, replacing, write_json
+from monai_blurvae.files import make_folder, read_object, replacing, write_json
 from monai_blurvae.run_files import INFERENCE, METADATA, SUMMARY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +74,7 @@ def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
         run: that is packed.
     """
     train, evaluate, inference, metadata = (
-        _read(source / name) for name in ("train.json", "evaluate.json", INFERENCE, METADATA)
+        read_object(source / name) for name in ("train.json", "evaluate.json", INFERENCE, METADATA)
     )
     kept = {name: train[name] for name in OF_THIS_MACHINE if name in train}
     write_json(configs / "train.json", {**run.config, **kept, "bundle_root": "."})
@@ -90,7 +89,7 @@ def _measured(run: FinishedRun) -> dict[str, Any]:
     summary = run.path / SUMMARY
     if not summary.is_file():
         raise RunFolderError(f"{run.path} holds no {SUMMARY}, since its training is not finished; go on with it first.")
-    content = _read(summary)
+    content = read_object(summary)
     remark = {"data_remark": content["remark"]} if content["remark"] else {}
     return {"eval_metrics": {name: round(value, 4) for name, value in content["test"].items()}, **remark}
 
@@ -124,11 +123,6 @@ def zip_folder(folder: Path) -> Path:
         for file in sorted(folder.rglob("*")):
             archive.write(file, Path(folder.name) / file.relative_to(folder))
     return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data import Datalist, SizedDataset, facts_of
 from monai_blurvae.data.datalist import image_file
 from monai_blurvae.errors import DataError, RunFolderError
-from monai_blurvae.files import make_folder
+from monai_blurvae.files import make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.losses import ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE
@@ -125,7 +125,7 @@ class FinishedRun:
             RunFolderError: if it cannot be read.
         """
         if self._config is None:
-            self._config = _read(self._files()[1]) if self.exists else {}
+            self._config = read_object(self._files()[1], "take another run") if self.exists else {}
         return self._config
 
     def setting(self, name: str, default: Any) -> Any:
@@ -246,7 +246,7 @@ class FinishedRun:
                 f"{self.path} has no {DATALIST}, and so no validation images; the likelihoods need those of the run."
             )
         mend = f'put it back, or write where the images are now as "dataset_dir" into {path}; or leave out measures'
-        content = _read(path)
+        content = read_object(path, "take another run")
         datalist = Datalist.of(Path(content.get("dataset_dir") or self.path), content)
         items = datalist.items("validation")  # the other splits need not be there any more
         for item in items:
@@ -309,14 +309,6 @@ class FinishedRun:
             raise RunFolderError(f"{self._output_dir} holds no finished run; train first, or give one as run_dir.")
         newest = finished[-1]
         return newest, newest / CONFIG, newest / MODEL
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read as JSON ({error}); take another run.") from error
-    return content
 
 
 def _locate(component: Mapping[str, Any]) -> type:

@@ -10,7 +10,7 @@ from typing import Any
 
 from monai_blurvae.bundle.running import RunningConfig, references
 from monai_blurvae.data import DatasetFacts
-from monai_blurvae.files import write_json, write_text
+from monai_blurvae.files import read_object, write_json, write_text
 from monai_blurvae.run_files import CONFIG, INFERENCE, METADATA, MODEL
 
 LOGGING = "logging.conf"
@@ -32,10 +32,9 @@ def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -
         if (source / LOGGING).is_file():  # MONAI looks for it beside the config
             write_text(folder / LOGGING, (source / LOGGING).read_text(encoding="utf-8"))
         if (source / METADATA).is_file():
-            metadata = json.loads((source / METADATA).read_text(encoding="utf-8"))
-            write_json(folder / METADATA, run_metadata(metadata, resolved))
+            write_json(folder / METADATA, run_metadata(read_object(source / METADATA), resolved))
         if (source / INFERENCE).is_file():
-            inference = json.loads((source / INFERENCE).read_text(encoding="utf-8"))
+            inference = read_object(source / INFERENCE)
             place = {"bundle_root": str(folder.absolute()), "model_file": f"$@bundle_root + '/{MODEL}'"}
             write_json(folder / INFERENCE, with_run_values(inference, resolved) | place)
     write_json(folder / CONFIG, resolved)

@@ -67,6 +67,7 @@ class RunFolder:
         self._path: Path | None = None
         self._lock: FileLock | None = None
         self._datasets: Mapping[str, Dataset[Any]] = {}
+        self._result_config: dict[str, Any] | None = None
 
     @property
     def path(self) -> Path:
@@ -98,9 +99,11 @@ class RunFolder:
             training: dataset.
             validation: likewise.
         """
-        items = {} if self.config is None else self.config.result_items()
-        digests = [facts_of(dataset).digest for dataset in (training, validation)]
-        return items | {"data": f"data with checksum {'-'.join(filter(None, digests))}"}
+        if self._result_config is None:  # asked for at every checkpoint, and a list may hold 200,000 files
+            items = {} if self.config is None else self.config.result_items()
+            digests = [facts_of(dataset).digest for dataset in (training, validation)]
+            self._result_config = items | {"data": f"data with checksum {'-'.join(filter(None, digests))}"}
+        return self._result_config
 
     def record(self, datasets: Mapping[str, Dataset[Any]]) -> None:
         """Write what is needed to repeat, evaluate and use the run, once; ``--config_file FOLDER/config.json`` does.

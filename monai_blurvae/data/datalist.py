@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -347,15 +347,16 @@ def load_datalist(
         subject_pattern: regular expression whose group is the person, see :func:`find_volumes`.
         skip_bad_files: go on without links that lead to nothing.
     """
-    try:
+
+    def make() -> Datalist:
         given = datalist or _sample_datalist(dataset_dir)
         if given:
             return read_datalist(given, dataset_dir, seed)
         root = _require_folder(dataset_dir)
         parts = split_subjects(find_volumes(root, image_pattern, subject_pattern, skip_bad_files), seed)
-    except DataError as error:
-        return Datalist.empty(str(error))
-    return Datalist.of(root, parts, f"{image_pattern} in {root}, split by subject with seed {seed}")
+        return Datalist.of(root, parts, f"{image_pattern} in {root}, split by subject with seed {seed}")
+
+    return made_or_problem(make)
 
 
 def evaluation_datalist(
@@ -376,13 +377,26 @@ def evaluation_datalist(
         subject_pattern: regular expression whose group is the person, see :func:`find_volumes`.
         skip_bad_files: go on without links that lead to nothing.
     """
-    try:
+
+    def make() -> Datalist:
         given = datalist or _sample_datalist(dataset_dir)
         if given:
             return read_split(given, dataset_dir, split)
         root = _require_folder(dataset_dir)
         volumes = find_volumes(root, image_pattern, subject_pattern, skip_bad_files)
         return Datalist(root, [], [], volumes, f"{image_pattern} in {root}")
+
+    return made_or_problem(make)
+
+
+def made_or_problem(make: Callable[[], Datalist]) -> Datalist:
+    """A list, or, where there is nothing that can be used, an empty one with the sentence that says why.
+
+    Args:
+        make: makes the list.
+    """
+    try:
+        return make()
     except DataError as error:
         return Datalist.empty(str(error))
 

@@ -19,6 +19,7 @@ from monai_blurvae.data.datalist import (
     VALIDATION_FRACTION,
     Datalist,
     draw_validation,
+    made_or_problem,
     read_datalist,
     read_split,
     split_subjects,
@@ -136,8 +137,7 @@ def load_image_datalist(
         :func:`~monai_blurvae.transforms.cifar.read_cifar_batch`; if a partition file cannot be used or does not name
         exactly the images of the folder; or if a split would be left empty.
     """
-    return _made_or_problem(
-        dataset_dir,
+    return made_or_problem(
         lambda: (
             _split_folder(_read_folder(dataset_dir, image_pattern, partition_file, skip_bad_files), image_pattern, seed)
             if datalist is None
@@ -168,21 +168,13 @@ def evaluation_image_datalist(
     Returns:
         The list; without any image, and with the ``problem``, if there is nothing to evaluate.
     """
-    return _made_or_problem(
-        dataset_dir,
+    return made_or_problem(
         lambda: (
             _one_split(_read_folder(dataset_dir, image_pattern, partition_file, skip_bad_files), split)
             if datalist is None
             else read_split(datalist, dataset_dir, split)
         ),
     )
-
-
-def _made_or_problem(dataset_dir: str | Path | None, make: Callable[[], Datalist]) -> Datalist:
-    try:
-        return make()
-    except DataError as error:
-        return Datalist(Path(dataset_dir or "."), [], [], [], problem=str(error))
 
 
 @dataclass

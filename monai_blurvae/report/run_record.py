@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -12,6 +11,7 @@ from monai.bundle import ConfigParser
 
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.errors import RunFolderError
+from monai_blurvae.files import read_object
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord
 from monai_blurvae.report.history import History, read_history
 from monai_blurvae.run_files import (
@@ -108,10 +108,10 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
     return RunRecord(
         path=path,
         evaluation_dir=evaluated,
-        settings=plain_settings(_read_object(path / CONFIG)),
+        settings=plain_settings(read_object(path / CONFIG)),
         datalist=files.read(path / DATALIST, _read_datalist, None),
-        versions=files.read(path / VERSIONS, _read_object, {}),
-        summary=files.read(path / SUMMARY, _read_object, None),
+        versions=files.read(path / VERSIONS, read_object, {}),
+        summary=files.read(path / SUMMARY, read_object, None),
         history=files.read(path / TENSORBOARD, read_history, History({}, {})),
         evaluation=files.read(evaluated / EVALUATION_NPZ, EvaluationRecord.read, None),
         rows=files.read(evaluated / METRICS_CSV, _read_rows, []),
@@ -162,18 +162,8 @@ class _Reader:
             return absent
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read as JSON ({error}); write it again, or remove it.") from error
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path} holds a {type(content).__name__}, where an object is expected; remove it.")
-    return content
-
-
 def _read_datalist(path: Path) -> dict[str, Any]:
-    content = _read_object(path)
+    content = read_object(path)
     for split in SPLITS:
         entries = content.get(split, [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -182,7 +172,7 @@ def _read_datalist(path: Path) -> dict[str, Any]:
 
 
 def _read_measures(path: Path) -> dict[str, Any]:
-    content = _read_object(path)
+    content = read_object(path)
     rows = content.get("measures")
     if not {"title", "notes"} <= content.keys() or not isinstance(rows, dict):
         raise RunFolderError(f"{path} holds no title, measures and notes; evaluate the run again with its measures.")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monai_blurvae.errors import RunFolderError
-from monai_blurvae.files import make_folder, write_json
+from monai_blurvae.files import make_folder, read_object, write_json
 from monai_blurvae.run_files import MODEL, SUMMARY, TENSORBOARD
 from monai_blurvae.study.plan import Cell
 
@@ -128,11 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: if it cannot be read.
     """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}); remove it, and run the command again.") from error
-    return content
+    return read_object(path, "remove it, and run the command again")
 
 
 def _cell(content: Mapping[str, Any]) -> Cell:
