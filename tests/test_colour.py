@@ -338,7 +338,7 @@ VARIANTS = terms.VARIANTS | {
     "wiener bounded_inverse": lambda channels, folder: WienerLoss(weighting="bounded_inverse"),
     "wiener flat": lambda channels, folder: WienerLoss(weighting="flat"),
 }
-OTHER_TERMS = {"spectrum": SpectrumLoss, "kernel": KernelLoss, "kernel windowed": lambda: KernelLoss(window=True)}
+OTHER_TERMS = {"spectrum": SpectrumLoss, "kernel": KernelLoss, "kernel circular": lambda: KernelLoss("circular")}
 ALL_TERMS = [*VARIANTS, *OTHER_TERMS]
 
 

@@ -78,7 +78,7 @@ TABLE_1 = (
 )
 
 REMEDIES = (
-    _ablation("kernel_window", "windowed kernel step"),
+    _ablation("circular_kernel", "circular kernel step"),
     _ablation("wiener_variance", "Wiener, fitted variance"),
     _ablation("wiener_spectrum", "Wiener, fitted spectrum"),
     _ablation("tempered_spectrum", "tempered spectrum"),

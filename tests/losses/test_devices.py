@@ -40,5 +40,5 @@ def test_objective(name, channels, random_weights_dir):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_kernel_loss(channels):
     kernel = on_meta(2, 1, 5, 5)
-    KernelLoss(window=True).to("meta")(on_meta(2, channels, 16, 16), on_meta(2, channels, 16, 16), kernel).backward()
+    KernelLoss().to("meta")(on_meta(2, channels, 16, 16), on_meta(2, channels, 16, 16), kernel).backward()
     assert kernel.grad.device.type == "meta"
