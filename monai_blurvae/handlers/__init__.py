@@ -3,6 +3,7 @@
 from monai_blurvae.handlers.checkpoint import BestModelHandler, ModelCheckpointLoader, RestartCheckpointHandler
 from monai_blurvae.handlers.evaluation import EvaluationReportHandler
 from monai_blurvae.handlers.graceful_stop import GracefulStopHandler
+from monai_blurvae.handlers.learning_rate import CosineLearningRateHandler
 from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
 from monai_blurvae.handlers.progress import EpochProgressHandler
 from monai_blurvae.handlers.tensorboard import BlurVAETensorBoardHandler
@@ -12,6 +13,7 @@ from monai_blurvae.handlers.voxel_size import VoxelSizeCheckHandler, VoxelSizeHa
 __all__ = [
     "BestModelHandler",
     "BlurVAETensorBoardHandler",
+    "CosineLearningRateHandler",
     "EpochProgressHandler",
     "EvaluationReportHandler",
     "FinalValidationHandler",

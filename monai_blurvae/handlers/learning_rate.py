@@ -1,0 +1,59 @@
+"""The learning rate as a function of how far the training is."""
+
+from __future__ import annotations
+
+import math
+
+from ignite.engine import Engine, Events
+from torch.optim import Optimizer
+
+
+class CosineLearningRateHandler:
+    """Linear warm-up from 0, then half a cosine down to a share of the learning rate, iteration by iteration.
+
+    The learning rate of iteration i of n is a function of (i − ½) / n alone, n = ``max_epochs`` · ``epoch_length``. So
+    nothing has to be saved: a resumed training goes on as if it had never stopped, one that is resumed with more epochs
+    takes its place on the longer curve. Each group of the optimizer keeps its own scale.
+
+    Args:
+        optimizer: its learning rates, at construction, are those at the top of the curve.
+        warmup: share of the iterations that the warm-up takes, 0 ≤ warmup < 1.
+        final: learning rate after the last iteration, over that of the top, 0 to 1; 1 for a constant one.
+
+    Raises:
+        ValueError: for a share out of range.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup: float = 0.0, final: float = 0.0) -> None:
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup must be at least 0 and below 1, but is {warmup!r}.")
+        if not 0 <= final <= 1:
+            raise ValueError(f"final must be from 0 to 1, but is {final!r}.")
+        self.optimizer = optimizer
+        self.warmup = warmup
+        self.final = final
+        self._tops = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the learning rates of the iteration that begins."""
+        assert engine.state.max_epochs is not None
+        assert engine.state.epoch_length is not None
+        # its middle, so that neither the first iteration nor the last has a rate of 0
+        factor = self.factor((engine.state.iteration - 0.5) / (engine.state.max_epochs * engine.state.epoch_length))
+        for group, top in zip(self.optimizer.param_groups, self._tops, strict=True):
+            group["lr"] = top * factor
+
+    def factor(self, progress: float) -> float:
+        """The learning rate over that of the top.
+
+        Args:
+            progress: share of the iterations that lie behind, 0 to 1; beyond 1 the value of 1.
+        """
+        if progress < self.warmup:
+            return progress / self.warmup
+        fall = min(1.0, (progress - self.warmup) / (1 - self.warmup))
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * fall))
