@@ -91,6 +91,7 @@ def test_l2_overlay_differs_only_after_the_warm_up(hcp_dir, cache_dir, tmp_path)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_path, workers):
     common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **TINY, "num_workers": workers, "warmup_epochs": 3}
+    common |= {"lr_warmup": 0.0, "lr_final": 1.0}  # the learning rate of a run of more epochs falls more slowly
     run("training", TRAIN, run_dir=str(tmp_path / "straight"), **common | {"max_epochs": 4})
     cut = {"run_dir": str(tmp_path / "cut")}
     run("training", TRAIN, **cut, **common)
