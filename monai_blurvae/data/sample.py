@@ -34,7 +34,9 @@ FloatArray = npt.NDArray[np.float32]
 MARGIN = 10  # voxels around the brain
 MATTER_CHANGE = 0.12  # largest relative change of the grey and the white matter's intensity
 DISPLACEMENT_MM = 7.0  # largest coefficient of the B-spline; folding begins at half its knot spacing of about 28 mm
-FIELD_STEP = 4  # voxels
+FIELD_STEP = 4  # mm
+VOXEL_SIZE_MM = 0.7  # HCP's, so that a patch covers as much of the brain as there
+NOISE = 0.01  # standard deviation over the 99th percentile; with three times as much, the finest detail is noise
 SUBJECTS = {"training": 8, "validation": 2, "test": 2}
 LICENSE_NOTE = """\
 These twelve volumes are SYNTHETIC: the MNI152 T1 template, deformed at random, with random contrast, bias and noise.
@@ -95,7 +97,7 @@ def _make(folder: Path, seed: int) -> None:
 
 
 def _load_template() -> tuple[dict[str, sitk.Image], Any]:
-    """T1, grey and white matter and brain mask of the MNI152 template at 1 mm, cut to the brain, and their affine."""
+    """T1, grey and white matter and brain mask of the MNI152 template, cut to the brain, and the sample's affine."""
     try:
         from nilearn import datasets
     except ImportError as error:
@@ -114,6 +116,7 @@ def _load_template() -> tuple[dict[str, sitk.Image], Any]:
     box = tuple(slice(max(0, int(i.min()) - MARGIN), int(i.max()) + 1 + MARGIN) for i in inside)
     affine = images["t1"].affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [axis.start for axis in box]
+    affine[:3, :3] *= VOXEL_SIZE_MM
     arrays["t1"] /= np.percentile(arrays["t1"][inside], 99)
     return {name: sitk.GetImageFromArray(array[box].T) for name, array in arrays.items()}, affine
 
@@ -124,20 +127,29 @@ def _subject(template: dict[str, sitk.Image], seed: int) -> FloatArray:
     grey, white = rng.uniform(-MATTER_CHANGE, MATTER_CHANGE, 2).tolist()
     t1 = template["t1"] * (1.0 + grey * template["grey"] + white * template["white"])
     field = _displacement(t1, rng)
+    grid = _grid(t1)
     warped, mask = (
-        sitk.GetArrayFromImage(sitk.Resample(image, image, field, sitk.sitkLinear, 0.0))
+        sitk.GetArrayFromImage(sitk.Resample(image, grid, field, sitk.sitkLinear, 0.0))
         for image in (t1, template["mask"])
     )
     brain = torch.from_numpy(np.clip(warped, 0, None))[None]
     for transform in (
         RandAdjustContrast(prob=1.0, gamma=(0.75, 1.35)),
         RandBiasField(prob=1.0, degree=3, coeff_range=(-0.12, 0.12)),
-        RandRicianNoise(prob=1.0, std=0.03),
+        RandRicianNoise(prob=1.0, std=NOISE),
     ):
         transform.set_random_state(derive_seed(seed, type(transform).__name__) % 2**32)
         brain = torch.as_tensor(transform(brain))
     scaled: FloatArray = brain[0].numpy() * (mask > 0.5) * rng.uniform(500, 1500)
     return scaled
+
+
+def _grid(template: sitk.Image) -> sitk.Image:
+    """An empty image of the template's extent in the sample's voxels; the template's are of 1 mm."""
+    size = [int((n - 1) / VOXEL_SIZE_MM) + 1 for n in template.GetSize()]
+    grid = sitk.Image(size, sitk.sitkFloat32)
+    grid.SetSpacing([VOXEL_SIZE_MM] * 3)
+    return grid
 
 
 def _displacement(image: sitk.Image, rng: np.random.Generator) -> sitk.Transform:
