@@ -20,7 +20,7 @@ from monai_blurvae.functional.spectral import (
     spectral_sum,
     weighted_spectral_sum,
 )
-from monai_blurvae.functional.stationary import residual_power, stationary_log_prob
+from monai_blurvae.functional.stationary import residual_power, stationary_log_prob, stationary_sample
 from monai_blurvae.functional.window import SSIM_WINDOW_SIGMA, SSIM_WINDOW_SIZE, hann_window
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "residual_power",
     "spectral_sum",
     "stationary_log_prob",
+    "stationary_sample",
     "weighted_spectral_sum",
     "wiener_weight",
     "without_autocast",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -43,11 +45,38 @@ def stationary_log_prob(residual: Tensor, variance: Tensor) -> Tensor:
         ValueError: if the shape of the variance does not fit the residual.
     """
     power = residual_power(residual)
-    fits = variance.ndim == power.ndim and variance.shape[2:] == power.shape[2:]
-    if not fits or variance.shape[0] not in (1, power.shape[0]) or variance.shape[1] not in (1, power.shape[1]):
-        raise ValueError(
-            f"the variance has shape {tuple(variance.shape)}, but the half spectrum of the residual has "
-            f"{tuple(power.shape)}; give the variance that shape, or 1 in place of its first two numbers."
-        )
+    _check_variance(variance, power.shape, "the residual")
     terms = power / variance + torch.log(variance)
     return -0.5 * spectral_sum(terms, residual.shape[2:]) - gaussian_log_normalizer(residual[0].numel())
+
+
+def stationary_sample(noise: Tensor, variance: Tensor) -> Tensor:
+    """Give white noise the covariance of a stationary Gaussian: Σ^½ e, which is N(0, Σ) for e ~ N(0, I).
+
+    Σ^½ = F⁻¹ diag(√S) F with the ortho DFT F is the symmetric square root of the block-circulant covariance whose
+    eigenvalues are the S_j, real since S_j is the same at j and −j. It is an exact draw of the density of
+    :func:`stationary_log_prob`, and linear in the noise.
+
+    Args:
+        noise: e, standard normal, ``(B, C, *image_size)``.
+        variance: S_j ≥ 0, see :func:`stationary_log_prob`.
+
+    Returns:
+        Like ``noise``, in the units of √S.
+
+    Raises:
+        ValueError: if the shape of the variance does not fit the noise.
+    """
+    spectrum = ortho_spectrum(noise)
+    _check_variance(variance, spectrum.shape, "the noise")
+    image_size, axes = noise.shape[2:], tuple(range(2, noise.ndim))
+    return torch.fft.irfftn(spectrum * variance.sqrt(), s=image_size, dim=axes, norm="ortho")
+
+
+def _check_variance(variance: Tensor, half: Sequence[int], of: str) -> None:
+    fits = variance.ndim == len(half) and variance.shape[2:] == tuple(half[2:])
+    if not fits or variance.shape[0] not in (1, half[0]) or variance.shape[1] not in (1, half[1]):
+        raise ValueError(
+            f"the variance has shape {tuple(variance.shape)}, but the half spectrum of {of} has {tuple(half)}; give "
+            "the variance that shape, or 1 in place of its first two numbers."
+        )

@@ -27,7 +27,7 @@ from monai_blurvae.functional import (
     weighted_spectral_sum,
     wiener_weight,
 )
-from monai_blurvae.functional.stationary import residual_power, stationary_log_prob
+from monai_blurvae.functional.stationary import residual_power, stationary_log_prob, stationary_sample
 from monai_blurvae.seeding import numpy_rng
 
 GREY_LEVEL = 1 / 127.5
@@ -59,6 +59,20 @@ class Likelihood(Protocol):
     def log_prob(self, residual: Tensor, z: Tensor) -> Tensor:
         """Log p(x|z) in nats, ``(B,)``, of residuals ``(B, C, *image_size)`` at latents ``(B, latent_size)``."""
 
+    def sample(self, mean: Tensor, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw x ~ p(x|z), an image of each latent.
+
+        A draw knows no bounds: x leaves [−1, 1] where x̂ is near them, and is not clipped.
+
+        Args:
+            mean: x̂(z), ``(B, C, *image_size)``.
+            z: latents, ``(B, latent_size)``.
+            generator: of random numbers; one of the CPU gives the same draws on every device.
+
+        Returns:
+            Like ``mean``.
+        """
+
 
 @dataclass(frozen=True)
 class VarianceLikelihood:
@@ -75,6 +89,10 @@ class VarianceLikelihood:
         dimensions = residual[0].numel()
         quadratic = 0.5 * residual.square().flatten(1).sum(1) / self.variance
         return -quadratic - 0.5 * dimensions * math.log(self.variance) - gaussian_log_normalizer(dimensions)
+
+    def sample(self, mean: Tensor, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x̂ + s e, see :meth:`Likelihood.sample`."""
+        return mean + math.sqrt(self.variance) * _white_noise(mean, generator)
 
 
 @dataclass(frozen=True)
@@ -109,6 +127,11 @@ class KernelLikelihood:
         log_det = half_log_det(weight, image_size, residual.shape[1]) + 0.5 * dimensions * math.log(self.variance)
         return -quadratic - log_det - gaussian_log_normalizer(dimensions)
 
+    def sample(self, mean: Tensor, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x̂ + s |W|⁻¹ e, strongest at the frequencies that the kernel removed, see :meth:`Likelihood.sample`."""
+        variance = self.variance / self._weight(mean, z).square()
+        return mean + stationary_sample(_white_noise(mean, generator), variance)
+
 
 @dataclass(frozen=True)
 class SpectrumLikelihood:
@@ -124,6 +147,10 @@ class SpectrumLikelihood:
     def log_prob(self, residual: Tensor, z: Tensor) -> Tensor:
         """Log N(x; x̂, Σ), ``(B,)``, in nats."""
         return stationary_log_prob(residual, self.variance)
+
+    def sample(self, mean: Tensor, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x̂ + Σ^½ e, see :meth:`Likelihood.sample`."""
+        return mean + stationary_sample(_white_noise(mean, generator), self.variance.to(mean))
 
 
 class Bounds(NamedTuple):
@@ -363,6 +390,11 @@ def _draws(model: LatentModel, images: Tensor, samples: int, chunk_size: int, se
             # In float64, since a log-density of thousands of nats is compared to fractions of one.
             residual = x[rows].double() - model.decode(z[chunk]).double()
             yield _Draw(first * samples + begin, z[chunk], residual, log_ratio[chunk])
+
+
+def _white_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    origin = like.device if generator is None else generator.device
+    return torch.randn(like.shape, generator=generator, device=origin, dtype=like.dtype).to(like.device)
 
 
 def _noise(count: int, size: int, first: int, seed: int, purpose: str, like: Tensor, uniform: bool = False) -> Tensor:

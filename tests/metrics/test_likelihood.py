@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from monai_blurvae.functional.stationary import residual_power
+from monai_blurvae.metrics import likelihood as likelihoods_module
 from monai_blurvae.metrics.likelihood import (
     KernelLikelihood,
     SpectrumLikelihood,
@@ -331,3 +332,70 @@ def test_residual_power_and_variance_agree(channels):
     full = torch.fft.fft2(torch.fft.irfft2(spectrum, s=(8, 8))).real
     assert full.mean().item() == pytest.approx(fitted["variance"].variance)
     assert residual_power(x).shape[2:] == spectrum.shape[2:]
+
+
+def sampled_matrix(likelihood, channels, monkeypatch):
+    """The mean of draws around 1, and the matrix A of their noise Ae, from the draws of unit vectors."""
+    dimensions = channels * math.prod(SIZE)
+    units = torch.eye(dimensions, dtype=torch.float64).view(dimensions, channels, *SIZE)
+    mean, z = torch.ones_like(units), torch.zeros(dimensions, LATENT, dtype=torch.float64)
+    with monkeypatch.context() as patch:
+        patch.setattr(likelihoods_module, "_white_noise", lambda like, _: torch.zeros_like(like))
+        torch.testing.assert_close(likelihood.sample(mean, z), mean)
+        patch.setattr(likelihoods_module, "_white_noise", lambda *_: units)
+        return (likelihood.sample(mean, z) - mean).flatten(1).T
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_draw_has_the_dense_covariance_of_the_density(kind, channels, monkeypatch):
+    model, likelihood = known(kind, channels)
+    matrix = sampled_matrix(likelihood, channels, monkeypatch)
+    torch.testing.assert_close(matrix @ matrix.T, model.covariance, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("weighting", ["wiener", "bounded_inverse"])
+def test_a_draw_of_a_kernel_in_three_dimensions(weighting, monkeypatch):
+    size, kernel = (3, 4, 5), random_kernel((3, 3, 3))
+    w = wiener_matrix(circulant(kernel, size), 0.1, weighting)
+
+    class Kernels:
+        def kernel(self, z):
+            return kernel[None, None].expand(len(z), *[-1] * 4)
+
+    units = torch.eye(60, dtype=torch.float64).view(60, 1, *size)
+    monkeypatch.setattr(likelihoods_module, "_white_noise", lambda *_: units)
+    draws = KernelLikelihood(Kernels(), 0.4, 0.1, weighting).sample(
+        torch.zeros_like(units), torch.zeros(60, 2).double()
+    )
+    matrix = draws.flatten(1).T
+    torch.testing.assert_close(matrix @ matrix.T, 0.4 * torch.linalg.inv(w.T @ w), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_density_of_its_own_draws_is_minus_its_entropy(kind):
+    model, likelihood = known(kind, channels=2)
+    count, dimensions = 4000, 2 * math.prod(SIZE)
+    z = randn(1, LATENT, seed=4).expand(count, -1)
+    mean = model.decode(z)
+    draws = likelihood.sample(mean, z, rng(6))
+    entropy = MultivariateNormal(torch.zeros(dimensions).double(), model.covariance).entropy()
+    log_prob = likelihood.log_prob(draws - mean, z)
+    # −log p of a draw is half a χ² with D degrees of freedom, and a constant
+    assert abs(log_prob.mean() + entropy) < 5 * math.sqrt(dimensions / 2 / count)
+    assert log_prob.var().item() == pytest.approx(dimensions / 2, rel=0.15)
+    assert (draws.mean(0) - mean[0]).abs().max() < 6 * model.covariance.diagonal().max().sqrt() / math.sqrt(count)
+
+
+def test_draws_repeat_with_their_generator_and_leave_the_range_of_images():
+    network, x = small_network(), patches()
+    z, _ = network.encode(x)
+    mean = network.decode(z)
+    for likelihood in fit_likelihoods(network, x, uses_kernel=True).values():
+        a, b, other = (likelihood.sample(mean, z, rng(seed)) for seed in (1, 1, 2))
+        assert a.dtype == mean.dtype
+        assert torch.equal(a, b)
+        assert not torch.equal(a, other)
+        assert a.abs().max() > 1
+        single = likelihood.sample(mean.float(), z, rng(1))
+        assert single.dtype == torch.float32
