@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from monai.networks.blocks import Convolution
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from monai_blurvae.networks.architecture import Architecture, architecture_of
 from monai_blurvae.networks.kernel_generator import KernelGenerator
+
+if TYPE_CHECKING:
+    from monai_blurvae.metrics.likelihood import Likelihood
 
 ARCHITECTURES = ("transposed", "upsample")
 HIDDEN_SIZE = 512
@@ -227,20 +230,46 @@ class BlurVAE(_BlurVAEParts):
         return VAEOutput(self.decode(z), mu, log_var, z)
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Decode ``n`` latents drawn from N(0, I).
+    def reconstruct(
+        self, x: Tensor, generator: torch.Generator | None = None, likelihood: Likelihood | None = None
+    ) -> Tensor:
+        """Reconstruct images from their posterior mean μ: the decoder's mean x̂(μ), or an image drawn from p(x|μ).
+
+        Args:
+            x: images in [−1, 1], ``(B, C, *image_size)``.
+            generator: of random numbers, as in :meth:`sample`; without a likelihood there are none.
+            likelihood: what to draw from, see :meth:`sample`.
+
+        Returns:
+            Like ``x``; a draw is not clipped to [−1, 1].
+        """
+        mu, _ = self.encode(x)
+        return self._draw(mu, generator, likelihood)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None, likelihood: Likelihood | None = None) -> Tensor:
+        """Draw ``n`` latents z from N(0, I), and of each the decoder's mean x̂(z), or an image drawn from p(x|z).
+
+        The mean is the average of all images that the model has for a latent, and smooth as averages are; a draw is one
+        of these images. With generators of one state both have the same latents.
 
         Args:
             n: number of samples.
             generator: of random numbers; one of the CPU gives the same samples on every device.
+            likelihood: p(x|z) as fitted around this decoder, see
+                :func:`~monai_blurvae.metrics.fit_likelihoods`; None for the mean.
 
         Returns:
-            ``(n, C, *image_size)`` in [−1, 1].
+            ``(n, C, *image_size)``; means are in [−1, 1], draws have no bounds and are not clipped.
         """
         device = self.get_buffer("voxel_size").device
         origin = device if generator is None else generator.device
         z = torch.randn(n, self.latent_size, generator=generator, device=origin)
-        return self.decode(z.to(device))
+        return self._draw(z.to(device), generator, likelihood)
+
+    def _draw(self, z: Tensor, generator: torch.Generator | None, likelihood: Likelihood | None) -> Tensor:
+        mean = self.decode(z)
+        return mean if likelihood is None else likelihood.sample(mean, z, generator)
 
 
 class BlurVAEReconstructor(_BlurVAEParts):

@@ -4,6 +4,7 @@ import re
 import pytest
 import torch
 
+from monai_blurvae.metrics.likelihood import KernelLikelihood, SpectrumLikelihood, VarianceLikelihood
 from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, KernelGenerator, architecture_of
 
 SMALL = {"channels": (4, 6, 8, 10), "latent_size": 5, "kernel_hidden_size": 7}
@@ -96,6 +97,39 @@ def test_samples_repeat_with_their_generator(channels):
     assert a.shape == (3, channels, 64, 64)
     assert torch.equal(a, b)
     assert not torch.equal(a, network.sample(3, torch.Generator().manual_seed(2)))
+
+
+DENSITIES = {
+    "variance": lambda network: VarianceLikelihood(0.25),
+    "kernel": lambda network: KernelLikelihood(network, 0.25),
+    "spectrum": lambda network: SpectrumLikelihood(torch.full((1, 1, 16, 9), 0.25)),
+}
+
+
+@pytest.mark.parametrize("kind", DENSITIES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_drawn_around_the_same_means(channels, kind):
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "channels": (4, 8), "kernel_size": 5, "latent_size": 5}
+    network = BlurVAE(in_channels=channels, **sizes).eval()
+    likelihood = DENSITIES[kind](network)
+    x = torch.rand(3, channels, 16, 16) * 2 - 1
+    z = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+    for draw, of in [(lambda g, p: network.sample(3, g, p), z), (lambda g, p: network.reconstruct(x, g, p), None)]:
+        mean, first, again = (draw(torch.Generator().manual_seed(1), p) for p in (None, likelihood, likelihood))
+        of = network.encode(x)[0] if of is None else of
+        torch.testing.assert_close(mean, network.decode(of))
+        assert torch.equal(first, again)
+        # the drawn x has the log-density of its distance from that mean: half a χ² with D degrees of freedom
+        dimensions = mean[0].numel()
+        square = -2 * (likelihood.log_prob((first - mean).double(), of) - likelihood.log_prob(0 * mean.double(), of))
+        assert ((square - dimensions).abs() < 5 * (2 * dimensions) ** 0.5).all()
+        assert not first.requires_grad
+
+
+def test_a_reconstruction_is_that_of_the_evaluation():
+    network, x = BlurVAE(**SMALL).eval(), torch.rand(2, 1, 64, 64)
+    assert torch.equal(network.reconstruct(x), network(x).reconstruction)
 
 
 @pytest.mark.parametrize("architecture", ["transposed", "upsample"])
