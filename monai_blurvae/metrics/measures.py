@@ -96,6 +96,20 @@ SPECTRUM = (
     Description("spectrum_reconstruction", "spectrum of reconstructions", "decades", 3, -1, _SPECTRUM),
     Description("spectrum_sample", "spectrum of samples", "decades", 3, -1, _SPECTRUM),
 )
+DRAWN = ("reconstruction", "sample")
+"""What images are drawn around: x̂ of the posterior mean of an image, x̂ of a latent from the prior."""
+DRAWS = tuple(
+    Description(
+        f"spectrum_{kind}_draw_{key}",
+        f"spectrum of {kind}s drawn, {name}",
+        "decades",
+        3,
+        -1,
+        f"{_SPECTRUM}; of images drawn from p(x|z) = {what}",
+    )
+    for kind in DRAWN
+    for key, (name, what) in LIKELIHOODS.items()
+)
 SHARPNESS = (
     Description("sharpness_reconstruction", "sharpness of reconstructions", "", 3, 0, _SHARPNESS),
     Description("sharpness_sample", "sharpness of samples", "", 3, 0, _SHARPNESS),
@@ -160,7 +174,7 @@ LIKELIHOOD = (
 
 MEASURES = {
     description.key: description
-    for group in (QUALITY, LPIPS, LATENT, KERNEL, SPECTRUM, SHARPNESS, ALEXNET, FID, LIKELIHOOD)
+    for group in (QUALITY, LPIPS, LATENT, KERNEL, SPECTRUM, DRAWS, SHARPNESS, ALEXNET, FID, LIKELIHOOD)
     for description in group
 }
 """Every measure by its key, in the order of the result of :func:`~monai_blurvae.metrics.measure_model`."""

@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metr
 from monai_blurvae.metrics.latent import ActiveUnits
 from monai_blurvae.metrics.likelihood import (
     LatentModel,
+    Likelihood,
     bits_per_dimension,
     dequantize,
     evaluation_mode,
@@ -33,6 +35,8 @@ from monai_blurvae.metrics.likelihood import (
 from monai_blurvae.metrics.lpips import lpips_distance
 from monai_blurvae.metrics.measures import (
     ALEXNET,
+    DRAWN,
+    DRAWS,
     FID,
     KERNEL,
     LATENT,
@@ -46,7 +50,7 @@ from monai_blurvae.metrics.measures import (
     keys,
 )
 from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
-from monai_blurvae.seeding import numpy_rng
+from monai_blurvae.seeding import numpy_rng, torch_rng
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +76,7 @@ class _Evaluated(NamedTuple):
     images: Tensor
     mu: Tensor
     log_var: Tensor
+    prior: Tensor
     reconstructions: Tensor
     samples: Tensor
 
@@ -101,7 +106,7 @@ def measure_model(
     measure is stands in :data:`~monai_blurvae.metrics.measures.MEASURES`.
 
     The three likelihoods are those of :func:`~monai_blurvae.metrics.likelihood.fit_likelihoods`, fitted on
-    ``reference``. The nll are of densities with respect to the units of the network's [−1, 1], of dequantised images
+    ``reference``. Around each reconstruction and sample an image is drawn from each. The nll are of densities with respect to the units of the network's [−1, 1], of dequantised images
     if they are 8-bit; only then are the bits per dimension those of the grey levels.
 
     Args:
@@ -139,11 +144,16 @@ def measure_model(
     with torch.no_grad(), evaluation_mode(network):
         evaluated = _evaluate(network, images, chunk_size, seed)
 
-        def likelihoods() -> Values:
-            x, y = (dequantize(z, seed) if eight_bit else z for z in (images, reference))
-            return _likelihoods(
-                network, x, y, uses_kernel, importance_samples, chunk_size, seed, eight_bit, c, weighting
+        @cache  # two groups of measures need it; whatever goes wrong in it is the reason of both
+        def fitted() -> dict[str, Likelihood]:
+            x = dequantize(reference, seed) if eight_bit else reference
+            return fit_likelihoods(
+                network, x, uses_kernel=uses_kernel, c=c, weighting=weighting, chunk_size=chunk_size, seed=seed
             )
+
+        def likelihoods() -> Values:
+            x = dequantize(images, seed) if eight_bit else images
+            return _likelihoods(network, x, fitted(), importance_samples, chunk_size, seed, eight_bit)
 
         groups: dict[tuple[Description, ...], Callable[[], Values]] = {
             QUALITY: lambda: _quality(evaluated, chunk_size),
@@ -151,6 +161,7 @@ def measure_model(
             LATENT: lambda: _latent(evaluated),
             KERNEL: lambda: _kernel(network, evaluated, uses_kernel, c),
             SPECTRUM: lambda: _spectra(evaluated),
+            DRAWS: lambda: _drawn_spectra(evaluated, fitted(), chunk_size, seed),
             SHARPNESS: lambda: _sharpness(evaluated),
             ALEXNET: lambda: _alexnet(evaluated, weights_dir),
             FID: lambda: _fid(evaluated, weights_dir),
@@ -192,7 +203,7 @@ def _evaluate(network: LatentModel, images: Tensor, chunk_size: int, seed: int) 
     mu, log_var = (torch.cat([posterior[i] for posterior in posteriors]) for i in range(2))
     noise = torch.from_numpy(numpy_rng(seed, "samples").standard_normal(tuple(mu.shape))).to(mu)
     reconstructions, samples = (torch.cat([network.decode(z) for z in zs.split(chunk_size)]) for zs in (mu, noise))
-    return _Evaluated(images, mu, log_var, reconstructions, samples)
+    return _Evaluated(images, mu, log_var, noise, reconstructions, samples)
 
 
 def _unit_pairs(evaluated: _Evaluated, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -239,6 +250,18 @@ def _spectra(evaluated: _Evaluated) -> Values:
     }
 
 
+def _drawn_spectra(evaluated: _Evaluated, fitted: Mapping[str, Likelihood], chunk_size: int, seed: int) -> Values:
+    around = {DRAWN[0]: (evaluated.reconstructions, evaluated.mu), DRAWN[1]: (evaluated.samples, evaluated.prior)}
+    values: dict[str, float | Measure] = dict.fromkeys(keys(DRAWS), Measure(None, NO_KERNEL))
+    for kind, (means, latents) in around.items():
+        for name, likelihood in fitted.items():
+            generator = torch_rng(seed, "draws", kind)
+            pairs = zip(means.split(chunk_size), latents.split(chunk_size), strict=True)
+            drawn = torch.cat([likelihood.sample(mean, z, generator) for mean, z in pairs])
+            values[f"spectrum_{kind}_draw_{name}"] = log_spectrum_distance(drawn, evaluated.images).item()
+    return values
+
+
 def _sharpness(evaluated: _Evaluated) -> Values:
     return {
         "sharpness_reconstruction": relative_sharpness(evaluated.reconstructions, evaluated.images).item(),
@@ -262,18 +285,12 @@ def _fid(evaluated: _Evaluated, weights_dir: Path | None) -> Values:
 def _likelihoods(
     network: LatentModel,
     images: Tensor,
-    reference: Tensor,
-    uses_kernel: bool,
+    fitted: Mapping[str, Likelihood],
     samples: int,
     chunk_size: int,
     seed: int,
     eight_bit: bool,
-    c: float,
-    weighting: str,
 ) -> Values:
-    fitted = fit_likelihoods(
-        network, reference, uses_kernel=uses_kernel, c=c, weighting=weighting, chunk_size=chunk_size, seed=seed
-    )
     bounds = evidence_bounds(network, images, fitted, samples=samples, chunk_size=chunk_size, seed=seed)
     dimensions = images[0].numel()
     values: dict[str, float | Measure] = {}

@@ -7,12 +7,15 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.distributions import Independent, Normal, kl_divergence
 
 from monai_blurvae.errors import WeightsError
+from monai_blurvae.functional import stationary_sample
 from monai_blurvae.metrics import suite
 from monai_blurvae.metrics.likelihood import dequantize, evidence_bounds, fit_likelihoods
 from monai_blurvae.metrics.measures import MEASURES
+from monai_blurvae.metrics.spectra import log_spectrum_distance
 from monai_blurvae.metrics.suite import NO_KERNEL, Measure, measure_model
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.networks.perceptual import weight_shapes
+from monai_blurvae.seeding import torch_rng
 
 SIZE = 32
 
@@ -180,19 +183,54 @@ def test_likelihoods_are_the_bounds_of_the_fitted_models(network, weights_dir, e
         assert result[f"bpd_{name}"].value == pytest.approx(bits)
 
 
+def test_the_spectra_of_draws_are_those_of_images_drawn_by_hand(network, weights_dir):
+    result = measure(network, weights_dir, chunk_size=100)
+    fitted = fit_likelihoods(network, reference_of(network), uses_kernel=True, chunk_size=100)
+    mu, _, reconstruction, _ = answers(network)
+    with torch.no_grad():
+        for name, likelihood in fitted.items():
+            drawn = likelihood.sample(reconstruction, mu, torch_rng(0, "draws", "reconstruction"))
+            expected = log_spectrum_distance(drawn, images_of(network)).item()
+            assert result[f"spectrum_reconstruction_draw_{name}"].value == pytest.approx(expected, rel=1e-4)
+
+
+class Blind:
+    """A model that knows the mean of its images alone; what is left, stationary noise, is all in the density."""
+
+    def encode(self, x):
+        mu = torch.zeros(len(x), 2, dtype=x.dtype)
+        return mu, torch.zeros_like(mu)
+
+    def decode(self, z):
+        return torch.full((len(z), 1, SIZE, SIZE), 0.1, dtype=z.dtype)
+
+
+def test_draws_of_the_fitted_spectrum_have_the_spectrum_of_the_images(weights_dir):
+    # a density with the images' own covariance draws images of their spectrum; one variance is flat, and the mean is 0
+    noise = torch.randn(200, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    frequency = torch.hypot(torch.fft.fftfreq(SIZE)[:, None], torch.fft.rfftfreq(SIZE)[None])
+    x = 0.1 + stationary_sample(noise, 1e-4 / (frequency + 0.05)[None, None] ** 3)
+    result = measure_model(Blind(), x[:100], x[100:], uses_kernel=False, weights_dir=weights_dir, importance_samples=1)
+    for kind in ("reconstruction", "sample"):
+        assert result[f"spectrum_{kind}_draw_spectrum"].value < 0.05
+        assert result[f"spectrum_{kind}_draw_variance"].value > 0.3
+        assert result[f"spectrum_{kind}"].value > 2
+        assert result[f"spectrum_{kind}_draw_kernel"] == Measure(None, NO_KERNEL)
+
+
 def test_all_is_deterministic_for_a_seed(network, weights_dir, measures):
     torch.manual_seed(12345)
     assert measure(network, weights_dir) == measures
     other = measure(network, weights_dir, seed=1)
     changed = {key for key in MEASURES if other[key] != measures[key]}
     sampled = {"spectrum_sample", "sharpness_sample", "mmd_alexnet", "frechet_alexnet"}
-    assert changed == sampled | {key for key in MEASURES if "nll" in key or "bpd" in key}
+    assert changed == sampled | {key for key in MEASURES if "nll" in key or "bpd" in key or "draw" in key}
 
 
 def test_without_a_kernel_its_measures_are_missing(network, weights_dir, measures):
     result = measure(network, weights_dir, uses_kernel=False)
     for key in MEASURES:
-        if key in ("kernel_width", "below_sqrt_c", "nll_kernel", "iw_nll_kernel"):
+        if key in ("kernel_width", "below_sqrt_c", "nll_kernel", "iw_nll_kernel") or key.endswith("draw_kernel"):
             assert result[key] == Measure(None, NO_KERNEL)
         else:
             assert result[key] == measures[key]
@@ -205,6 +243,7 @@ def test_without_a_kernel_its_measures_are_missing(network, weights_dir, measure
         ("make_ssim_metric", {"psnr", "ssim"}),
         ("evidence_bounds", {key for key in MEASURES if "nll" in key or "bpd" in key}),
         ("lpips_distance", {"lpips"}),
+        ("fit_likelihoods", {key for key in MEASURES if "nll" in key or "bpd" in key or "draw" in key}),
     ],
 )
 def test_a_failure_does_not_lose_the_other_measures(network, weights_dir, measures, monkeypatch, broken, keys):
