@@ -1,6 +1,7 @@
 """What the bundles' configs call: the first step, the folder of a run, what is found there. Nothing else imports it."""
 
 from monai_blurvae.bundle.command_line import begin, default_cache_dir
+from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.finished_run import FinishedRun, TrainedObjective
 from monai_blurvae.bundle.measures import MeasuresHandler
 from monai_blurvae.bundle.run_folder import RunFolder, RunRecordHandler, log_skipped, prepare
@@ -16,6 +17,7 @@ __all__ = [
     "TrainedObjective",
     "begin",
     "default_cache_dir",
+    "fit_densities",
     "log_skipped",
     "prepare",
     "report_run",

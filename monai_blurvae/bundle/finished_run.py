@@ -48,6 +48,11 @@ class TrainedObjective(NamedTuple):
     departures: tuple[str, ...]
     fixed_kernel: bool
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether the generator predicts the kernel of a likelihood."""
+        return self.trains_kernel and not self.fixed_kernel
+
 
 class FinishedRun:
     """A training that an evaluation or inference takes its model, data and settings from: a run or a packed bundle.

@@ -73,7 +73,7 @@ def measure_trained(
         network,
         images,
         reference,
-        uses_kernel=objective.trains_kernel and not objective.fixed_kernel,
+        uses_kernel=objective.has_kernel,
         c=objective.wiener_c,
         weighting=objective.weighting,
         **options,

@@ -1,10 +1,11 @@
 """Small Ignite handlers: progress, TensorBoard, pictures, checkpoints that are whole or not there."""
 
 from monai_blurvae.handlers.checkpoint import BestModelHandler, ModelCheckpointLoader, RestartCheckpointHandler
+from monai_blurvae.handlers.draws import FittedDensities
 from monai_blurvae.handlers.evaluation import EvaluationReportHandler
 from monai_blurvae.handlers.graceful_stop import GracefulStopHandler
 from monai_blurvae.handlers.learning_rate import CosineLearningRateHandler
-from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
+from monai_blurvae.handlers.pictures import reconstruction_figure, sample_figure, save_figure
 from monai_blurvae.handlers.progress import EpochProgressHandler
 from monai_blurvae.handlers.tensorboard import BlurVAETensorBoardHandler
 from monai_blurvae.handlers.validation import FinalValidationHandler
@@ -17,11 +18,13 @@ __all__ = [
     "EpochProgressHandler",
     "EvaluationReportHandler",
     "FinalValidationHandler",
+    "FittedDensities",
     "GracefulStopHandler",
     "ModelCheckpointLoader",
     "RestartCheckpointHandler",
     "VoxelSizeCheckHandler",
     "VoxelSizeHandler",
     "reconstruction_figure",
+    "sample_figure",
     "save_figure",
 ]

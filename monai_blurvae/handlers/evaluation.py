@@ -1,11 +1,11 @@
-"""Tables, a picture and the record of an evaluation."""
+"""Tables, pictures and the record of an evaluation."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -21,11 +21,12 @@ from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.engines import BlurVAEKeys
 from monai_blurvae.files import make_folder, write_text
 from monai_blurvae.functional import kernel_width, kl_standard_normal, radial_power
+from monai_blurvae.handlers.draws import FittedDensities, ImageDraws, outside, try_fit
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, Pixels
-from monai_blurvae.handlers.pictures import reconstruction_figure, save_figure
+from monai_blurvae.handlers.pictures import reconstruction_figure, sample_figure, save_figure
 from monai_blurvae.metrics import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
 from monai_blurvae.metrics.measures import MEASURES, PER_IMAGE
-from monai_blurvae.run_files import EVALUATION_NPZ, METRICS_CSV, METRICS_MD, RECONSTRUCTIONS
+from monai_blurvae.run_files import EVALUATION_NPZ, METRICS_CSV, METRICS_MD, RECONSTRUCTIONS, SAMPLES
 from monai_blurvae.seeding import torch_rng
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,24 @@ def mean_and_std_text(mean: float, std: float) -> str:
 
 
 class _Example(NamedTuple):
-    """One image of the picture, in [0, 1], with its reconstruction, kernel and line of the table."""
+    """One image of the picture, in [0, 1], with its reconstruction, kernel, draws and line of the table."""
 
     image: Tensor
     reconstruction: Tensor
     kernel: Tensor
+    draws: Mapping[str, Tensor]
     row: Mapping[str, Any]
+
+
+class _Shown(NamedTuple):
+    """What the pictures show, in [0, 1] but for the draws, which exceed it."""
+
+    images: Tensor
+    reconstructions: Tensor
+    kernels: Tensor
+    samples: Tensor
+    reconstruction_draws: Mapping[str, Tensor]
+    sample_draws: Mapping[str, Tensor]
 
 
 class _RunningMeans:
@@ -68,11 +81,12 @@ class _RunningMeans:
 
 
 class EvaluationReportHandler:
-    """Write ``metrics.csv`` (a line for each image), ``metrics.md`` (mean ± std), a picture and ``evaluation.npz``.
+    """Write ``metrics.csv`` (a line for each image), ``metrics.md`` (mean ± std), two pictures and ``evaluation.npz``.
 
     The latter holds what a report draws, see :class:`~monai_blurvae.handlers.evaluation_record.EvaluationRecord`; the
-    picture is ``reconstructions.png``. A batch with ``position`` holds patches of subjects, one without it images whose
-    names are under ``subject``; images without a name are numbered.
+    pictures are ``reconstructions.png`` and ``samples.png``. Both show the decoder's means and, with ``densities``,
+    images drawn from p(x|z) around them, which pictures clip to the range of images. A batch with ``position`` holds
+    patches of subjects, one without it images whose names are under ``subject``; images without a name are numbered.
 
     Args:
         folder: where to write, or a function that gives the folder when the evaluation is completed.
@@ -84,6 +98,8 @@ class EvaluationReportHandler:
         count: images in the picture, spread over the images evaluated.
         seed: of the samples in the picture.
         quarter_turns: rotation of the pictures, see :func:`~monai_blurvae.handlers.reconstruction_figure`.
+        densities: fits what images are drawn from, called once at the first batch of an evaluation; None for no draws.
+            Where a file that it needs is missing, there are none either, and the record says why.
     """
 
     def __init__(
@@ -95,6 +111,7 @@ class EvaluationReportHandler:
         count: int = 8,
         seed: int = 0,
         quarter_turns: int = 0,
+        densities: Callable[[], FittedDensities] | None = None,
     ) -> None:
         self.folder = folder
         self.network: Any = getattr(network, "module", network)  # of DistributedDataParallel
@@ -103,6 +120,7 @@ class EvaluationReportHandler:
         self.count = count
         self.seed = seed
         self.quarter_turns = quarter_turns
+        self.densities = densities
         self._reset()
 
     def attach(self, engine: Engine) -> None:
@@ -115,9 +133,14 @@ class EvaluationReportHandler:
         self._rows: list[dict[str, Any]] = []
         self._examples: list[_Example] = []
         self._means = _RunningMeans()
+        self._draws: ImageDraws | None = None
 
+    @torch.no_grad()
     def _collect(self, engine: Engine) -> None:
         batch, output = engine.state.batch, engine.state.output
+        if self._draws is None:
+            self._draws = ImageDraws(try_fit(self.densities), self.seed)
+        drawn = self._draws.around(output[CommonKeys.PRED], output[BlurVAEKeys.MU])
         pair = image_pair(output)
         values = {
             "psnr": CappedPSNRMetric()(*pair).flatten(),
@@ -130,18 +153,21 @@ class EvaluationReportHandler:
             row = place | {name: float(value[i]) for name, value in values.items()}
             if len(self._rows) % step == 0 and len(self._examples) < self.count:
                 kernel = output[BlurVAEKeys.KERNEL][i]
-                self._examples.append(_Example(pair[1][i].cpu(), pair[0][i].cpu(), kernel.cpu(), row))
+                draws = {name: to_unit_range(images[i]).cpu() for name, images in drawn.items()}
+                self._examples.append(_Example(pair[1][i].cpu(), pair[0][i].cpu(), kernel.cpu(), draws, row))
             self._rows.append(row)
-        self._means.add(_averaged(output))
+        self._means.add(_averaged(output) | _averaged_draws(drawn))
 
     def _write(self, engine: Engine) -> None:
         folder = make_folder(self.folder() if callable(self.folder) else Path(self.folder).expanduser())
         facts = facts_of(engine.state.dataloader.dataset if self.dataset is None else self.dataset)
-        samples = self._samples()
-        record = self._record(self._about(facts, engine.state.metrics.get("active_units")), samples)
+        shown = self._shown()
+        about = self._about(facts, engine.state.metrics.get("active_units"))
+        record = self._record(about, shown)
         write_text(folder / METRICS_CSV, self._table())
-        write_text(folder / METRICS_MD, self._markdown(record.about))
-        save_figure(self._figure(samples, record.about["title"]), folder / RECONSTRUCTIONS)
+        write_text(folder / METRICS_MD, self._markdown(about))
+        save_figure(self._figure(shown, about["title"]), folder / RECONSTRUCTIONS)
+        save_figure(self._sample_figure(shown, about["title"]), folder / SAMPLES)
         record.write(folder / EVALUATION_NPZ)
         logger.info(f"{self.title}: {self.summary()}; tables and picture in {folder}")
 
@@ -180,44 +206,68 @@ class EvaluationReportHandler:
         ]
         return "\n".join(lines) + "\n"
 
-    def _figure(self, samples: Tensor, title: str) -> Pixels:
-        images, reconstructions, kernels = self._stacked_examples()
+    def _figure(self, shown: _Shown, title: str) -> Pixels:
         title = f"{title}: {self.summary()}"
-        return reconstruction_figure(images, reconstructions, kernels, samples, title, self.quarter_turns)
+        return reconstruction_figure(
+            shown.images,
+            shown.reconstructions,
+            shown.kernels,
+            shown.samples,
+            title,
+            self.quarter_turns,
+            shown.reconstruction_draws,
+        )
 
-    def _stacked_examples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, reconstructions and kernels."""
-        images, reconstructions, kernels, _ = zip(*self._examples, strict=True)
-        return torch.stack(images), torch.stack(reconstructions), torch.stack(kernels)
+    def _sample_figure(self, shown: _Shown, title: str) -> Pixels:
+        return sample_figure(shown.images, shown.samples, shown.sample_draws, title, self.quarter_turns)
 
-    def _samples(self) -> Tensor:
-        """As many as there are examples, in [0, 1]."""
+    def _shown(self) -> _Shown:
+        assert self._draws is not None
+        examples, purpose = self._examples, "pictures"
         self.network.eval()
-        return to_unit_range(self.network.sample(len(self._examples), torch_rng(self.seed, "pictures"))).cpu()
+        samples = self.network.sample(len(examples), torch_rng(self.seed, purpose))
+        drawn = self._draws.samples(self.network, len(examples), purpose)
+        return _Shown(
+            images=torch.stack([example.image for example in examples]),
+            reconstructions=torch.stack([example.reconstruction for example in examples]),
+            kernels=torch.stack([example.kernel for example in examples]),
+            samples=to_unit_range(samples).cpu(),
+            reconstruction_draws={name: torch.stack([e.draws[name] for e in examples]) for name in drawn},
+            sample_draws={name: to_unit_range(images).cpu() for name, images in drawn.items()},
+        )
 
-    def _record(self, about: Mapping[str, Any], samples: Tensor) -> EvaluationRecord:
-        images, reconstructions, kernels = self._stacked_examples()
-        power = self._means["image_power"]
+    def _record(self, about: Mapping[str, Any], shown: _Shown) -> EvaluationRecord:
+        power, names = self._means["image_power"], about["draws"]["likelihoods"]
+        sample_power, sample_draw_power = self._sample_powers(names)
         return EvaluationRecord(
-            images=_pixels(images),
-            reconstructions=_pixels(reconstructions),
-            samples=_pixels(samples),
-            kernels=kernels[:, 0].double().numpy(),
+            images=_pixels(shown.images),
+            reconstructions=_pixels(shown.reconstructions),
+            samples=_pixels(shown.samples),
+            kernels=shown.kernels[:, 0].double().numpy(),
             mean_kernel=self._means["kernel"],
-            frequencies=np.arange(1, len(power) + 1) / min(images.shape[2:]),
+            frequencies=np.arange(1, len(power) + 1) / min(shown.images.shape[2:]),
             image_power=power,
             reconstruction_power=self._means["reconstruction_power"],
-            sample_power=self._sample_power(),
+            sample_power=sample_power,
+            reconstruction_draws=_stacked_pixels(shown.reconstruction_draws, shown.images),
+            sample_draws=_stacked_pixels(shown.sample_draws, shown.images),
+            reconstruction_draw_power=_stacked([self._means[_draw_power(name)] for name in names], power),
+            sample_draw_power=_stacked(sample_draw_power, power),
             unit_kl=self._means["unit_kl"],
             about=about,
         )
 
-    def _sample_power(self) -> Numbers:
-        generator, means = torch_rng(self.seed, "spectrum"), _RunningMeans()
+    def _sample_powers(self, names: Sequence[str]) -> tuple[Numbers, list[Numbers]]:
+        """Of the means of samples, and of images drawn around them from each density."""
+        assert self._draws is not None
+        means = _RunningMeans()
         self.network.eval()
-        for _ in range(SPECTRUM_SAMPLES // SAMPLES_AT_ONCE):
-            means.add({"power": _power(self.network.sample(SAMPLES_AT_ONCE, generator))})
-        return means["power"]
+        for i in range(SPECTRUM_SAMPLES // SAMPLES_AT_ONCE):
+            purpose = "spectrum", str(i)
+            samples = self.network.sample(SAMPLES_AT_ONCE, torch_rng(self.seed, *purpose))
+            drawn = self._draws.samples(self.network, SAMPLES_AT_ONCE, *purpose)
+            means.add({"power": _power(samples), **{name: _power(images) for name, images in drawn.items()}})
+        return means["power"], [means[name] for name in names]
 
     def _about(self, facts: DatasetFacts, active_units: int | None) -> dict[str, Any]:
         count, are_patches = len(self._rows), "slice" in self._rows[0]
@@ -235,6 +285,17 @@ class EvaluationReportHandler:
             "voxel_size": np.median(facts.voxel_sizes, axis=0).tolist() if facts.voxel_sizes else None,
             "quarter_turns": self.quarter_turns,
             "examples": [dict(example.row) for example in self._examples],
+            "draws": self._about_draws(),
+        }
+
+    def _about_draws(self) -> dict[str, Any]:
+        assert self._draws is not None
+        densities = self._draws.densities
+        return {
+            "likelihoods": list(densities.likelihoods),
+            "outside": {name: float(self._means[_draw_outside(name)]) for name in densities.likelihoods},
+            "fitted_on": densities.fitted_on,
+            "missing": densities.missing,
         }
 
 
@@ -259,6 +320,29 @@ def _averaged(output: Mapping[str, Any]) -> dict[str, Tensor]:
         "unit_kl": kl_standard_normal(mu.reshape(-1, 1), log_var.reshape(-1, 1)).view_as(mu),
         "kernel": output[BlurVAEKeys.KERNEL][:, 0],
     }
+
+
+def _draw_power(name: str) -> str:
+    return f"power of draws, {name}"
+
+
+def _draw_outside(name: str) -> str:
+    return f"share of draws outside, {name}"
+
+
+def _averaged_draws(drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is averaged over the drawn images, with the batch first."""
+    powers = {_draw_power(name): _power(images) for name, images in drawn.items()}
+    return powers | {_draw_outside(name): outside(images) for name, images in drawn.items()}
+
+
+def _stacked(rows: Sequence[Numbers], like: Numbers) -> Numbers:
+    """One row under another, also none."""
+    return np.stack(rows) if rows else np.empty((0, *like.shape))
+
+
+def _stacked_pixels(draws: Mapping[str, Tensor], like: Tensor) -> Pixels:
+    return _pixels(torch.stack(list(draws.values())) if draws else torch.empty(0, *like.shape))
 
 
 def _power(images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from monai_blurvae.files import replacing
 ABOUT = frozenset(
     (
         *("title", "remark", "evaluated_on", "images", "subjects", "metrics", "active_units", "latent_size"),
-        *("training_voxel_size", "voxel_size", "quarter_turns", "examples"),
+        *("training_voxel_size", "voxel_size", "quarter_turns", "examples", "draws"),
     )
 )
 """The keys of ``about``."""
@@ -39,13 +39,22 @@ class EvaluationRecord(NamedTuple):
             see :func:`~monai_blurvae.functional.radial_power`.
         reconstruction_power: likewise.
         sample_power: likewise, of samples from the prior.
+        reconstruction_draws: of L densities p(x|z), an image drawn around each reconstruction, ``(L, N, C, H, W)`` like
+            ``images``, clipped; L is 0 where no density was fitted.
+        sample_draws: likewise, around each sample.
+        reconstruction_draw_power: mean power of images drawn around all reconstructions, unclipped, ``(L, R)``, like
+            ``reconstruction_power``.
+        sample_draw_power: likewise, of samples.
         unit_kl: mean KL of each latent unit from N(0, 1), in nats, ``(latent_size,)``.
         about: what is no array, as JSON holds it: ``title``, ``remark`` (what has to be said of the data, mostly
             nothing), ``evaluated_on`` (how many images, in words), ``images`` and ``subjects`` (their numbers;
             ``subjects`` is None for images that are no patches), ``metrics`` (``{name: {"mean", "std"}}``),
             ``active_units`` (or None), ``latent_size``, ``training_voxel_size`` (mm, zeros where unknown),
             ``voxel_size`` (of the evaluated images, None where unknown), ``quarter_turns`` (of the pictures),
-            ``examples`` (the line of ``metrics.csv`` of each example).
+            ``examples`` (the line of ``metrics.csv`` of each example), ``draws`` (``likelihoods``: the L keys of
+            :data:`~monai_blurvae.metrics.measures.LIKELIHOODS`; ``outside``: of each the mean share of the pixels of
+            its draws that lie outside of [−1, 1], around all reconstructions; ``fitted_on``: which images, in words;
+            ``missing``: why L is 0).
     """
 
     images: Pixels
@@ -57,6 +66,10 @@ class EvaluationRecord(NamedTuple):
     image_power: Numbers
     reconstruction_power: Numbers
     sample_power: Numbers
+    reconstruction_draws: Pixels
+    sample_draws: Pixels
+    reconstruction_draw_power: Numbers
+    sample_draw_power: Numbers
     unit_kl: Numbers
     about: Mapping[str, Any]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from monai_blurvae.files import replacing
+from monai_blurvae.metrics.measures import LIKELIHOODS
 
 Pixels = npt.NDArray[np.uint8]
 GAP = 4
@@ -40,8 +41,9 @@ def reconstruction_figure(
     samples: Tensor,
     title: str = "",
     quarter_turns: int = 0,
+    draws: Mapping[str, Tensor] | None = None,
 ) -> Pixels:
-    """Rows of inputs, reconstructions, absolute errors, blur kernels and samples.
+    """Rows of inputs, reconstructions, images drawn around them, absolute errors, blur kernels and samples.
 
     Args:
         images: ``(N, C, H, W)`` in [0, 1], see :class:`FigureRow`; the errors are those of each channel, in its colour.
@@ -50,6 +52,7 @@ def reconstruction_figure(
         samples: drawn from the prior, like ``images``.
         title: first line.
         quarter_turns: rotate every picture; 1 puts anterior or superior on top of slices of RAS volumes.
+        draws: from p(x|z) around the reconstructions, by the name of the density; a picture clips them to [0, 1].
 
     Returns:
         ``(height, width, 3)``.
@@ -58,15 +61,46 @@ def reconstruction_figure(
     size = images.shape[-1]
     rows = [
         FigureRow("input", images),
-        FigureRow("reconstruction (from the posterior mean)", reconstructions),
-        FigureRow("absolute error, doubled", error),
+        FigureRow("reconstruction: the mean (from the posterior mean)", reconstructions),
+        *_drawn_rows("reconstruction", draws),
+        FigureRow("absolute error of the mean, doubled", error),
         FigureRow(
             f"blur kernel ({kernels.shape[-2]} x {kernels.shape[-1]}, each relative to its maximum)",
             scale_kernels(kernels, size),
         ),
-        FigureRow("sample (drawn from the prior)", samples),
+        FigureRow("sample: the mean (of a latent from the prior)", samples),
     ]
     return draw_rows(rows, title, quarter_turns)
+
+
+def sample_figure(
+    images: Tensor, samples: Tensor, draws: Mapping[str, Tensor], title: str = "", quarter_turns: int = 0
+) -> Pixels:
+    """Rows of real images to compare with, the means of latents from the prior, and images drawn around these means.
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1], see :class:`FigureRow`.
+        samples: likewise, of no image.
+        draws: from p(x|z) around the samples, by the name of the density; a picture clips them to [0, 1].
+        title: first line.
+        quarter_turns: as in :func:`reconstruction_figure`.
+
+    Returns:
+        ``(height, width, 3)``.
+    """
+    rows = [
+        FigureRow("real images, to compare with", images),
+        FigureRow("sample: the mean (of a latent from the prior)", samples),
+        *_drawn_rows("sample", draws),
+    ]
+    return draw_rows(rows, title, quarter_turns)
+
+
+def _drawn_rows(of: str, draws: Mapping[str, Tensor] | None) -> list[FigureRow]:
+    return [
+        FigureRow(f"{of}: drawn around that mean, {LIKELIHOODS[name][0]}", images)
+        for name, images in (draws or {}).items()
+    ]
 
 
 def scale_kernels(kernels: Tensor, size: int) -> Tensor:

@@ -106,8 +106,9 @@ def measure_model(
     measure is stands in :data:`~monai_blurvae.metrics.measures.MEASURES`.
 
     The three likelihoods are those of :func:`~monai_blurvae.metrics.likelihood.fit_likelihoods`, fitted on
-    ``reference``. Around each reconstruction and sample an image is drawn from each. The nll are of densities with respect to the units of the network's [−1, 1], of dequantised images
-    if they are 8-bit; only then are the bits per dimension those of the grey levels.
+    ``reference``. Around each reconstruction and sample an image is drawn from each of them. The nll are of densities
+    with respect to the units of the network's [−1, 1], of dequantised images if they are 8-bit; only then are the bits
+    per dimension those of the grey levels.
 
     Args:
         network: a :class:`~monai_blurvae.networks.BlurVAE` or any :class:`LatentModel`; of a module a copy is used, in

@@ -19,7 +19,7 @@ from monai_blurvae.metrics.measures import LIKELIHOOD, keys
 from monai_blurvae.metrics.suite import NO_KERNEL
 from tests.volumes import EVALUATE, HCP, brain, cause, run, save
 
-KERNEL_ROWS = ("kernel_width", "below_sqrt_c", "nll_kernel", "iw_nll_kernel")
+KERNEL_ROWS = tuple(key for key in MEASURES if key in ("kernel_width", "below_sqrt_c") or key.endswith("_kernel"))
 LIKELIHOOD_KEYS = keys(LIKELIHOOD)
 D = 32 * 32
 

@@ -214,9 +214,11 @@ def test_a_second_evaluation_begins_anew(tmp_path):
 
 def test_the_record_comes_back_as_it_was_and_runs_nothing(tmp_path):
     numbers, pixels = np.arange(3.0), np.zeros((1, 1, 2, 2), np.uint8)
-    kernels = np.ones((1, 3, 3))
+    kernels, draws = np.ones((1, 3, 3)), [np.zeros((2, 1, 1, 2, 2), np.uint8)] * 2
     about = dict.fromkeys(ABOUT) | {"title": "ünit </script>", "voxel_size": [1.0, 2.0]}
-    record = EvaluationRecord(pixels, pixels, pixels, kernels, kernels[0], *(numbers,) * 5, about)
+    record = EvaluationRecord(
+        pixels, pixels, pixels, kernels, kernels[0], *[numbers] * 4, *draws, *[numbers] * 3, about
+    )
     record.write(tmp_path / EVALUATION_NPZ)
     assert [p.name for p in tmp_path.iterdir()] == [EVALUATION_NPZ]
     read = EvaluationRecord.read(tmp_path / EVALUATION_NPZ)

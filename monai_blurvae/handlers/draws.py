@@ -1,0 +1,94 @@
+"""Images drawn from p(x|z), beside the means that an evaluation looks at."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from monai_blurvae.errors import BlurVAEError
+from monai_blurvae.metrics.likelihood import Likelihood
+from monai_blurvae.seeding import torch_rng
+
+if TYPE_CHECKING:
+    from monai_blurvae.networks import BlurVAE
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FittedDensities:
+    """Densities p(x|z) around a decoder.
+
+    Attributes:
+        likelihoods: by the keys of :data:`~monai_blurvae.metrics.measures.LIKELIHOODS`, see
+            :func:`~monai_blurvae.metrics.fit_likelihoods`.
+        fitted_on: which images, in words.
+        missing: why there are none; empty where there are some.
+    """
+
+    likelihoods: Mapping[str, Likelihood] = field(default_factory=dict)
+    fitted_on: str = ""
+    missing: str = ""
+
+
+def try_fit(fit: Callable[[], FittedDensities] | None) -> FittedDensities:
+    """The densities, or why there are none: an evaluation needs no validation images to be there.
+
+    Args:
+        fit: makes them; None for an evaluation without.
+    """
+    if fit is None:
+        return FittedDensities(missing="this evaluation was given no fitted density")
+    try:
+        return fit()
+    except BlurVAEError as error:
+        logger.info(f"No images are drawn from p(x|z): {error}")
+        return FittedDensities(missing=str(error))
+
+
+class ImageDraws:
+    """Draws from each density, all from the same white noise, which its covariance colours.
+
+    Args:
+        densities: to draw from.
+        seed: of the noise.
+    """
+
+    def __init__(self, densities: FittedDensities, seed: int) -> None:
+        self.densities = densities
+        self._seed = seed
+        self._generators = {name: torch_rng(seed, "draws") for name in densities.likelihoods}
+
+    def around(self, means: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """An image of each density around each mean; of the next call the noise is another.
+
+        Args:
+            means: x̂(z), ``(B, C, *image_size)``.
+            z: latents, ``(B, latent_size)``.
+
+        Returns:
+            By the density's name, like ``means``, unclipped.
+        """
+        likelihoods = self.densities.likelihoods
+        return {name: likelihoods[name].sample(means, z, self._generators[name]) for name in likelihoods}
+
+    def samples(self, network: BlurVAE, n: int, *purpose: str) -> dict[str, Tensor]:
+        """Samples of the prior, drawn, of the latents of ``network.sample(n, torch_rng(seed, *purpose))``.
+
+        Args:
+            network: whose decoder the densities were fitted around.
+            n: number of samples.
+            purpose: of the random numbers.
+        """
+        likelihoods = self.densities.likelihoods
+        return {name: network.sample(n, torch_rng(self._seed, *purpose), likelihoods[name]) for name in likelihoods}
+
+
+def outside(images: Tensor) -> Tensor:
+    """Share of the pixels outside of [−1, 1], of each image ``(B,)``: what a picture clips."""
+    return (images.abs() > 1).flatten(1).to(torch.float64).mean(1)
