@@ -52,7 +52,7 @@ class _Example(NamedTuple):
 
 
 class _Shown(NamedTuple):
-    """What the pictures show, in [0, 1] but for the draws, which exceed it."""
+    """What the pictures show, in [0, 1]; draws are clipped to it."""
 
     images: Tensor
     reconstructions: Tensor

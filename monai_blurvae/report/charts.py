@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
+# Okabe and Ito's colours, and Tol's purple, which colour-blind people tell apart.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8C8C8C"
 
 SIZE = (4.2, 2.9)
 """Inches."""

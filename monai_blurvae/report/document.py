@@ -120,6 +120,7 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
         "extreme_tables": content.extreme_tables(run.rows),
         "psnr_chart": figures.psnr_chart(run.rows),
         "examples": None,
+        "drawn": None,
     }
     record = run.evaluation
     if record is None:
@@ -128,6 +129,8 @@ def _evaluation(run: RunRecord) -> dict[str, Any]:
         "metric_table": content.metric_table(record.about),
         "examples": figures.examples(record, run.history.trains_kernel),
         "samples": figures.samples(record),
+        "drawn": figures.drawn(record),
+        "not_drawn": record.about["draws"]["missing"],
         "spectrum_charts": figures.spectrum_charts(record),
         "spectrum_samples": SPECTRUM_SAMPLES,
         "frequency_text": figures.frequency_text(record.about),

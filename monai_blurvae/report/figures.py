@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers
-from monai_blurvae.metrics.measures import MEASURES
+from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, Pixels
+from monai_blurvae.metrics.measures import LIKELIHOODS, MEASURES
 from monai_blurvae.report.charts import (
     BLUE,
     EPOCH,
+    GREEN,
     GREY,
     ORANGE,
+    PURPLE,
     Chart,
     Series,
     area_chart,
@@ -28,10 +30,17 @@ from monai_blurvae.report.pictures import Picture, error_maps, kernel_pixels, pi
 
 KERNEL_EPOCHS, PICTURE_EPOCHS = 8, 3
 """Epochs of the training whose kernels and pictures are shown."""
+DRAWN_EXAMPLES = 4
+"""Examples and samples that are shown with images drawn around them."""
+DRAW_STYLES = {"variance": (ORANGE, ":"), "kernel": (GREEN, "--"), "spectrum": (PURPLE, "-.")}
+"""Colour and line of each density."""
 QUIET_UNIT = 0.01
 """KL in nats below which a latent unit counts as unused in the caption."""
 POWER_FLOOR = 1e-12
 """Smallest power in a chart; constant images have none to take the log of."""
+
+FREQUENCY, LACK = "frequency (cycles per pixel)", "log₁₀ power, less the images'"
+"""Labels of the axes of spectra."""
 
 TERMS = {
     "loss": ("Training loss", "loss", "What is minimised, the sum of its terms with the KL times β"),
@@ -56,6 +65,26 @@ class Example(NamedTuple):
 
     caption: str
     pictures: Sequence[Picture]
+
+
+class Drawn(NamedTuple):
+    """Images drawn from the densities.
+
+    Attributes:
+        densities: name of each and what it adds to the mean, in words.
+        fitted_on: which images, in words.
+        outside: how much of the draws a picture clips, in words.
+        examples: real image, mean and draws of a few reconstructions.
+        samples: mean and draws of a few samples from the prior.
+        charts: their spectra, relative to the images'.
+    """
+
+    densities: Sequence[tuple[str, str]]
+    fitted_on: str
+    outside: str
+    examples: Sequence[Example]
+    samples: Sequence[Example]
+    charts: Sequence[Chart]
 
 
 class ColourBar(NamedTuple):
@@ -236,6 +265,82 @@ def samples(record: EvaluationRecord) -> list[Picture]:
     return [picture(sample, f"sample {i + 1} from the prior") for i, sample in enumerate(turned)]
 
 
+ADDS = {
+    "variance": "white noise, as strong at every pixel and frequency",
+    "kernel": "noise that is strongest at the frequencies that the predicted blur kernel removes",
+    "spectrum": "noise with the mean power spectrum of what the reconstructions lack",
+}
+"""What a draw from each density adds to the mean."""
+
+
+def drawn(record: EvaluationRecord) -> Drawn | None:
+    """Images drawn from the densities, and their spectra; None where none was fitted.
+
+    Args:
+        record: of the evaluation.
+    """
+    about = record.about["draws"]
+    names = about["likelihoods"]
+    if not names:
+        return None
+    shares = ", ".join(f"{LIKELIHOODS[name][0]} {about['outside'][name]:.1%}" for name in names)
+    turns = record.about["quarter_turns"]
+    texts = [example_text(row) for row in record.about["examples"][:DRAWN_EXAMPLES]]
+    shown = upright(record.images[: len(texts)], turns)
+    images = [picture(image, f"image {text}", "image") for image, text in zip(shown, texts, strict=True)]
+    reconstructions = _drawn_pictures(record.reconstructions, record.reconstruction_draws, record, texts)
+    numbers = [f"sample {i + 1}" for i in range(min(DRAWN_EXAMPLES, len(record.samples)))]
+    samples = _drawn_pictures(record.samples, record.sample_draws, record, numbers)
+    return Drawn(
+        [(LIKELIHOODS[name][0], f"{LIKELIHOODS[name][1]}; it adds {ADDS[name]}") for name in names],
+        about["fitted_on"],
+        f"Of the pixels of the drawn reconstructions lie outside: {shares}.",
+        [Example(text, [image, *row]) for text, image, row in zip(texts, images, reconstructions, strict=True)],
+        [Example(text, row) for text, row in zip(numbers, samples, strict=True)],
+        [_draw_chart(record, kind) for kind in ("reconstruction", "sample")],
+    )
+
+
+def _drawn_pictures(
+    means: Pixels, draws: Pixels, record: EvaluationRecord, texts: Sequence[str]
+) -> list[list[Picture]]:
+    """The mean and the draws around it, of each text."""
+    turns, names = record.about["quarter_turns"], record.about["draws"]["likelihoods"]
+    shown = {"mean": means, **{f"drawn, {LIKELIHOODS[n][0]}": images for n, images in zip(names, draws, strict=True)}}
+    rows = {caption: upright(images[: len(texts)], turns) for caption, images in shown.items()}
+    return [
+        [picture(row[i], f"{caption}: {text}", caption) for caption, row in rows.items()]
+        for i, text in enumerate(texts)
+    ]
+
+
+def _draw_chart(record: EvaluationRecord, kind: str) -> Chart:
+    """Spectra of the means and draws of reconstructions or samples, less that of the images."""
+    names = record.about["draws"]["likelihoods"]
+    means, draws = (
+        (record.reconstruction_power, record.reconstruction_draw_power)
+        if kind == "reconstruction"
+        else (record.sample_power, record.sample_draw_power)
+    )
+    image, x = _log_power(record.image_power), list(record.frequencies)
+    lacks = {"mean": _log_power(means) - image}
+    lacks |= {LIKELIHOODS[name][0]: _log_power(power) - image for name, power in zip(names, draws, strict=True)}
+    styles = {"mean": (BLUE, "-")} | {LIKELIHOODS[name][0]: DRAW_STYLES[name] for name in names}
+    curves = [Series(name, x, list(lack), styles[name][0], line=styles[name][1]) for name, lack in lacks.items()]
+    distances = ", ".join(f"{name} {np.sqrt((lack**2).mean()):.2f}" for name, lack in lacks.items())
+    caption = (
+        f"Power of {kind}s, the mean and images drawn around it, relative to the images. Root mean square difference "
+        f"in decades: {distances}."
+    )
+    svg = line_chart(f"{kind}-draws", caption, FREQUENCY, LACK, curves, level=(0.0, "images"))
+    return Chart(svg, caption)
+
+
+def _log_power(power: Numbers) -> Numbers:
+    logarithm: Numbers = np.log10(np.maximum(power, POWER_FLOOR))
+    return logarithm
+
+
 def mean_kernel(record: EvaluationRecord) -> Picture:
     """The mean kernel over all evaluated images.
 
@@ -256,11 +361,9 @@ def spectrum_charts(record: EvaluationRecord) -> list[Chart]:
         record: of the evaluation.
     """
     image, reconstruction, sample = (
-        np.log10(np.maximum(power, POWER_FLOOR))
-        for power in (record.image_power, record.reconstruction_power, record.sample_power)
+        _log_power(power) for power in (record.image_power, record.reconstruction_power, record.sample_power)
     )
     x = list(record.frequencies)
-    label = "frequency (cycles per pixel)"
     caption = "Mean power at each spatial frequency."
     curves = [
         Series("images", x, list(image), GREY),
@@ -273,9 +376,9 @@ def spectrum_charts(record: EvaluationRecord) -> list[Chart]:
     ]
     lack_caption = f"The same relative to the images. {_blur_text(record.frequencies, reconstruction - image)}"
     return [
-        Chart(line_chart("spectra", caption, label, "log₁₀ power", curves), caption),
+        Chart(line_chart("spectra", caption, FREQUENCY, "log₁₀ power", curves), caption),
         Chart(
-            line_chart("lack", lack_caption, label, "log₁₀ power, less the images'", lacks, level=(0.0, "images")),
+            line_chart("lack", lack_caption, FREQUENCY, LACK, lacks, level=(0.0, "images")),
             lack_caption,
         ),
     ]

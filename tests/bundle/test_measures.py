@@ -90,6 +90,7 @@ def test_measures_stand_beside_the_tables_of_the_same_evaluation(own_run, cache_
         "metrics.md",
         "evaluation.npz",
         "reconstructions.png",
+        "samples.png",
         "measures.json",
         "measures.md",
     }

@@ -5,16 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 from torch.utils.data import DataLoader
 
 from monai_blurvae.data.facts import DatasetFacts
 from monai_blurvae.engines import BlurVAEEvaluator
-from monai_blurvae.errors import RunFolderError
-from monai_blurvae.handlers import EvaluationReportHandler
+from monai_blurvae.errors import DataError, RunFolderError
+from monai_blurvae.handlers import EvaluationReportHandler, FittedDensities
 from monai_blurvae.handlers.evaluation import mean_and_std_text
 from monai_blurvae.handlers.evaluation_record import ABOUT, EvaluationRecord
-from monai_blurvae.metrics import additional_metrics, key_metric
+from monai_blurvae.metrics import additional_metrics, fit_likelihoods, key_metric
+from monai_blurvae.metrics.likelihood import VarianceLikelihood
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.run_files import EVALUATION_NPZ
 
@@ -242,3 +244,61 @@ def test_the_record_comes_back_as_it_was_and_runs_nothing(tmp_path):
 )
 def test_mean_and_standard_deviation_are_rounded_but_not_in_exponents(mean, std, text):
     assert mean_and_std_text(mean, std) == text
+
+
+def fit(network, images, **options):
+    return lambda: FittedDensities(fit_likelihoods(network, images, uses_kernel=True, **options), "5 images")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_draws_stand_beside_the_means(tmp_path, channels):
+    network, images = make_network(channels), make_images(40, channels)
+    plain, _ = evaluate(tmp_path / "plain", network, named(images), count=4)
+    densities = fit(network, make_images(5, channels))
+    record, output = evaluate(tmp_path / "drawn", network, named(images), count=4, densities=densities)
+    names = ["variance", "kernel", "spectrum"]
+    assert record.about["draws"]["likelihoods"] == names
+    assert (record.about["draws"]["fitted_on"], record.about["draws"]["missing"]) == ("5 images", "")
+    assert record.reconstruction_draws.shape == record.sample_draws.shape == (3, 4, channels, SIZE, SIZE)
+    # means are those of an evaluation without draws, of the same latents
+    for name in ("reconstructions", "samples", "reconstruction_power", "sample_power"):
+        np.testing.assert_array_equal(getattr(record, name), getattr(plain, name))
+    # independent of the mean: the power of white noise of variance s² is that of the mean and s² at every frequency
+    variance = densities().likelihoods["variance"].variance
+    expected = direct_power(output.reconstruction.detach()) + variance
+    np.testing.assert_allclose(record.reconstruction_draw_power[0], expected, rtol=0.15)
+    np.testing.assert_allclose(record.sample_draw_power[0], record.sample_power + variance, rtol=0.15)
+    for name in names:
+        # drawn around x̂ in [-1, 1], a pixel is outside at least as often as noise alone is
+        assert 0.001 < record.about["draws"]["outside"][name] < 0.9
+    for file, rows in (("samples.png", 2 + 3), ("reconstructions.png", 5 + 3)):
+        with Image.open(tmp_path / "drawn" / file) as picture:
+            assert picture.height == 22 + rows * (22 + 3 * SIZE + 4)
+
+
+def test_the_share_outside_is_that_of_the_normal_distribution(tmp_path):
+    class Grey(BlurVAE):
+        def decode(self, z):
+            return torch.zeros(len(z), 1, SIZE, SIZE)
+
+    network = Grey(image_size=SIZE, channels=(4, 8), latent_size=5, kernel_size=5).eval()
+    densities = FittedDensities({"variance": VarianceLikelihood(0.25)}, "1 image")
+    record, _ = evaluate(tmp_path, network, named(make_images(400)), batch_size=50, densities=lambda: densities)
+    share = math.erfc(1 / 0.5 / math.sqrt(2))
+    error = math.sqrt(share / (400 * SIZE**2))
+    assert record.about["draws"]["outside"]["variance"] == pytest.approx(share, abs=5 * error)
+    np.testing.assert_allclose(record.reconstruction_draw_power[0], 0.25, rtol=0.1)
+
+
+def test_without_validation_images_there_are_no_draws_but_all_else(tmp_path):
+    def absent():
+        raise DataError("s1.nii.gz is not there any more.")
+
+    network, items = make_network(), named(make_images())
+    for densities, why in ((absent, "s1.nii.gz is not there any more."), (None, "was given no fitted density")):
+        record, _ = evaluate(tmp_path, network, items, densities=densities)
+        assert why in record.about["draws"]["missing"]
+        assert record.about["draws"]["likelihoods"] == []
+        assert record.reconstruction_draws.shape == (0, 8, 1, SIZE, SIZE)
+        assert record.sample_draw_power.shape == (0, SIZE // 2)
+        assert (tmp_path / "samples.png").is_file()

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from monai_blurvae.handlers import reconstruction_figure, save_figure
+from monai_blurvae.handlers import reconstruction_figure, sample_figure, save_figure
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
 
 
@@ -36,3 +36,14 @@ def test_kernels_are_shown_relative_to_their_own_maximum():
     scaled = scale_kernels(kernels, 9)
     assert scaled[0, 0, 4, 4] == scaled[1, 0, 0, 0] == 1
     assert scaled.sum() == 18
+
+
+def test_draws_stand_under_the_means_and_are_clipped():
+    x = torch.full((2, 1, 20, 20), 0.5)
+    draws = {"variance": x + 0.25, "spectrum": x + 7}
+    middle = [22 + i * 86 + 22 + 30 for i in range(7)]
+    figure = reconstruction_figure(x, x, torch.ones(2, 1, 5, 5), 0 * x, "title", draws=draws)
+    assert [int(figure[m, 34, 0]) for m in middle] == [128, 128, 191, 255, 0, 255, 0]
+    figure = sample_figure(1 + 0 * x, x, draws, "title")
+    assert figure.shape[0] == 22 + 4 * 86
+    assert [int(figure[m, 34, 0]) for m in middle[:4]] == [255, 128, 191, 255]

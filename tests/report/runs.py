@@ -94,8 +94,18 @@ def photographs(number, channels, size):
     return torch.from_numpy(images.clip(0, 1))
 
 
-def evaluate(folder, number=8, size=32, channels=1, kernel_size=11, kernel_variance=2.0, names=None, **about):
-    """The record and table of an evaluation of 40 images."""
+def evaluate(
+    folder,
+    number=8,
+    size=32,
+    channels=1,
+    kernel_size=11,
+    kernel_variance=2.0,
+    names=None,
+    draws=("variance", "kernel", "spectrum"),
+    **about,
+):
+    """The record and table of an evaluation of 40 images, with draws from some densities."""
     images = (photographs(number, channels, size).numpy() * 255).astype(np.uint8)
     reconstructions = ((images.astype(int) + np.roll(images, 2, -1)) // 2).astype(np.uint8)
     rng = np.random.default_rng(1)
@@ -118,7 +128,16 @@ def evaluate(folder, number=8, size=32, channels=1, kernel_size=11, kernel_varia
         "voxel_size": [0.7, 0.7] if patches else None,
         "quarter_turns": 1 if patches else 0,
         "examples": rows[:number],
+        "draws": {
+            "likelihoods": list(draws),
+            "outside": dict.fromkeys(draws, 0.0125),
+            "fitted_on": "16 patches of 1 subject" if draws else "",
+            "missing": "" if draws else "there are no validation images.",
+        },
     }
+    noisy = [(images + rng.normal(0, 20, images.shape)).clip(0, 255).astype(np.uint8) for _ in draws]
+    noisy = np.stack(noisy) if draws else np.empty((0, *images.shape), np.uint8)
+    draw_power = np.stack([power] * len(draws)) if draws else np.empty((0, len(power)))
     folder.mkdir(parents=True, exist_ok=True)
     EvaluationRecord(
         images,
@@ -130,6 +149,10 @@ def evaluate(folder, number=8, size=32, channels=1, kernel_size=11, kernel_varia
         power,
         power / 3,
         power / 9,
+        noisy,
+        noisy[:, ::-1],
+        draw_power,
+        draw_power * 2,
         rng.uniform(0, 2, 20),
         content | about,
     ).write(folder / "evaluation.npz")

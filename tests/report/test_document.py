@@ -14,6 +14,7 @@ from tests.report.runs import DATALIST, SETTINGS, evaluate, make_run, write
 
 SECTIONS = ["findings", "results", "training", "kernel", "examples", "spectra", "latent"]
 SECTIONS += ["data", "settings", "reproduce"]
+DENSITIES = ["one variance", "kernel", "spectrum"]
 EVIL = "<script>alert('x')</script>&amp;\"'"
 
 
@@ -72,10 +73,10 @@ def test_a_finished_run(plain):
     assert f"--config_file {folder}/config.json" in text
     assert "0.5 cycles per pixel are 0.71 cycles per mm." in text
     assert "0.7×0.7 mm" in text
-    # two metrics, three terms that are not zero, KL, active units; kernel; histogram, two spectra, latent
-    assert len(document.all("svg")) == 2 + 3 + 2 + 1 + 4
-    # inputs, three times reconstructions and samples; eight kernels and their mean; examples; the bar; samples
-    assert len(document.all("img")) == 1 + 3 * 2 + 8 + 1 + 8 * 4 + 1 + 8
+    # two metrics, three terms that are not zero, KL, active units; kernel; histogram, two spectra, latent; of draws two
+    assert len(document.all("svg")) == 2 + 3 + 2 + 1 + 4 + 2
+    # inputs, three times reconstructions and samples; eight kernels and their mean; examples; the bar; samples; draws
+    assert len(document.all("img")) == 1 + 3 * 2 + 8 + 1 + 8 * 4 + 1 + 8 + 4 * (1 + 4) + 4 * 4
 
 
 def test_the_same_run_has_the_same_report(plain, tmp_path):
@@ -121,10 +122,31 @@ def test_an_unfinished_run(tmp_path):
 
 def test_a_run_without_a_kernel(tmp_path):
     folder = make_run(tmp_path, epochs=4, kernel=False)
-    evaluate(folder / "test", number=2)
+    evaluate(folder / "test", number=2, draws=("variance", "spectrum"))
     document = report(folder)
     assert "No kernel generator was trained in this run" in document.text
     assert not [image for image in document.all("img") if "kernel" in image["alt"]]
+
+
+def test_images_drawn_from_the_density(plain):
+    _, document = plain
+    drawn = [image["alt"] for image in document.all("img") if image["alt"].startswith("drawn, ")]
+    assert drawn[:3] == [f"drawn, {name}: s7, slice 10, row 3, column 4: 15.00 dB, SSIM 0.500" for name in DENSITIES]
+    assert drawn[-3:] == [f"drawn, {name}: sample 4" for name in DENSITIES]
+    assert "Fitted on 16 patches of 1 subject of the validation." in document.text
+    assert "one variance 1.2%, kernel 1.2%, spectrum 1.2%" in document.text
+    # the means have a third of the images' power, and a ninth; the draws all of it, and twice
+    assert "decades: mean 0.48, one variance 0.00, kernel 0.00, spectrum 0.00." in document.text
+    assert "decades: mean 0.95, one variance 0.30, kernel 0.30, spectrum 0.30." in document.text
+
+
+def test_no_density(tmp_path):
+    folder = make_run(tmp_path, epochs=2)
+    evaluate(folder / "test", number=2, draws=())
+    document = report(folder)
+    assert "No images were drawn: there are no validation images." in document.text
+    assert len(document.all("svg")) == 2 + 3 + 2 + 1 + 4
+    assert not [image for image in document.all("img") if image["alt"].startswith("drawn")]
 
 
 def test_a_run_with_a_fixed_kernel(tmp_path):
