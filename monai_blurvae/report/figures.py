@@ -267,7 +267,8 @@ def samples(record: EvaluationRecord) -> list[Picture]:
 
 ADDS = {
     "variance": "white noise, as strong at every pixel and frequency",
-    "kernel": "noise that is strongest at the frequencies that the predicted blur kernel removes",
+    "kernel": "noise that is strongest at the frequencies that the predicted blur kernel removes; a single one of them "
+    "makes stripes",
     "spectrum": "noise with the mean power spectrum of what the reconstructions lack",
 }
 """What a draw from each density adds to the mean."""

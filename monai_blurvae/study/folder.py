@@ -112,7 +112,10 @@ class StudyFolder:
                 yield cell, {name: m["reason"] if m["value"] is None else m["value"] for name, m in measures}
 
     def spectra(self, cell: Cell, split: str) -> dict[str, list[float]]:
-        """Mean log₁₀ radial power spectra of ``images``, ``reconstruction`` and ``sample``; none if not measured."""
+        """Mean log₁₀ radial power spectra of ``images``, ``reconstruction`` and ``sample``; none if not measured.
+
+        Those of images drawn around the latter two are ``reconstruction_draw_variance`` and so on, by the density.
+        """
         return dict(self._measures(cell, split).get("spectra", {}))
 
     def _measures(self, cell: Cell, split: str) -> dict[str, Any]:

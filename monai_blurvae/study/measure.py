@@ -23,12 +23,14 @@ import torch
 from torch import Tensor
 
 from monai_blurvae.bundle import FinishedRun
+from monai_blurvae.bundle.densities import fit_trained
 from monai_blurvae.bundle.measures import images_of, measure_trained
 from monai_blurvae.data import read_datalist
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.errors import user_error
 from monai_blurvae.files import sha256_of, write_json
 from monai_blurvae.functional.radial import radial_power
+from monai_blurvae.handlers.draws import FittedDensities, ImageDraws
 from monai_blurvae.metrics.distances import alexnet_features, polynomial_mmd
 from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metric, to_unit_range
 from monai_blurvae.metrics.lpips import lpips_distance
@@ -44,7 +46,7 @@ BATCH_SIZE = 64
 SAMPLE_SETS = 8
 """How many sets of samples, each of as many as there are images, the MMD is the mean of."""
 
-VERSION = 1
+VERSION = 2
 """Of what is measured; what an earlier one measured is measured again."""
 
 
@@ -115,13 +117,13 @@ def _key(folder: StudyFolder, cell: Cell, instruments: Instruments) -> dict[str,
 
 
 def _measure(run: FinishedRun, images: Tensor, reference: Tensor, instruments: Instruments) -> dict[str, Any]:
-    network = run.network(instruments.device)
+    network, objective = run.network(instruments.device), run.objective()
     weights_dir, device = instruments.weights_dir, instruments.device
     measures = measure_trained(
         network,
         images,
         reference,
-        run.objective(),
+        objective,
         weights_dir=weights_dir,
         importance_samples=instruments.importance_samples,
         device=device,
@@ -133,7 +135,9 @@ def _measure(run: FinishedRun, images: Tensor, reference: Tensor, instruments: I
     return {
         "patches": len(images),
         "measures": {name: _plain(measure, weights_dir or default_weights_dir()) for name, measure in measures.items()},
-        "spectra": _spectra(network, images, reconstructions),
+        "spectra": _spectra(
+            network, images, reconstructions, FittedDensities(fit_trained(network, reference, objective))
+        ),
         "per_patch": _per_patch(images, reconstructions, weights_dir, with_lpips),
     }
 
@@ -149,10 +153,20 @@ def _reconstructions(network: BlurVAE, images: Tensor, device: str) -> Tensor:
 
 
 @torch.no_grad()
-def _spectra(network: BlurVAE, images: Tensor, reconstructions: Tensor) -> dict[str, list[float]]:
-    samples = network.sample(len(images), torch_rng(0, "spectra")).cpu()
-    shown = {"images": images, "reconstruction": reconstructions, "sample": samples}
-    return {name: mean_spectrum(value) for name, value in shown.items()}
+def _spectra(
+    network: BlurVAE, images: Tensor, reconstructions: Tensor, densities: FittedDensities
+) -> dict[str, list[float]]:
+    """Of images, of the means of reconstructions and samples, and of images drawn around each from each density."""
+    device = network.get_buffer("voxel_size").device
+    draws, purpose = ImageDraws(densities, seed=0), "spectra"
+    samples = network.sample(len(images), torch_rng(0, purpose)).cpu()
+    spectra = {"images": images, "reconstruction": reconstructions, "sample": samples}
+    batches = zip(images.split(BATCH_SIZE), reconstructions.split(BATCH_SIZE), strict=True)
+    drawn = [draws.around(mean.to(device), network.encode(x.to(device))[0]) for x, mean in batches]
+    for name, sampled in draws.samples(network, len(images), purpose).items():
+        spectra[f"reconstruction_draw_{name}"] = torch.cat([batch[name].cpu() for batch in drawn])
+        spectra[f"sample_draw_{name}"] = sampled.cpu()
+    return {name: mean_spectrum(value) for name, value in spectra.items()}
 
 
 @torch.no_grad()

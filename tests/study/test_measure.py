@@ -112,7 +112,12 @@ def test_measures_keep_each_patch_and_several_sets_of_samples(trained, random_we
         assert fmean(content["per_patch"][name]) == pytest.approx(values[name], abs=1e-5)
     assert values["mmd_alexnet_sd"] > 0
     assert is_measured(trained, CELL, "test", Instruments(random_weights_dir, 2, "cpu"))
-    assert trained.spectra(CELL, "test").keys() == {"images", "reconstruction", "sample"}
+    spectra = trained.spectra(CELL, "test")
+    drawn = {f"{of}_draw_{name}" for of in ("reconstruction", "sample") for name in ("variance", "kernel", "spectrum")}
+    assert spectra.keys() == {"images", "reconstruction", "sample"} | drawn
+    assert values.keys() >= {f"spectrum_{name}" for name in drawn}
+    # white noise lifts the smallest power of the means to its own
+    assert min(spectra["sample_draw_variance"]) > min(spectra["sample"])
     assert trained.spectra(CELL, "validation") == {}
 
 
