@@ -11,6 +11,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from monai_blurvae.handlers.checkpoint import load_safely
+from monai_blurvae.handlers.evaluation_record import EvaluationRecord
+from monai_blurvae.run_files import EVALUATION_NPZ
 from tests.volumes import EVALUATE, HCP, ROOT, TINY, TRAIN, brain, cause, make_dataset, run, save
 
 INFERENCE = str(ROOT / "bundles/hcp/inference.json")
@@ -41,6 +43,10 @@ def test_a_run_leaves_model_checkpoint_tables_picture_and_record(finished_run, h
     assert summary["test"]["ssim"] == pytest.approx(np.mean([float(row["ssim"]) for row in rows]), rel=1e-4)
     assert "PSNR" in (folder / "test" / "metrics.md").read_text()
     assert Image.open(folder / "test" / "reconstructions.png").width > 60
+    assert Image.open(folder / "test" / "samples.png").width > 60
+    drawn = EvaluationRecord.read(folder / "test" / EVALUATION_NPZ).about["draws"]
+    assert drawn["likelihoods"] == ["variance", "kernel", "spectrum"]
+    assert (drawn["fitted_on"], drawn["missing"]) == ("2 patches of 1 subject", "")
     listed = json.loads((folder / "datalist.json").read_text())
     assert [len(listed[s]) for s in ("training", "validation", "test")] == [3, 1, 1]
     config = json.loads((folder / "config.json").read_text())

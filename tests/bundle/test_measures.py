@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from monai_blurvae.bundle import FinishedRun, MeasuresHandler
+from monai_blurvae.bundle import FinishedRun, MeasuresHandler, densities, fit_densities
 from monai_blurvae.bundle.measures import FIXED_KERNEL, images_of, to_grey_levels
 from monai_blurvae.data import Datalist, evaluation_datalist, read_datalist
 from monai_blurvae.errors import DataError
+from monai_blurvae.handlers.evaluation_record import EvaluationRecord
 from monai_blurvae.losses import VGGFeatureLoss, WatsonLoss
-from monai_blurvae.metrics import MEASURES, measure_model
+from monai_blurvae.metrics import MEASURES, fit_likelihoods, measure_model
 from monai_blurvae.metrics.measures import LIKELIHOOD, keys
 from monai_blurvae.metrics.suite import NO_KERNEL
+from monai_blurvae.run_files import EVALUATION_NPZ
 from tests.volumes import EVALUATE, HCP, brain, cause, run, save
 
 KERNEL_ROWS = tuple(key for key in MEASURES if key in ("kernel_width", "below_sqrt_c") or key.endswith("_kernel"))
@@ -261,6 +263,28 @@ def test_missing_validation_volumes_stop_before_anything_is_written(own_run, oth
     assert str(tmp_path / "gone" / entry["image"]) in str(shown)
     assert f'as "dataset_dir" into {own_run / "datalist.json"}' in str(shown)
     assert not (tmp_path / "out").exists()
+
+
+def test_without_measures_missing_validation_volumes_take_the_draws_alone(own_run, other_dir, cache_dir, tmp_path):
+    change(own_run / "datalist.json", {"dataset_dir": str(tmp_path / "gone")})
+    given = {"dataset_dir": str(other_dir), "evaluation_dir": str(tmp_path / "out"), "device": "cpu"}
+    run("evaluating", EVALUATE, run_dir=str(own_run), cache_dir=cache_dir, **given)
+    drawn = EvaluationRecord.read(tmp_path / "out" / EVALUATION_NPZ).about["draws"]
+    assert drawn["likelihoods"] == []
+    assert "is not there any more" in drawn["missing"]
+    assert "No images were drawn: the likelihoods are fitted" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_at_most_so_many_images_spread_over_all_are_fitted_on(own_run, monkeypatch):
+    network = FinishedRun(own_run).network()
+    images = torch.rand(7, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    monkeypatch.setattr(densities, "MOST_IMAGES", 3)
+    fitted = fit_densities(FinishedRun(own_run), network, [{"image": image} for image in images])
+    expected = fit_likelihoods(network, images[[0, 2, 4]], uses_kernel=True)
+    assert fitted.fitted_on == "3 images"
+    assert fitted.likelihoods["kernel"].variance == pytest.approx(expected["kernel"].variance)
+    with pytest.raises(DataError, match="has no validation images"):
+        fit_densities(FinishedRun(own_run), network, [])
 
 
 def test_validation_volumes_that_moved_are_found_where_the_data_list_says(
