@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from monai_blurvae.functional import kl_standard_normal, ortho_spectrum
-from monai_blurvae.metrics import (
-    CappedPSNRMetric,
-    log_spectrum_distance,
-    make_ssim_metric,
-    relative_sharpness,
-    to_unit_range,
-)
+from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metric, to_unit_range
+from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
 from monai_blurvae.seeding import torch_rng
 
-IMAGES_AT_ONCE = 256
-"""Images that are held in float64 at once."""
+VALUES_AT_ONCE = 2**22
+"""Pixels times channels of the images that are held in float64 at once, some copies of them: 1024 of 64×64."""
 
 PAIRS_AT_ONCE = 64
 """Pairs that are compared at once: SSIM takes several times their memory."""
 
 EXACT_SIZE = 1024
 """Largest symmetric matrix of which all eigenvectors are computed, since that takes no time to speak of."""
+
+LEAST_BETA = 1e-30
+"""β over the largest eigenvalue at which the search for a rate begins: some 34 nats for each component."""
 
 RESIDUAL = 1e-9
 """Largest ‖S u − λ u‖ over the largest λ, at which a pair counts as found; the error of λ is of its square."""
@@ -226,24 +225,70 @@ def measure_linear_vae(vae: LinearVAE, images: Tensor) -> dict[str, float]:
             "training images, is needed."
         )
     images = images.to(vae.mean.device)
-    parts = images.split(IMAGES_AT_ONCE)
+    parts = _some_at_a_time(images)
     reconstructions = torch.cat([vae.reconstruct(part).float() for part in parts])
     terms = [vae.terms(part) for part in parts]
-    pairs = [
-        (to_unit_range(x), to_unit_range(y))
-        for x, y in zip(reconstructions.split(PAIRS_AT_ONCE), images.split(PAIRS_AT_ONCE), strict=True)
-    ]
-    means = {
-        "psnr": [CappedPSNRMetric()(*pair) for pair in pairs],
-        "ssim": [make_ssim_metric(images.ndim - 2)(*pair) for pair in pairs],
-        "kl": [term.kl for term in terms],
-        "objective": [term.objective for term in terms],
-    }
+    figures = reconstruction_figures(reconstructions, images)
+    kl, objective = (torch.cat([getattr(term, name) for term in terms]) for name in ("kl", "objective"))
+    return {**figures, "kl": float(kl.mean()), "objective": float(objective.mean())}
+
+
+def reconstruction_figures(reconstructions: Tensor, images: Tensor) -> dict[str, float]:
+    """What is measured of reconstructions from the posterior mean, whatever model they are of.
+
+    Args:
+        reconstructions: in [−1, 1] or beyond, ``(B, C, H, W)``.
+        images: in [−1, 1], of that shape, at least 11×11.
+
+    Returns:
+        ``psnr`` (dB), ``ssim``, ``spectrum_reconstruction`` (decades) and ``sharpness_reconstruction``; the first two
+        are means over the images.
+    """
+    metrics = {"psnr": CappedPSNRMetric(), "ssim": make_ssim_metric(images.ndim - 2)}
+    values: dict[str, list[Tensor]] = {key: [] for key in metrics}
+    for pair in zip(reconstructions.split(PAIRS_AT_ONCE), images.split(PAIRS_AT_ONCE), strict=True):
+        in_unit_range = to_unit_range(pair[0]), to_unit_range(pair[1])
+        for key, metric in metrics.items():
+            values[key].append(metric(*in_unit_range))
     return {
-        **{key: float(torch.cat(values).double().mean()) for key, values in means.items()},
+        **{key: float(torch.cat(each).double().mean()) for key, each in values.items()},
         "spectrum_reconstruction": float(log_spectrum_distance(reconstructions, images)),
         "sharpness_reconstruction": float(relative_sharpness(reconstructions, images)),
     }
+
+
+def at_rate(vae: LinearVAE, images: Tensor, kl: float) -> LinearVAE:
+    """The optimum at the β at which the mean KL of these images is a given one.
+
+    The mean KL falls with β: along u_i by ½ (1 / β − 1 / λ_i + v_i / λ_i²), v_i the mean square of W(x − m) along
+    it, as long as β < λ_i. So there is one such β, and it is found by bisection.
+
+    Args:
+        vae: at any β.
+        images: in [−1, 1], ``(B, C, *image_size)``.
+        kl: in nats, for example that of a network; without a rate β is the largest eigenvalue.
+
+    Raises:
+        ValueError: if no β has such a rate: images that are all alike have none but 0.
+    """
+    largest = float(vae.eigenvalues[0])
+    if kl <= 0 and largest > 0:
+        return replace(vae, beta=largest)
+    parts = [_filter(part.to(vae.mean) - vae.mean, vae.weight).flatten(1) for part in _some_at_a_time(images)]
+    square = torch.stack([(part @ vae.components.T).square().sum(0) for part in parts]).sum(0) / len(images)
+
+    def rate(beta: float) -> float:
+        modelled = vae.eigenvalues.clamp_min(beta)
+        prior = beta / modelled - 1 - (beta / modelled).log()
+        return float(0.5 * (square * (modelled - beta) / modelled.square() + prior).sum())
+
+    if not largest > 0 or rate(LEAST_BETA * largest) < kl:
+        raise ValueError(f"no β of the linear model has a rate of {kl:.4g} nats on these images.")
+    low, high = math.log(LEAST_BETA * largest), math.log(largest)
+    while high - low > 1e-12:
+        middle = (low + high) / 2
+        low, high = (middle, high) if rate(math.exp(middle)) > kl else (low, middle)
+    return replace(vae, beta=math.exp(high))
 
 
 def _check_beta(beta: float) -> None:
@@ -266,6 +311,10 @@ def _check_weight(weight: Tensor, images: Tensor) -> None:
         )
 
 
+def _some_at_a_time(images: Tensor) -> tuple[Tensor, ...]:
+    return images.split(max(1, VALUES_AT_ONCE // max(1, images[:1].numel())))
+
+
 def _filter(images: Tensor, weight: Tensor | None) -> Tensor:
     """Images ``(B, C, *image_size)`` times a real half spectrum in Fourier space; None for 1."""
     if weight is None:
@@ -280,7 +329,7 @@ def _principal_components(
     """Rows u_i ``(count, D)``, eigenvalues ``(count,)`` and the sum of all, see :class:`LinearVAE`."""
 
     def whitened() -> Iterator[Tensor]:
-        for part in images.split(IMAGES_AT_ONCE):
+        for part in _some_at_a_time(images):
             yield _filter(part.to(mean) - mean, weight).flatten(1)
 
     number, dimensions = len(images), mean.numel()
