@@ -282,7 +282,7 @@ def at_rate(vae: LinearVAE, images: Tensor, kl: float) -> LinearVAE:
         prior = beta / modelled - 1 - (beta / modelled).log()
         return float(0.5 * (square * (modelled - beta) / modelled.square() + prior).sum())
 
-    if not largest > 0 or rate(LEAST_BETA * largest) < kl:
+    if not (largest > 0 and math.isfinite(kl)) or rate(LEAST_BETA * largest) < kl:
         raise ValueError(f"no β of the linear model has a rate of {kl:.4g} nats on these images.")
     low, high = math.log(LEAST_BETA * largest), math.log(largest)
     while high - low > 1e-12:
