@@ -12,7 +12,7 @@ from monai_blurvae.study.equal_rate import against_reference_table, equal_rate_t
 from monai_blurvae.study.figures import draw_kernels, draw_rate_distortion, draw_spectra, save
 from monai_blurvae.study.folder import KeptRate, StudyFolder
 from monai_blurvae.study.kernels import KernelHistory, read_kernels
-from monai_blurvae.study.plan import REFERENCE, ROWS, TABLES, Cell, Row
+from monai_blurvae.study.plan import LINEAR, REFERENCE, ROWS, TABLES, Cell, Row
 from monai_blurvae.study.rates import Range, common_rate
 from monai_blurvae.study.tables import (
     LIKELIHOODS,
@@ -115,6 +115,8 @@ def draw_figures(
     for name, rows in tables.items():
         shown = _distinct([reference, *(row for row in rows if row != reference)], results)
         curves = {row.label: results.reported_of(row) for row in shown}
+        if len(linear := results.reported_of(LINEAR)):
+            curves[LINEAR.label] = linear
         chosen = _chosen(shown, results, criterion)
         suffix = "" if name == MAIN_TABLE else f"_{_stem(name)}"
         save(draw_rate_distortion(curves, results.subjects, rate), folder.path, f"rate_distortion{suffix}")
