@@ -55,9 +55,7 @@ def test_findings_of_the_evaluation(good):
 
 def test_a_network_behind_the_linear_model_comes_first(good):
     behind = yardstick(behind=True, verdict="not trained: it has a better bound (1 < 2)")
-    write(
-        good / "test" / "yardstick.json", yardstick(behind=True, verdict="not trained: it has a better bound (1 < 2)")
-    )
+    write(good / "test" / "yardstick.json", behind)
     evaluated = [check.finding for check in check_run(read_run(good)) if check.finding]
     assert [finding.title for finding in evaluated] == ["Not trained"]
     assert evaluated[0].serious

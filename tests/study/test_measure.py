@@ -117,7 +117,7 @@ def trained(folder, monkeypatch):
 
 
 def test_measures_keep_each_patch_and_several_sets_of_samples(trained, random_weights_dir):
-    measure_cells(trained, [CELL], "test", "cache", Instruments(random_weights_dir, 2, "cpu"))
+    measure_cells(trained, [CELL], "test", str(trained.path / "cache"), Instruments(random_weights_dir, 2, "cpu"))
     content = json.loads(trained.measure_file(CELL, "test").read_text())
     values = {name: measure["value"] for name, measure in content["measures"].items()}
     for name in ("psnr", "ssim", "lpips"):
@@ -190,7 +190,7 @@ def test_the_validation_is_measured_on_what_the_likelihoods_are_fitted_on(traine
         lambda n, images, reference, *a, **k: given.append((images, reference)) or real(n, images, reference, *a, **k),
     )
     for split in ("validation", "test"):
-        measure_cells(trained, [CELL], split, "cache", Instruments(tmp_path / "none", 1, "cpu"))
+        measure_cells(trained, [CELL], split, str(trained.path / "cache"), Instruments(tmp_path / "none", 1, "cpu"))
     (validation, fitted), (test, fitted_too) = given
     assert torch.equal(validation, fitted)
     assert torch.equal(fitted, fitted_too)
@@ -199,13 +199,13 @@ def test_the_validation_is_measured_on_what_the_likelihoods_are_fitted_on(traine
 
 def test_a_cell_that_fails_is_noted(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "network", lambda *_: (_ for _ in ()).throw(ValueError("other weights")))
-    measure_cells(trained, [CELL], "test", "cache", Instruments(tmp_path / "none", 1, "cpu"))
+    measure_cells(trained, [CELL], "test", str(trained.path / "cache"), Instruments(tmp_path / "none", 1, "cpu"))
     assert json.loads(trained.measure_file(CELL, "test").read_text())["failed"] == "other weights"
     assert list(trained.measured("test")) == []
 
 
 def test_without_weights_reasons_name_no_folder_of_this_computer(trained, tmp_path):
-    measure_cells(trained, [CELL], "test", "cache", Instruments(tmp_path / "none", 2, "cpu"))
+    measure_cells(trained, [CELL], "test", str(trained.path / "cache"), Instruments(tmp_path / "none", 2, "cpu"))
     text = trained.measure_file(CELL, "test").read_text()
     content = json.loads(text)
     assert content["measures"]["mmd_alexnet"]["value"] is None
