@@ -28,7 +28,8 @@ class StudyFolder:
 
     ``study.json`` says what all cells share, ``datalist.json`` the split, ``rate.json`` where rows are compared;
     ``cells/NAME/`` is a cell's run folder, ``cells/NAME.json`` its settings and why it failed, ``cells/NAME.log`` its
-    output; ``measures/NAME.SPLIT.json`` its measures. Tables and figures stand beside them.
+    output; ``measures/NAME.SPLIT.json`` its measures, the same with ``.npz`` its
+    pictures. Tables and figures stand beside them.
 
     Args:
         path: the folder, which is created.
@@ -102,6 +103,10 @@ class StudyFolder:
     def measure_file(self, cell: Cell, split: str) -> Path:
         """Where the measures of a cell are."""
         return self.path / "measures" / f"{cell.name}.{split}.json"
+
+    def picture_file(self, cell: Cell, split: str) -> Path:
+        """Where the pictures of a cell are."""
+        return self.path / "measures" / f"{cell.name}.{split}.npz"
 
     def measured(self, split: str) -> Iterator[tuple[Cell, dict[str, float | str]]]:
         """Every finished cell that has measures, with them: numbers, or the reason why there is none."""
