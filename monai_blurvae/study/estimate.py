@@ -28,12 +28,12 @@ class Pace(NamedTuple):
     seconds: float
 
 
-def measure_pace(config: Mapping[str, Any], datalist: Path, device: str, threads: int | None) -> Pace:
+def measure_pace(config: Mapping[str, Any], datalist: Path | None, device: str, threads: int | None) -> Pace:
     """Train a row for a few iterations on its images, past its warm-up, and keep nothing.
 
     Args:
         config: of the row, merged, with its number of epochs.
-        datalist: of the study.
+        datalist: of the study; None for the config's.
         device: to train on.
         threads: of the CPU, as many as a cell will have; None to leave them.
 
@@ -42,7 +42,7 @@ def measure_pace(config: Mapping[str, Any], datalist: Path, device: str, threads
     """
     parser = ConfigParser(dict(config))
     epochs = parser["max_epochs"]
-    parser["datalist"], parser["device"], parser["num_workers"] = str(datalist), device, 0
+    parser["datalist"], parser["device"], parser["num_workers"] = datalist and str(datalist), device, 0
     parser["max_epochs"] = 1
     for name in [name for name in config if name.endswith("warmup_epochs")]:
         parser[name] = 0

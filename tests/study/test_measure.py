@@ -13,6 +13,7 @@ from monai_blurvae.networks import BlurVAE
 from monai_blurvae.study import measure as measuring
 from monai_blurvae.study.folder import StudyFolder
 from monai_blurvae.study.measure import SAMPLE_SETS, Instruments, is_measured, mean_spectrum, measure_cells
+from monai_blurvae.study.pictures import load_pictures
 from monai_blurvae.study.plan import Cell
 
 CELL = Cell("l2", 0.1, 0)
@@ -81,6 +82,9 @@ class Run:
         torch.manual_seed(0)
         return BlurVAE(in_channels=1, image_size=32, channels=(4, 8), latent_size=4, kernel_size=5).to(device).eval()
 
+    def setting(self, name, default):
+        return {"quarter_turns": 1}[name]
+
     def objective(self):
         return TrainedObjective("WienerLoss", True, 0.025, "wiener", (), False)
 
@@ -119,6 +123,10 @@ def test_measures_keep_each_patch_and_several_sets_of_samples(trained, random_we
     # white noise lifts the smallest power of the means to its own
     assert min(spectra["sample_draw_variance"]) > min(spectra["sample"])
     assert trained.spectra(CELL, "validation") == {}
+    pictures = load_pictures(trained.picture_file(CELL, "test"))
+    assert pictures.images.shape == (2, 32, 32, 1)
+    assert abs(values["psnr_z"] - values["psnr"]) < 3
+    assert values["nll_table6"] < values["nll_kernel"]  # the constants alone are 32² · ½ log 2π = 941 nats
 
 
 def test_the_validation_is_measured_on_what_the_likelihoods_are_fitted_on(trained, tmp_path, monkeypatch):
