@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import ImageFont
 
 from monai_blurvae.files import replacing
 from monai_blurvae.handlers.pictures import Pixels
@@ -104,7 +105,8 @@ def draw_spectrum_images(spectra: Mapping[str, npt.NDArray[np.float32]], title: 
     """
     images = next(iter(spectra.values()))[0]
     figure, axes = _subplots(2, len(spectra) + 1, (2.1 * (len(spectra) + 1), 5.6), squeeze=False)
-    scale = {"cmap": "magma", "vmin": float(images.min()), "vmax": float(images.max()), "interpolation": "nearest"}
+    low = min(float(of_row.min()) for of_row in spectra.values())
+    scale = {"cmap": "magma", "vmin": low, "vmax": float(images.max()), "interpolation": "nearest"}
     for column, (label, of_row) in enumerate(spectra.items()):
         axes[0, column].set_title(label.replace(" (", "\n("), fontsize="medium")
         for row in (0, 1):
@@ -118,7 +120,8 @@ def draw_spectrum_images(spectra: Mapping[str, npt.NDArray[np.float32]], title: 
     axes[1, -1].axis("off")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    figure.colorbar(shown, ax=axes[1, -1], location="left", label="mean log₁₀ |DFT|, 0 in the middle")
+    label = "mean log₁₀ |DFT|, frequency 0 in the middle"
+    figure.colorbar(shown, ax=axes, location="bottom", label=label, shrink=0.5, aspect=40)
     figure.suptitle(title)
     return figure
 
@@ -173,6 +176,21 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
     figure = _figure(size)
     return figure, figure.subplots(rows, columns, **options)
+
+
+def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's own font, which has Greek letters, for pictures that it does not draw.
+
+    Args:
+        size: in pixels.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
+    """
+    _figure((1, 1))
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def _figure(size: tuple[float, float]) -> Figure:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from monai_blurvae.files import replacing
@@ -17,6 +17,7 @@ from monai_blurvae.handlers.pictures import Pixels
 from monai_blurvae.metrics import to_unit_range
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.seeding import torch_rng
+from monai_blurvae.study.figures import text_font
 
 COUNT = 8
 """Reconstructions and samples that are kept of a cell; of the images twice as many."""
@@ -30,7 +31,7 @@ SPECTRUM_FLOOR = 1e-4
 SMALLEST_SIDE = 96
 """Pixels of a picture in a grid, to which smaller images are enlarged by repetition."""
 
-GAP, HEADER, LABELS, FONT = 3, 26, 190, 15
+GAP, HEADER, LABELS, FONT = 3, 26, 190, 14
 
 
 class CellPictures(NamedTuple):
@@ -109,6 +110,9 @@ def draw_grid(rows: Sequence[GridRow], headers: tuple[str, str], title: str) -> 
 
     Returns:
         ``(height, width, 3)``.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
     """
     side = max(rows[0].left.shape[1:3])
     scale = -(-SMALLEST_SIDE // side)
@@ -117,7 +121,7 @@ def draw_grid(rows: Sequence[GridRow], headers: tuple[str, str], title: str) -> 
     halves = [max(map(len, column)) for column in columns]
     starts = (LABELS, LABELS + halves[0] * wide + 4 * GAP)
     canvas = Image.new("RGB", (starts[1] + halves[1] * wide, 2 * HEADER + len(rows) * high), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=FONT)
+    pen, font = ImageDraw.Draw(canvas), text_font(FONT)
     pen.text((GAP, 4), title, fill="black", font=font)
     for text, x in zip(headers, starts, strict=True):
         pen.text((x, HEADER + 4), text, fill="black", font=font)

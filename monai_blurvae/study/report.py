@@ -173,7 +173,7 @@ def _draw_grid(
         for row, of_row in pictures.items()
     ]
     headers = ("images and their reconstructions from μ", "other images and samples from the same latents")
-    title = f"Figure {_number(name)} of the paper, here: {results.subjects}; {how}"
+    title = f"Figure {_number(name)}, here of: {results.subjects}; {how}"
     save_figure(draw_grid(rows, headers, title), folder.path / f"{name}.png")
 
 

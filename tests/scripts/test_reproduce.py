@@ -168,7 +168,7 @@ def test_a_figure_of_photographs(tmp_path):
 @pytest.mark.slow
 def test_the_papers_budget_says_what_it_takes_and_waits(tmp_path):
     pytest.importorskip("pandas")
-    make_dataset(tmp_path / "data", shape=(64, 64, 64))
+    make_dataset(tmp_path / "data")
     arguments = ["--table", "3", "--losses", "l2,wiener", "--budget", "paper", "--dataset_dir", str(tmp_path / "data")]
     settings = {name: value for name, value in SMALL.items() if name != "patch_size"}
     done, said = reproduce(tmp_path, *arguments, settings=settings)

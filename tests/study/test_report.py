@@ -86,7 +86,7 @@ def test_a_grid_has_the_same_images_for_every_row(drawn):
     assert rows[1].label == "L2\nβ = 1, 20.00 dB\n10 nats"
     assert [row.left.ravel().tolist() for row in rows] == [[0, 1, 2, 3], [100] * 4, [100] * 4]
     assert [row.right.ravel().tolist() for row in rows] == [[8, 9, 10, 11], [200] * 4, [200] * 4]
-    assert title.startswith("Figure 4 of the paper, here: Test subjects; β = 1")
+    assert title.startswith("Figure 4, here of: Test subjects; β = 1")
     assert read[:2] == ["l2-beta1-seed0.test.npz", "wiener-beta1-seed0.test.npz"]
 
 
