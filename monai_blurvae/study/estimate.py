@@ -51,7 +51,7 @@ def measure_pace(config: Mapping[str, Any], datalist: Path | None, device: str, 
     torch.set_num_threads(threads or before)
     try:
         trainer = parser.get_parsed_content("train#trainer")
-        batches = len(trainer.data_loader)
+        batches = trainer.state.epoch_length
         marks: list[float] = []
 
         def mark(engine: Engine) -> None:

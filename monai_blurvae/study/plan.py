@@ -262,19 +262,28 @@ class Cell(NamedTuple):
         return f"{self.row}-beta{self.beta:g}-seed{self.seed}"
 
 
-def schedule(budget: Budget, per_epoch: int, max_epochs: int) -> dict[str, int]:
-    """``max_epochs`` and ``val_interval`` that give each cell the budget's patches.
+FEWEST_EPOCHS = 20
+"""Of a training: where the images are so many that the budget's are seen in fewer, an epoch is a part of them, so that
+warm-ups and validations have their places."""
+
+
+def schedule(budget: Budget, per_epoch: int, max_epochs: int, batch_size: int) -> dict[str, int]:
+    """Epochs, their length and ``val_interval`` that give each cell the budget's patches, by ids of the config.
 
     Args:
         budget: the budget.
         per_epoch: patches in an epoch.
         max_epochs: of the config, for a budget that goes by these.
+        batch_size: patches in an iteration.
     """
-    epochs = max_epochs if budget.patches is None else max(1, round(budget.patches / per_epoch))
-    return {
-        "max_epochs": epochs,
-        "val_interval": max(1, round(epochs / budget.validations)),
-    }
+    steps: dict[str, int] = {}
+    epochs = max_epochs
+    if budget.patches is not None:
+        epochs = round(budget.patches / per_epoch)
+        if epochs < FEWEST_EPOCHS:
+            epochs = min(FEWEST_EPOCHS, -(-budget.patches // batch_size))
+            steps["train#trainer#epoch_length"] = round(budget.patches / epochs / batch_size)
+    return {"max_epochs": epochs, "val_interval": max(1, round(epochs / budget.validations)), **steps}
 
 
 def shares_of_epochs(config: Mapping[str, Any], max_epochs: int) -> dict[str, int]:

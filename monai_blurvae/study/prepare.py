@@ -49,7 +49,7 @@ def prepare(options: StudyOptions, folder: StudyFolder) -> RowConfigs:
         if shown is None:
             raise
         raise shown from None
-    steps = schedule(options.budget, len(datasets[0]), config["max_epochs"])
+    steps = schedule(options.budget, len(datasets[0]), config["max_epochs"], config["batch_size"])
     content = {
         "files": list(options.base_files),
         "settings": {**settings, **steps, **options.settings},

@@ -31,13 +31,19 @@ def budget(**changes):
 
 def test_every_cell_sees_the_budgets_patches():
     for volumes in (5, 40):
-        epochs = schedule(budget(), volumes * 8, 400)["max_epochs"]
-        assert epochs * volumes * 8 == 3200
+        epochs = schedule(budget(patches=32000), volumes * 8, 400, 32)["max_epochs"]
+        assert epochs * volumes * 8 == 32000
 
 
-def test_a_schedule_has_an_epoch_at_least_and_validates():
-    assert schedule(budget(patches=10), 3200, 400) == {"max_epochs": 1, "val_interval": 1}
-    assert schedule(budget(patches=None, validations=20), 24, 400) == {"max_epochs": 400, "val_interval": 20}
+def test_of_many_images_an_epoch_is_a_part():
+    found = schedule(budget(), 160_000, 400, 32)
+    assert found == {"max_epochs": 20, "val_interval": 4, "train#trainer#epoch_length": 5}  # 20 · 5 · 32 = 3200
+    found = schedule(budget(patches=10), 3200, 400, 8)
+    assert found == {"max_epochs": 2, "val_interval": 1, "train#trainer#epoch_length": 1}
+
+
+def test_the_papers_budget_goes_by_the_epochs_of_the_config():
+    assert schedule(budget(patches=None, validations=20), 24, 400, 8) == {"max_epochs": 400, "val_interval": 20}
 
 
 def test_warm_ups_keep_their_share():

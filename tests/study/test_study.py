@@ -25,6 +25,7 @@ BUNDLE = {
     "cache_dir": "cache",
     "seed": 0,
     "patches_per_volume": 4,
+    "batch_size": 4,
     "lr": 1e-4,
     "beta": 1.0,
     "max_epochs": 400,
@@ -97,7 +98,7 @@ def start(root, hcp_dir, cache_dir, tmp_path):
 
     def run(say=None, **changes):
         said = []
-        budget = Budget((), {}, patches=48, validations=2)
+        budget = Budget((), {}, patches=480, validations=2)
         options = {
             "root": root,
             "image_set": ImageSet("toy", "Toy", "toy", (), "configs/none.yaml", "TOY_DIR"),
@@ -251,7 +252,7 @@ def test_the_papers_figures_stand_below_ours(start):
 
 
 def test_a_slow_row_that_was_trained_says_for_how_long(start, root):
-    budget = Budget((), {}, patches=48, validations=2, slow_share=0.5)
+    budget = Budget((), {}, patches=480, validations=2, slow_share=0.5)
     study, _, _ = start(rows=("l2", "vgg"), tables=("2",), budget=budget)
     assert "trained for" not in row_of(study, "VGG", "table2.md")  # it has no config
     (root / "configs/losses/vgg.yaml").write_text(
@@ -281,8 +282,8 @@ def test_the_folder_is_of_one_study(start, root, hcp_dir):
     start()
     with pytest.raises(RunFolderError, match=r"another study \(lr is new\)"):
         start(settings={"lr": 0.1})
-    with pytest.raises(RunFolderError, match="max_epochs was 4, is 8"):
-        start(budget=Budget((), {}, patches=96, validations=2))
+    with pytest.raises(RunFolderError, match="max_epochs was 40, is 80"):
+        start(budget=Budget((), {}, patches=960, validations=2))
     with pytest.raises(RunFolderError, match="other files or with another split"):
         start(image_pattern=f"10[0-3]/{HCP}")
 
