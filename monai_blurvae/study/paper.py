@@ -81,8 +81,13 @@ def beside(table: Table, name: str, rows: Sequence[Row], image_set: str) -> Tabl
 
     pairs = zip(table.lines, rows, strict=True)
     groups = ((own, *filter(None, (quoted(line) for line in lines if row.name in line.rows))) for own, row in pairs)
-    other = "" if chosen == image_set else f" Its images are those of {SETS[chosen].label}, and not these."
-    return replace(table, lines=tuple(chain.from_iterable(groups)), notes=(*table.notes, NOTE + other))
+    label = SETS[chosen].label
+    which = (
+        f" Its images are those of {label}; ours are only where that folder was given, not another or the sample."
+        if chosen == image_set
+        else f" Its images are those of {label}, and not these."
+    )
+    return replace(table, lines=tuple(chain.from_iterable(groups)), notes=(*table.notes, NOTE + which))
 
 
 def _differences(values: Quoted, reference: Quoted) -> Mapping[str, tuple[float, None]]:

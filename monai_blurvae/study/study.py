@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from monai_blurvae.errors import user_error
 from monai_blurvae.files import remove_leftovers
 from monai_blurvae.metrics.measures import EIGHT_BIT_DENSITY, FLOAT_DENSITY
 from monai_blurvae.study.configs import RowConfigs
-from monai_blurvae.study.estimate import measure_pace
+from monai_blurvae.study.estimate import Pace, measure_pace
 from monai_blurvae.study.folder import StudyFolder, read_json
 from monai_blurvae.study.frames import cells_frame, import_pandas
 from monai_blurvae.study.measure import Instruments, is_measured
@@ -72,23 +73,31 @@ class Study:
     def announce(self) -> None:
         """Say how many cells are left to train, for how many iterations, and how long that will take."""
         cells = [cell for cell in self.plan() if not self.folder.is_finished(cell)]
-        threads = None if self.options.device.startswith("cuda") else 1
         total = 0.0
         for name in dict.fromkeys(cell.row for cell in cells):
-            row, count = ROWS[name], sum(cell.row == name for cell in cells)
-            config = self.configs.config(row, self.configs.overrides(row) | self._data() | self._weights(row))
-            pace = measure_pace(config, self.folder.training_datalist, self.options.device, threads)
-            hours = pace.iterations * pace.seconds / 3600
-            total += count * hours
-            self.say(
-                f"{row.label}: {count} cells of {pace.iterations:,} iterations, {pace.seconds:.3g} s each: "
-                f"{count} × {hours:,.1f} h"
-            )
+            count = sum(cell.row == name for cell in cells)
+            try:
+                pace = self._pace(ROWS[name])
+            except Exception as error:
+                shown = user_error(error)
+                if shown is None:
+                    raise
+                self.say(f"{ROWS[name].label}: {count} cells that cannot be trained: {shown}")
+                continue
+            seconds = pace.iterations * pace.seconds
+            total += count * seconds
+            each = f"{pace.iterations:,} iterations of {pace.seconds:.3g} s"
+            self.say(f"{ROWS[name].label}: {count} cells of {each}, {duration(seconds)} each")
         jobs = self.options.jobs
         self.say(
-            f"{len(cells)} cells are left to train: {total:,.0f} hours of training, {total / jobs:,.0f} with {jobs} at "
-            "a time; validations and measures come on top."
+            f"{len(cells)} cells are left to train: {duration(total)}, with {jobs} at a time {duration(total / jobs)}; "
+            "validations and measures come on top."
         )
+
+    def _pace(self, row: Row) -> Pace:
+        config = self.configs.config(row, self.configs.overrides(row) | self._data() | self._weights(row))
+        threads = None if self.options.device.startswith("cuda") else 1
+        return measure_pace(config, self.folder.training_datalist, self.options.device, threads)
 
     def train(self, cells: Sequence[Cell]) -> None:
         """Train the cells that are not finished, side by side."""
