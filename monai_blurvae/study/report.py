@@ -154,7 +154,7 @@ def draw_figures(folder: StudyFolder, figures: Sequence[str], results: Results) 
         plain = _chosen(rows, results, plain_beta)
         protocol = _chosen(rows, results, lambda cells: best_beta(cells, criterion))
         draw[figure.kind](folder, f"figure{name}_beta1", plain, results, "β = 1")
-        if protocol != plain:
+        if {row: _cell(line) for row, line in protocol.items()} != {row: _cell(line) for row, line in plain.items()}:
             how = f"β by {criterion} on the validation subjects"
             draw[figure.kind](folder, f"figure{name}_protocol", protocol, results, how)
 

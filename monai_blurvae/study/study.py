@@ -141,7 +141,8 @@ class Study:
         """Write the tables and figures from what is in the folder, also of earlier commands."""
         results = self._results()
         tables = {name: shown_rows(name, self.options.rows, results) for name in self.options.tables}
-        rows = [row for table in tables.values() for row in table]
+        wanted = [ROWS[name] for name in self.options.rows]
+        rows = dict.fromkeys([*(row for table in tables.values() for row in table), *wanted])
         before = self.folder.rate
         rate = settle_rate(self.folder, tables, results, self.options.rate)
         if rate is not None:
