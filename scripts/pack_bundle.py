@@ -22,7 +22,7 @@ from monai_blurvae.bundle.run_configs import run_metadata, with_run_values
 from monai_blurvae.bundle.run_folder import versions
 from monai_blurvae.errors import BlurVAEError, RunFolderError
 from monai_blurvae.files import make_folder, read_object, replacing, write_json
-from monai_blurvae.run_files import INFERENCE, METADATA, SUMMARY
+from monai_blurvae.run_files import INFERENCE, LINEAR, METADATA, SUMMARY
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_THIS_MACHINE = (
@@ -59,6 +59,8 @@ def pack(run_dir: Path, output: Path, bundle: Path | None = None) -> Path:
     shutil.rmtree(partial)
     write_configs(make_folder(partial / "configs"), source, run)
     shutil.copyfile(run.model_file, make_folder(partial / "models") / "model.pt")
+    if run.linear_file.is_file():  # what its evaluation holds the network against, without the training's images
+        shutil.copyfile(run.linear_file, partial / "models" / LINEAR)
     shutil.copytree(source / "docs", partial / "docs")
     shutil.copyfile(ROOT / "LICENSE", partial / "LICENSE")
     partial.rename(folder)

@@ -19,11 +19,14 @@ from monai_blurvae.data.datalist import image_file
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
-from monai_blurvae.losses import ReconstructionTerm, WienerLoss
+from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE
-from monai_blurvae.run_files import CONFIG, DATALIST, METRICS_CSV, MODEL, SUMMARY
+from monai_blurvae.run_files import CONFIG, DATALIST, LINEAR, METRICS_CSV, MODEL, SUMMARY
 
 logger = logging.getLogger(__name__)
+
+SECTIONS = {"training": "train", "validation": "validate"}
+"""The sections of a config by the split that they are of."""
 
 PACKED = ("configs/train.json", "models/model.pt")
 """Config and weights in a packed bundle."""
@@ -94,6 +97,15 @@ class FinishedRun:
             RunFolderError: if there is no such run.
         """
         return self._files()[2]
+
+    @property
+    def linear_file(self) -> Path:
+        """The linear models that the run kept beside its weights; it need not be there.
+
+        Raises:
+            RunFolderError: if there is no such run.
+        """
+        return self.model_file.with_name(LINEAR)
 
     @property
     def datalist_file(self) -> str | None:
@@ -202,6 +214,21 @@ class FinishedRun:
             fixed_kernel=fixed,
         )
 
+    def closed_form_objective(self) -> ELBOLoss | None:
+        """The objective that the model was trained with, where a linear model of it has a closed form; else None.
+
+        Objectives of other terms are not built, which might need weights that are not there.
+        """
+        section = self.config.get("train")  # there may be a file of weights and no run
+        if (
+            section is None
+            or self.config.get("adversary")
+            or not issubclass(_locate(section["term"]), (L2Loss, WienerLoss))
+        ):
+            return None
+        objective = self.parser().get_parsed_content("train#objective")
+        return objective if isinstance(objective, ELBOLoss) else None
+
     def _departures(self, term_class: type, determinant: str) -> Iterator[str]:
         if not (issubclass(term_class, ReconstructionTerm) and term_class.is_likelihood):
             yield f"its loss, {term_class.__name__}, is no likelihood"
@@ -219,7 +246,7 @@ class FinishedRun:
         """The dataset of a section of the run's config for other items.
 
         Args:
-            section: ``"validate"`` or ``"test"``.
+            section: ``"train"``, ``"validate"`` or ``"test"``.
             items: ``{"image", "subject"}``.
             cache_dir: of the store.
 
@@ -245,28 +272,39 @@ class FinishedRun:
             DataError: if a file is not there any more, is another one, or cannot be used.
             RunFolderError: if the run has no data list.
         """
+        return self._own_dataset("validation", cache_dir, "the likelihoods are fitted", "; or leave out measures")
+
+    def training_dataset(self, cache_dir: str | Path) -> SizedDataset:
+        """The images that the run was trained on, likewise.
+
+        Args:
+            cache_dir: of the store.
+
+        Raises:
+            DataError: if a file is not there any more, is another one, or cannot be used.
+            RunFolderError: if the run has no data list.
+        """
+        return self._own_dataset("training", cache_dir, "the linear model is fitted")
+
+    def _own_dataset(self, split: str, cache_dir: str | Path, what: str, remedy: str = "") -> SizedDataset:
         path = self.path / DATALIST
         if not path.is_file():
-            raise RunFolderError(
-                f"{self.path} has no {DATALIST}, and so no validation images; the likelihoods need those of the run."
-            )
-        mend = f'put it back, or write where the images are now as "dataset_dir" into {path}; or leave out measures'
+            raise RunFolderError(f"{what} on the run's {split} images, but {self.path} has no {DATALIST}.")
+        mend = f'put it back, or write where the images are now as "dataset_dir" into {path}{remedy}'
         content = read_object(path, "take another run")
         datalist = Datalist.of(Path(content.get("dataset_dir") or self.path), content)
-        items = datalist.items("validation")  # the other splits need not be there any more
+        items = datalist.items(split)  # the other splits need not be there any more
         for item in items:
             if not Path(image_file(item["image"])).is_file():
                 raise DataError(
-                    f"the likelihoods are fitted on the run's validation images, but {item['image']} is not there any "
-                    f"more; {mend}."
+                    f"{what} on the run's {split} images, but {item['image']} is not there any more; {mend}."
                 )
-        dataset = self.dataset("validate", items, cache_dir)
+        dataset = self.dataset(SECTIONS[split], items, cache_dir)
         recorded = {item["image"]: item.get("sha256") for item in items}
         for entry in facts_of(dataset).entries:
             if recorded.get(entry["image"]) not in (None, entry.get("sha256")):
                 raise DataError(
-                    f"the likelihoods are fitted on the run's validation images, but {entry['image']} has changed "
-                    f"since the training; {mend}."
+                    f"{what} on the run's {split} images, but {entry['image']} has changed since the training; {mend}."
                 )
         return dataset
 

@@ -24,7 +24,7 @@ from monai_blurvae.data.datalist import SPLITS, image_file
 from monai_blurvae.distributed import from_main_process, is_main_process
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import make_folder, remove_leftovers, write_json
-from monai_blurvae.run_files import CHECKPOINT, CONFIG, DATALIST, MODEL, SUMMARY, TENSORBOARD, TEST, VERSIONS
+from monai_blurvae.run_files import CHECKPOINT, CONFIG, DATALIST, LINEAR, MODEL, SUMMARY, TENSORBOARD, TEST, VERSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,10 @@ class RunFolder:
     def model_file(self) -> Path:
         """Weights of the best model on the validation subjects."""
         return self.path / MODEL
+
+    def linear_file(self) -> Path:
+        """The linear models that the network was held against."""
+        return self.path / LINEAR
 
     def tensorboard_dir(self) -> Path:
         """Event files."""

@@ -23,6 +23,7 @@ from monai_blurvae.data.images import ImageDataset
 from monai_blurvae.data.loader import EndlessBatchSampler, SizedDataset, TrainLoader
 from monai_blurvae.data.output_names import OutputNames
 from monai_blurvae.data.patches import SlicePatchDataset
+from monai_blurvae.data.reference import reference_images
 from monai_blurvae.data.save_volume import SaveVolumed
 from monai_blurvae.data.store import StoredVolume, VolumeStore
 from monai_blurvae.data.volume_dataset import VolumeDataset
@@ -57,6 +58,7 @@ __all__ = [
     "load_image_datalist",
     "read_datalist",
     "read_header",
+    "reference_images",
     "require_distinct_contents",
     "split_subjects",
     "transform_key",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -140,6 +141,16 @@ class ImageDataset(Dataset[dict[str, Any]]):
             identities=frozenset(f"{paths[i]} {sizes[i]}" for i in used),
             kind="images",
         )
+
+    def unshuffled(self, count: int) -> ImageDataset:
+        """The same images, as an evaluation sees them, whatever the seed, and as many as there are.
+
+        Args:
+            count: that will be taken of them; it changes nothing, and is that of the other dataset's method.
+        """
+        fixed = copy.copy(self)
+        fixed.shuffle = False
+        return fixed
 
     @cached_property
     def _table(self) -> npt.NDArray[np.float32] | None:

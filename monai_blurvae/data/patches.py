@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -143,6 +144,16 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
             identities=frozenset(volume.checksum for volume in volumes),
             kind="patches",
         )
+
+    def unshuffled(self, count: int) -> SlicePatchDataset:
+        """The same volumes, as an evaluation sees them, with at least ``count`` samples, the same of each volume.
+
+        Whatever the seed, they are the same.
+        """
+        fixed = copy.copy(self)
+        fixed.shuffle = False
+        fixed.patches_per_volume = max(1, -(-count // max(1, len(self._prepared.volumes))))
+        return fixed
 
     def _name(self, volume: StoredVolume) -> str:
         """By which a volume is known: of a person with one volume that is the person."""

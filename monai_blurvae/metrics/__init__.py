@@ -10,6 +10,7 @@ from monai_blurvae.metrics.image_quality import (
 )
 from monai_blurvae.metrics.latent import ActiveUnits
 from monai_blurvae.metrics.likelihood import Bounds, evidence_bounds, fit_likelihoods
+from monai_blurvae.metrics.linear import LinearVAE, at_rate, fit_linear_vae, linear_yardstick, measure_linear_vae
 from monai_blurvae.metrics.lpips import LPIPSMetric, lpips_distance
 from monai_blurvae.metrics.measures import MEASURES, Description
 from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
@@ -23,17 +24,22 @@ __all__ = [
     "CappedPSNRMetric",
     "Description",
     "LPIPSMetric",
+    "LinearVAE",
     "Measure",
     "additional_metrics",
     "as_batch",
+    "at_rate",
     "evidence_bounds",
     "fit_likelihoods",
+    "fit_linear_vae",
     "image_pair",
     "key_metric",
+    "linear_yardstick",
     "log_spectrum_distance",
     "loss_of",
     "lpips_distance",
     "make_ssim_metric",
+    "measure_linear_vae",
     "measure_model",
     "relative_sharpness",
     "to_unit_range",

@@ -5,11 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from monai_blurvae.functional import gaussian_kernel
+
+INITIAL_SIGMA = 1 / 6
+"""Standard deviation of the Gaussian that the kernels start from, over their size: 1.8 pixels for 11."""
+
 
 class KernelGenerator(nn.Module):
     """G_γ(z): two linear layers from a latent to one blur kernel for each image (appendix A of the paper).
 
-    The channels of an image share its kernel.
+    The channels of an image share its kernel. With the softmax, the biases of the last layer are such that the kernels
+    start near a Gaussian: it takes thousands of iterations to empty the rim of a flat one, which until then tells
+    nothing of the blur.
 
     Args:
         latent_size: size of the latent.
@@ -42,6 +49,10 @@ class KernelGenerator(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Linear(hidden_size, kernel_size**spatial_dims),
         )
+        if normalization == "softmax":
+            start = gaussian_kernel(kernel_size, (INITIAL_SIGMA * kernel_size) ** 2, spatial_dims).flatten()
+            with torch.no_grad():
+                self.layers[2].bias += start.log()
 
     def forward(self, z: Tensor) -> Tensor:
         """Kernels ``(B, 1, k, k)`` (``(B, 1, k, k, k)`` in 3-D) of latents ``(B, latent_size)``."""

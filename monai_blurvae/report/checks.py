@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,25 @@ def posterior_collapse(active_units: int | None, latent_size: int, kl: float, im
         "reconstructions are close to the mean image.",
         "Lower beta, train longer or with a higher learning rate, or use a smaller latent_size if the reconstructions "
         "are good all the same.",
+    )
+
+
+def behind_linear(yardstick: Mapping[str, Any]) -> Finding | None:
+    """The exact optimum of a linear VAE does better than the network, see :mod:`monai_blurvae.yardstick`.
+
+    Args:
+        yardstick: content of ``yardstick.json``, without a problem.
+    """
+    if not yardstick["behind"]:
+        return None
+    said = str(yardstick["verdict"])
+    return Finding(
+        "Not trained",
+        f"{said[:1].upper()}{said[1:]}, over {yardstick['evaluated_on']}; it is the exact optimum of a linear VAE on "
+        f"{yardstick['fitted_on']}.",
+        "A network can do all that a linear model can. One that is behind it has not been trained far enough to show "
+        "what it, or its loss, is good for.",
+        "Train longer, with a higher learning rate, or on more patches.",
     )
 
 

@@ -15,6 +15,8 @@ from monai_blurvae.metrics.measures import MEASURES, PER_IMAGE
 from monai_blurvae.report.checks import size_text
 from monai_blurvae.report.run_record import RunRecord
 from monai_blurvae.run_files import CONFIG, DATALIST
+from monai_blurvae.yardstick.handler import notes as yardstick_notes
+from monai_blurvae.yardstick.handler import table as yardstick_table
 
 FIRST_ENTRIES = 5
 """Entries of each split that are shown; a data list may hold hundreds of thousands."""
@@ -100,6 +102,20 @@ class Measures(NamedTuple):
 
     table: Table
     missing: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+
+
+class Yardstick(NamedTuple):
+    """The network beside the linear models.
+
+    Attributes:
+        verdict: which is better, or why they were not compared.
+        table: of the figures; None where they were not compared.
+        notes: without which they would be misread.
+    """
+
+    verdict: str
+    table: Table | None
     notes: Sequence[str]
 
 
@@ -283,6 +299,20 @@ def measures_of(content: Mapping[str, Any]) -> Measures:
     cells = [_measure_cells(row) for row in rows if row["value"] is not None]
     table = Table(("measure", "value", "unit", "what it is"), cells, str(content["title"]))
     return Measures(table, [(row["name"], row["reason"]) for row in rows if row["value"] is None], content["notes"])
+
+
+def yardstick_of(content: Mapping[str, Any]) -> Yardstick:
+    """The network beside the linear models.
+
+    Args:
+        content: of ``yardstick.json``.
+    """
+    if content["problem"]:
+        return Yardstick(f"The network was not compared with a linear model: {content['problem']}", None, [])
+    head, *rows = yardstick_table(content)
+    said = str(content["verdict"])
+    caption = f"{content['title']}: {content['evaluated_on']}"
+    return Yardstick(f"{said[:1].upper()}{said[1:]}.", Table(head, rows, caption), list(yardstick_notes(content)))
 
 
 def _measure_cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -117,6 +117,7 @@ def _kernels(run: RunRecord) -> dict[str, Any]:
 def _evaluation(run: RunRecord) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "measures": None if run.measures is None else content.measures_of(run.measures),
+        "yardstick": None if run.yardstick is None else content.yardstick_of(run.yardstick),
         "extreme_tables": content.extreme_tables(run.rows),
         "psnr_chart": figures.psnr_chart(run.rows),
         "examples": None,

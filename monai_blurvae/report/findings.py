@@ -33,7 +33,7 @@ def check_run(run: RunRecord) -> list[Check]:
     Args:
         run: the run.
     """
-    made = [*_state(run), *_training(run), *_kernel(run), *_evaluation(run), *_data(run)]
+    made = [*_state(run), *_yardstick(run), *_training(run), *_kernel(run), *_evaluation(run), *_data(run)]
     return sorted(made, key=lambda check: check.finding is None or not check.finding.serious)
 
 
@@ -44,6 +44,12 @@ def _state(run: RunRecord) -> Iterator[Check]:
     yield Check("files that cannot be read", True, checks.unreadable_files(run.problems))
     yield Check("an unfinished run", True, checks.unfinished(finished, run.history.epochs, max_epochs, command))
     yield Check("terms that are not finite", bool(run.history.scalars), checks.not_finite(run.history.scalars))
+
+
+def _yardstick(run: RunRecord) -> Iterator[Check]:
+    made = run.yardstick is not None and not run.yardstick["problem"]
+    finding = checks.behind_linear(run.yardstick) if made and run.yardstick is not None else None
+    yield Check("a network that is behind a linear model", made, finding)
 
 
 def _training(run: RunRecord) -> Iterator[Check]:

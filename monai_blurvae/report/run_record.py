@@ -24,6 +24,7 @@ from monai_blurvae.run_files import (
     TENSORBOARD,
     TEST,
     VERSIONS,
+    YARDSTICK_JSON,
 )
 
 SYNTHETIC_MARK = "synthetic"
@@ -31,6 +32,12 @@ SYNTHETIC_MARK = "synthetic"
 
 SECTIONS = ("network_def", "train#term", "train#objective", "train#kernel_objective")
 """The parts of a config whose own arguments are settings too."""
+
+YARDSTICK_KEYS = {
+    *("title", "evaluated_on", "fitted_on", "latent_size", "beta", "weight", "samples", "network", "linear"),
+    *("equal_rate", "behind", "verdict"),
+}
+"""What is known of a comparison with a linear model that was made."""
 
 MEASURE_KEYS = {"value", "reason", "name", "unit", "what", "features", "better"}
 """What is known of each measure."""
@@ -53,6 +60,7 @@ class RunRecord(NamedTuple):
         evaluation: examples, spectra and means of ``evaluation_dir``, or None.
         rows: of ``metrics.csv`` there.
         measures: of ``measures.json`` there, or None.
+        yardstick: of ``yardstick.json`` there, or None.
         problems: a sentence for each file that is there and cannot be read.
     """
 
@@ -66,6 +74,7 @@ class RunRecord(NamedTuple):
     evaluation: EvaluationRecord | None
     rows: Sequence[Mapping[str, str]]
     measures: Mapping[str, Any] | None
+    yardstick: Mapping[str, Any] | None
     problems: Sequence[str]
 
     def setting(self, name: str) -> Any:
@@ -116,6 +125,7 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
         evaluation=files.read(evaluated / EVALUATION_NPZ, EvaluationRecord.read, None),
         rows=files.read(evaluated / METRICS_CSV, _read_rows, []),
         measures=files.read(evaluated / MEASURES_JSON, _read_measures, None),
+        yardstick=files.read(evaluated / YARDSTICK_JSON, _read_yardstick, None),
         problems=files.problems,
     )
 
@@ -179,6 +189,13 @@ def _read_measures(path: Path) -> dict[str, Any]:
     for name, row in rows.items():
         if not isinstance(row, dict) or not row.keys() >= MEASURE_KEYS:
             raise RunFolderError(f"{path} lacks parts of {name!r}; evaluate the run again with its measures.")
+    return content
+
+
+def _read_yardstick(path: Path) -> dict[str, Any]:
+    content = read_object(path)
+    if "problem" not in content or not (content["problem"] or content.keys() >= YARDSTICK_KEYS):
+        raise RunFolderError(f"{path} lacks parts of a comparison with a linear model; evaluate the run again.")
     return content
 
 

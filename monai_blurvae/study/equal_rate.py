@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from monai_blurvae.metrics.measures import Description
 from monai_blurvae.study.frames import import_pandas, numbers, reason
-from monai_blurvae.study.plan import L2, PLAIN_BETA, Row
+from monai_blurvae.study.plan import L2, LINEAR, PLAIN_BETA, Row
 from monai_blurvae.study.rates import NotReached, Range, value_at_rate
 from monai_blurvae.study.tables import QUALITY, RATE, Line, Results, Shown, Table, empty_line, joined, legend
 
@@ -51,7 +51,10 @@ class _Comparison(NamedTuple):
 def equal_rate_table(
     title: str, rows: Sequence[Row], results: Results, rate: float | None, shown: Shown = QUALITY
 ) -> Table:
-    """Test measures at one validation KL, interpolated over each row's β within each seed, never extrapolated."""
+    """Test measures at one validation KL, interpolated over each row's β within each seed, never extrapolated.
+
+    The linear model has a line where it was measured; it takes no part in what is bold.
+    """
 
     def line(row: Row) -> Line:
         seeds = _seeds(row, results)
@@ -61,11 +64,18 @@ def equal_rate_table(
         note = NO_RATE if rate is None else _not_reached(seeds, rate)
         values = _frame(reached, lambda s, r, key: _value(seeds[s], key, r), shown.measures)
         leading = (row.label, str(len(reached)), results.likelihood(row))
-        return Line(leading, values, joined(note, results.problem(row)))
+        return Line(leading, values, joined(note, results.problem(row)), competes=row != LINEAR)
 
     how = "piecewise linear in log KL over each row's β grid; mean ± std over seeds"
     notes = (f"{_where(results, rate)}: {how}.", *legend(rows, results, shown))
-    return Table(title, ("row", "seeds", "likelihood"), shown.measures, tuple(map(line, rows)), notes)
+    return Table(
+        title, ("row", "seeds", "likelihood"), shown.measures, tuple(map(line, with_linear(rows, results))), notes
+    )
+
+
+def with_linear(rows: Sequence[Row], results: Results) -> list[Row]:
+    """The rows, and the linear model where it was measured."""
+    return [*rows, *([LINEAR] if len(results.reported_of(LINEAR)) else [])]
 
 
 def against_reference_table(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from monai_blurvae.files import make_folder, read_object, write_json
 from monai_blurvae.run_files import MODEL, SUMMARY, TENSORBOARD
-from monai_blurvae.study.plan import Cell
+from monai_blurvae.study.plan import LINEAR, Cell
 
 
 class KeptRate(NamedTuple):
@@ -28,8 +28,8 @@ class StudyFolder:
 
     ``study.json`` says what all cells share, ``datalist.json`` the split, ``rate.json`` where rows are compared;
     ``cells/NAME/`` is a cell's run folder, ``cells/NAME.json`` its settings and why it failed, ``cells/NAME.log`` its
-    output; ``measures/NAME.SPLIT.json`` its measures, the same with ``.npz`` its
-    pictures. Tables and figures stand beside them.
+    output; ``measures/NAME.SPLIT.json`` its measures, the same with ``.npz`` its pictures,
+    ``measures/linear.SPLIT.json`` the measures of the linear model. Tables and figures stand beside them.
 
     Args:
         path: the folder, which is created.
@@ -107,6 +107,14 @@ class StudyFolder:
     def picture_file(self, cell: Cell, split: str) -> Path:
         """Where the pictures of a cell are."""
         return self.path / "measures" / f"{cell.name}.{split}.npz"
+
+    def linear_file(self, split: str) -> Path:
+        """Where the measures of the linear model are."""
+        return self.path / "measures" / f"{LINEAR.name}.{split}.json"
+
+    def yardstick(self, cell: Cell, split: str) -> dict[str, Any]:
+        """How a cell stands to the linear VAE of its own objective, or at its rate; empty if not measured."""
+        return dict(self._measures(cell, split).get("yardstick", {}))
 
     def measured(self, split: str) -> Iterator[tuple[Cell, dict[str, float | str]]]:
         """Every finished cell that has measures, with them: numbers, or the reason why there is none."""

@@ -5,7 +5,8 @@ validation split they are therefore fitted on what they are measured on, and sli
 the test split they are not.
 
 Samples are few, and their MMD moves with them: it is the mean over several sets, with its standard deviation as
-``mmd_alexnet_sd``. ``per_patch`` keeps PSNR, SSIM and LPIPS of each patch, volume by volume.
+``mmd_alexnet_sd``. ``per_patch`` keeps PSNR, SSIM and LPIPS of each patch, volume by volume. ``yardstick`` is the
+cell beside the linear VAE, see :func:`~monai_blurvae.yardstick.compare`; ``--linear`` measures that of squared error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -41,15 +43,17 @@ from monai_blurvae.networks import BlurVAE
 from monai_blurvae.networks.perceptual import default_weights_dir
 from monai_blurvae.seeding import torch_rng
 from monai_blurvae.study.folder import StudyFolder, read_json
+from monai_blurvae.study.linear import measure_linear
 from monai_blurvae.study.paper_measures import psnr_from_z, reconstruction_fid, table_6_bound
 from monai_blurvae.study.pictures import CellPictures, make_pictures, save_pictures
 from monai_blurvae.study.plan import Cell
+from monai_blurvae.yardstick import LinearModels, compare
 
 BATCH_SIZE = 64
 SAMPLE_SETS = 8
 """How many sets of samples, each of as many as there are images, the MMD is the mean of."""
 
-VERSION = 3
+VERSION = 4
 """Of what is measured; what an earlier one measured is measured again."""
 
 
@@ -105,9 +109,12 @@ def measure_cells(
             fitted_on = run.dataset("validate", datalist.items("validation"), cache_dir)
             dataset = fitted_on if split == "validation" else run.dataset("test", datalist.items(split), cache_dir)
             print(f"measuring {cell.name} on {facts_of(dataset).count_text(len(dataset))} of the {split}", flush=True)
-            measured, pictures = _measure(run, images_of(dataset), images_of(fitted_on), instruments)
+            training = partial(run.dataset, "train", datalist.items("training"), cache_dir)
+            images = images_of(dataset)
+            measured, pictures = _measure(run, images, images_of(fitted_on), instruments)
+            yardstick = _yardstick(run, images, training, cache_dir, instruments.device)
             save_pictures(pictures, folder.picture_file(cell, split))
-            content = {"key": key, **measured}
+            content = {"key": key, **measured, "yardstick": yardstick}
         except Exception as error:  # one cell takes no other along
             traceback.print_exc()
             shown = user_error(error) or error
@@ -161,6 +168,19 @@ def _measure(
         "per_patch": _per_patch(images, reconstructions, weights_dir, with_lpips),
     }
     return content, make_pictures(network, images, reconstructions, run.setting("quarter_turns", 0))
+
+
+def _yardstick(
+    run: FinishedRun, images: Tensor, training: Callable[[], Any], cache_dir: str, device: str
+) -> dict[str, Any]:
+    """The cell beside the linear VAE of its own objective, or at its rate; or why they were not compared."""
+    try:
+        network = run.network(device)
+        models = LinearModels(training, network.latent_size, cache_dir)
+        return compare(network, images, run.closed_form_objective(), models)
+    except Exception as error:  # it stands beside the measures, and takes none along
+        traceback.print_exc()
+        return {"problem": f"{user_error(error) or error}" or type(error).__name__}
 
 
 def _plain(measure: Measure, weights_dir: Path) -> dict[str, Any]:
@@ -222,11 +242,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights_dir", type=Path)
     parser.add_argument("--importance_samples", type=int, default=16)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--linear", action="store_true", help="measure the linear model of the first cell's latent size"
+    )
     parser.add_argument("--eight_bit", type=json.loads, default=False)
     parser.add_argument("cells", nargs="+")
     options = parser.parse_args(arguments)
     folder = StudyFolder(options.folder)
     wanted = [cell for cell in folder.finished() if cell.name in options.cells]
+    if options.linear:
+        measure_linear(folder, wanted[0], options.split, options.cache_dir)
+        return 0
     instruments = Instruments(options.weights_dir, options.importance_samples, options.device, options.eight_bit)
     measure_cells(folder, wanted, options.split, options.cache_dir, instruments)
     return 0

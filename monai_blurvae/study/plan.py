@@ -85,6 +85,10 @@ def _upsampling(row: Row) -> Row:
     return Row(f"{row.name}_upsample", f"{row.label}, 2nd network", overlays, row.slow)
 
 
+LINEAR = Row("linear", "linear L2 model (exact)", ())
+"""The closed form, which is measured and not trained: a row that is behind it is not trained either."""
+
+
 L2, L1, SSIM, CE = _loss("l2", "L2"), _loss("l1", "L1"), _loss("ssim", "SSIM"), _loss("ce", "CE")
 FFL, WIENER = _loss("ffl", "FFL"), _loss("wiener", "Wiener (the paper's)")
 VGG, WATSON = _loss("vgg", "VGG", slow=True), _loss("watson", "Watson")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import write_text
 from monai_blurvae.handlers.pictures import save_figure
-from monai_blurvae.study.equal_rate import against_reference_table, equal_rate_table, plain_against_table
+from monai_blurvae.study.equal_rate import against_reference_table, equal_rate_table, plain_against_table, with_linear
 from monai_blurvae.study.figures import draw_kernels, draw_rate_distortion, draw_spectra, draw_spectrum_images, save
 from monai_blurvae.study.folder import KeptRate, StudyFolder
 from monai_blurvae.study.kernels import KernelHistory, read_kernels
@@ -101,13 +101,13 @@ def write_tables(
         stem, title, reference = _stem(name), TABLES[name].title, TABLES[name].reference
         likelihoods = f"{title}, likelihoods and Fréchet distances"
         against = f"against {reference.label}"
-        plain = (
-            plain_table(f"{title}, at β = 1", rows, results),
-            plain_against_table(f"{title}, at β = 1 {against}", rows, results, reference),
-            protocol_table(f"{title}, by the paper's protocol", rows, results),
-        )
-        for suffix, table in zip(("_beta1", f"_beta1_against_{reference.name}", ""), plain, strict=True):
-            _write(folder, stem + suffix, beside(table, name, rows, image_set))
+        at_one, protocol = f"{title}, at β = 1", f"{title}, by the paper's protocol"
+        both = with_linear(rows, results)
+        plain = plain_table(at_one, both, results)
+        differences = plain_against_table(f"{at_one} {against}", rows, results, reference)
+        _write(folder, f"{stem}_beta1", beside(plain, name, both, image_set))
+        _write(folder, f"{stem}_beta1_against_{reference.name}", beside(differences, name, rows, image_set))
+        _write(folder, stem, beside(protocol_table(protocol, rows, results), name, rows, image_set))
         at_rate = f"{title}, at equal rate"
         _write(folder, f"{stem}_equal_rate", equal_rate_table(at_rate, rows, results, rate))
         _write(
@@ -129,7 +129,7 @@ def draw_rates(folder: StudyFolder, tables: Mapping[str, Sequence[Row]], results
     """
     for name, rows in tables.items():
         shown = _distinct(list(dict.fromkeys([TABLES[name].reference, *rows])), results)
-        curves = {row.label: results.reported_of(row) for row in shown}
+        curves = {row.label: results.reported_of(row) for row in with_linear(shown, results)}
         save(draw_rate_distortion(curves, results.subjects, rate), folder.path, f"rate_distortion_{_stem(name)}")
 
 

@@ -16,9 +16,10 @@ from monai_blurvae.study.configs import RowConfigs
 from monai_blurvae.study.estimate import Pace, measure_pace
 from monai_blurvae.study.folder import StudyFolder, read_json
 from monai_blurvae.study.frames import cells_frame, import_pandas
+from monai_blurvae.study.linear import is_linear_measured, linear_cells
 from monai_blurvae.study.measure import Instruments, is_measured
 from monai_blurvae.study.options import StudyOptions
-from monai_blurvae.study.plan import ROWS, Cell, Row, make_cells
+from monai_blurvae.study.plan import L2, LINEAR, ROWS, Cell, Row, make_cells
 from monai_blurvae.study.prepare import prepare
 from monai_blurvae.study.report import draw_figures, draw_rates, settle_rate, shown_rows, write_tables
 from monai_blurvae.study.tables import Results, joined
@@ -131,6 +132,7 @@ class Study:
             chunks = [cells[i :: self.options.jobs] for i in range(min(self.options.jobs, len(cells)))]
             tasks = [self._measure_task(chunk, split, i) for i, chunk in enumerate(chunks)]
             run_tasks(tasks, self.options.jobs, self._measure_ended, self.options.root)
+        self._measure_linear(known, split)
         for cell in known:
             path = self.folder.measure_file(cell, split)
             failed = read_json(path).get("failed") if path.is_file() else "see the logs in measures"
@@ -235,6 +237,18 @@ class Study:
         command = [sys.executable, "-m", "monai_blurvae.study.measure", *_arguments(given), *names]
         return Task(f"{split} {index}", command, self.folder.path / "measures" / f"{split}.{index}.log")
 
+    def _measure_linear(self, known: Sequence[Cell], split: str) -> None:
+        """Measure the linear model, of the reference row's latent size where that row was trained."""
+        cell = next(iter(sorted(known, key=lambda cell: cell.row != L2.name)), None)
+        if cell is not None and not is_linear_measured(self.folder, cell, split):
+            self._idle = False
+            run_tasks([self._linear_task(cell, split)], 1, self._measure_ended, self.options.root)
+
+    def _linear_task(self, cell: Cell, split: str) -> Task:
+        task = self._measure_task([cell], split, 0)
+        log = self.folder.path / "measures" / f"{split}.linear.log"
+        return Task(f"{split} linear", [*task.command, "--linear"], log)
+
     def _measure_ended(self, task: Task, reason: str | None) -> None:
         if reason is not None:
             self.say(f"Measuring FAILED: {reason} ({task.log}); what is missing is measured by the next command.")
@@ -249,27 +263,34 @@ class Study:
             for cell, measures in self.folder.measured(name)
             if self._is_current(cell)
         ]
+        for name in dict.fromkeys(("validation", split)):
+            cells += linear_cells(self.folder, name)
         return Results(
             cells_frame(cells),
             split,
             ", ".join(filter(None, (subjects, remark))),
-            self._problems_of_rows(),
+            self._problems_of_rows(split),
             self.configs.aliases,
-            self.configs.likelihoods,
+            {**self.configs.likelihoods, LINEAR.name: True},
             EIGHT_BIT_DENSITY if self.options.image_set.eight_bit else FLOAT_DENSITY,
         )
 
-    def _problems_of_rows(self) -> dict[str, str]:
-        """What there is to say of each row: cells without a result, a shorter training, cells of another row."""
+    def _problems_of_rows(self, split: str) -> dict[str, str]:
+        """What there is to say of each row: cells without a result, a shorter training, cells of another row.
+
+        Also how many are behind the linear VAE: they are not trained.
+        """
         reasons: dict[str, list[str]] = defaultdict(list)
         for cell, reason in {**self.folder.failures(), **self._problems}.items():
             reasons[cell.row].append(reason)
         share = self.options.budget.slow_share
         trained = {cell.row for cell in self.folder.finished()}
+        behind = self._behind(split)
         shorter = {name for name, row in ROWS.items() if row.slow and name in trained and share != 1}
         own = {
             name: joined(
                 f"trained for {share:.0%} of the others' epochs" if name in shorter else "",
+                behind.get(name, ""),
                 f"{len(found)} cell{'s' if len(found) > 1 else ''} without a result: {found[0]}" if found else "",
             )
             for name, found in ((name, reasons[name]) for name in ROWS)
@@ -280,6 +301,18 @@ class Study:
             if name != first
         }
         return {**own, **self.configs.problems, **shared}
+
+    def _behind(self, split: str) -> dict[str, str]:
+        """By row, how many of its cells are behind the linear VAE."""
+        found: dict[str, list[bool]] = defaultdict(list)
+        for cell in self.folder.finished():
+            if self._is_current(cell) and "behind" in (yardstick := self.folder.yardstick(cell, split)):
+                found[cell.row].append(yardstick["behind"])
+        return {
+            row: f"not trained: {sum(cells)} of {len(cells)} cells are behind the linear VAE"
+            for row, cells in found.items()
+            if any(cells)
+        }
 
 
 def _arguments(given: Mapping[str, Any]) -> list[str]:

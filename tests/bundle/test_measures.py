@@ -93,6 +93,8 @@ def test_measures_stand_beside_the_tables_of_the_same_evaluation(own_run, cache_
         "evaluation.npz",
         "reconstructions.png",
         "samples.png",
+        "yardstick.json",
+        "yardstick.md",
         "measures.json",
         "measures.md",
     }

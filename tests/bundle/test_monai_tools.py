@@ -75,7 +75,8 @@ def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
     configs = {
         f"configs/{n}" for n in ("train.json", "evaluate.json", "inference.json", "metadata.json", "logging.conf")
     }
-    assert names == {*configs, "models/model.pt", "docs/README.md", "docs/data_license.txt", "LICENSE"}
+    models = {"models/model.pt", "models/linear.pt"}
+    assert names == {*configs, *models, "docs/README.md", "docs/data_license.txt", "LICENSE"}
     for path in packed.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert str(hcp_dir).encode() not in content

@@ -252,3 +252,16 @@ def test_both_steps_reach_every_parameter(channels):
     output = network(torch.rand(4, channels, 64, 64))
     (output.reconstruction.sum() + output.log_var.sum() + network.kernel(output.z).square().sum()).backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize(("kernel_size", "spatial_dims"), [(11, 2), (5, 3)])
+def test_kernels_start_near_a_gaussian(kernel_size, spatial_dims):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        kernel = KernelGenerator(4, kernel_size, spatial_dims=spatial_dims)(torch.randn(64, 4)).mean((0, 1))
+    axis = torch.arange(kernel_size) - kernel_size // 2
+    one = torch.exp(-0.5 * (axis / (kernel_size / 6)) ** 2)
+    expected = torch.ones(())
+    for _ in range(spatial_dims):
+        expected = expected[..., None] * (one / one.sum())
+    assert (kernel - expected).norm() < 0.2 * expected.norm()

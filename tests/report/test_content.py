@@ -5,7 +5,7 @@ import pytest
 
 from monai_blurvae.report import content
 from monai_blurvae.report.run_record import plain_settings, read_run
-from tests.report.runs import SETTINGS, evaluate, make_rows, make_run
+from tests.report.runs import SETTINGS, evaluate, make_rows, make_run, yardstick
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,19 @@ def test_measures_with_and_without_a_value():
     assert made.table.rows == [("PSNR ↑", "−12345.7", "dB", "how close; features: AlexNet")]
     assert made.missing == [("LPIPS", "no weights")]
     assert made.notes == ["careful"]
+
+
+def test_the_network_stands_beside_the_linear_models():
+    made = content.yardstick_of(yardstick())
+    by_measure = {row[0]: row[1:] for row in made.table.rows}
+    assert by_measure["PSNR (dB)"] == ("20.00", "20.00", "19.00")
+    assert by_measure["objective (nats per image)"] == ("100.0", "110.0", "–")
+    assert made.table.head[1:3] == ("network", "linear, β = 1")
+    assert len(made.table.head) == 4
+    without = content.yardstick_of(yardstick(linear=None, beta=None, weight=None))
+    assert len(without.table.head) == 3
+    assert any("has no closed form" in note for note in without.notes)
+    assert content.yardstick_of({"title": "test", "problem": "no images."}).table is None
 
 
 @pytest.mark.parametrize(

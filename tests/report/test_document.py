@@ -67,6 +67,8 @@ def test_a_finished_run(plain):
     assert "finished 2026-01-02 · epoch 20 of 20 · loss WienerLoss" in text
     assert "No check found anything." in text
     assert "20.00 ± 1.00 dB" in text
+    assert "Better than a 20-component linear model in its bound (110.0 for it against 100.0 nats at β = 1)." in text
+    assert "linear, L2, at the network's rate (β = 0.5)" in text
     assert "test: 40 patches of 2 subjects" in text
     assert "Best at epoch 20" in text
     assert "my_momentum" in text
@@ -94,6 +96,7 @@ def test_colour_images_and_a_name_that_is_html(tmp_path):
     row = {"value": 1.0, "unit": EVIL, "what": EVIL, "features": EVIL, "better": None, "name": EVIL, "reason": ""}
     measures = {"a": row, "b": row | {"value": None, "reason": EVIL}}
     write(folder / "test" / "measures.json", {"title": EVIL, "notes": [EVIL], "measures": measures})
+    write(folder / "test" / "yardstick.json", {"title": EVIL, "problem": EVIL})
     document = report(folder)
     assert "40 images" in document.text
     assert "root mean square over the channels" in document.text

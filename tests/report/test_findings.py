@@ -6,7 +6,7 @@ from monai_blurvae.metrics.measures import PER_IMAGE
 from monai_blurvae.report.checks import DROP
 from monai_blurvae.report.findings import check_run
 from monai_blurvae.report.run_record import read_run
-from tests.report.runs import DATALIST, evaluate, make_run, saturating, write, write_events
+from tests.report.runs import DATALIST, evaluate, make_run, saturating, write, write_events, yardstick
 
 
 def findings(folder, evaluation=None):
@@ -51,6 +51,20 @@ def test_findings_of_the_evaluation(good):
     other = evaluate(good / "evaluation" / "0001", remark="SYNTHETIC images")
     assert findings(good) == []
     assert findings(good, other) == ["Not your data"]
+
+
+def test_a_network_behind_the_linear_model_comes_first(good):
+    behind = yardstick(behind=True, verdict="not trained: it has a better bound (1 < 2)")
+    write(good / "test" / "yardstick.json", behind)
+    evaluated = [check.finding for check in check_run(read_run(good)) if check.finding]
+    assert [finding.title for finding in evaluated] == ["Not trained"]
+    assert evaluated[0].serious
+    assert evaluated[0].found.startswith("Not trained: it has a better bound (1 < 2), over 40 patches of 2 subjects; ")
+    write(good / "test" / "yardstick.json", {"title": "test", "problem": "no images."})
+    assert findings(good) == []
+    assert unmade(good) == {"a network that is behind a linear model"}
+    write(good / "test" / "yardstick.json", {"title": "test", "problem": ""})
+    assert findings(good) == ["Files cannot be read"]
 
 
 @pytest.mark.parametrize(

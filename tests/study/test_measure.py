@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from statistics import fmean
 
 import pytest
@@ -8,13 +9,18 @@ from monai_blurvae.bundle import TrainedObjective
 from monai_blurvae.data import Datalist
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.files import write_json
+from monai_blurvae.losses import ELBOLoss, WienerLoss
+from monai_blurvae.metrics import fit_linear_vae, linear_yardstick
 from monai_blurvae.metrics.distances import alexnet_features, polynomial_mmd
 from monai_blurvae.networks import BlurVAE
+from monai_blurvae.study import linear
 from monai_blurvae.study import measure as measuring
 from monai_blurvae.study.folder import StudyFolder
+from monai_blurvae.study.linear import BETAS, is_linear_measured, linear_cells, measure_linear
 from monai_blurvae.study.measure import SAMPLE_SETS, Instruments, is_measured, mean_spectrum, measure_cells
 from monai_blurvae.study.pictures import load_pictures
 from monai_blurvae.study.plan import Cell
+from monai_blurvae.yardstick import compare
 
 CELL = Cell("l2", 0.1, 0)
 
@@ -78,19 +84,21 @@ class Run:
     def __init__(self, run_dir):
         assert (run_dir / "model.pt").is_file()
 
+    def setting(self, name, default):
+        return {"latent_size": 4, "quarter_turns": 1}[name]
+
     def network(self, device):
         torch.manual_seed(0)
         return BlurVAE(in_channels=1, image_size=32, channels=(4, 8), latent_size=4, kernel_size=5).to(device).eval()
 
-    def setting(self, name, default):
-        return {"quarter_turns": 1}[name]
+    def closed_form_objective(self):
+        return ELBOLoss(WienerLoss(), beta=0.5)
 
     def objective(self):
         return TrainedObjective("WienerLoss", True, 0.025, "wiener", (), False)
 
     def dataset(self, section, items, cache_dir):
-        assert section == {"s6": "validate", "s7": "test"}[items[0]["subject"]]
-        assert cache_dir == "cache"
+        assert section == {"s5": "train", "s6": "validate", "s7": "test"}[items[0]["subject"]]
         seed = int(items[0]["subject"][1])
         images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
         return [{"image": image} for image in images]
@@ -100,6 +108,7 @@ class Run:
 def trained(folder, monkeypatch):
     """A study of one cell that was trained."""
     monkeypatch.setattr(measuring, "FinishedRun", Run)
+    monkeypatch.setattr(linear, "FinishedRun", Run)
     parts = {split: [{"image": f"s{i}.nii.gz", "subject": f"s{i}"}] for i, split in enumerate(SPLITS, 5)}
     for entries in parts.values():
         (folder.path / entries[0]["image"]).touch()
@@ -108,7 +117,7 @@ def trained(folder, monkeypatch):
 
 
 def test_measures_keep_each_patch_and_several_sets_of_samples(trained, random_weights_dir):
-    measure_cells(trained, [CELL], "test", "cache", Instruments(random_weights_dir, 2, "cpu"))
+    measure_cells(trained, [CELL], "test", str(trained.path / "cache"), Instruments(random_weights_dir, 2, "cpu"))
     content = json.loads(trained.measure_file(CELL, "test").read_text())
     values = {name: measure["value"] for name, measure in content["measures"].items()}
     for name in ("psnr", "ssim", "lpips"):
@@ -129,6 +138,53 @@ def test_measures_keep_each_patch_and_several_sets_of_samples(trained, random_we
     assert values["nll_table6"] < values["nll_kernel"]  # the constants alone are 32² · ½ log 2π = 941 nats
 
 
+def test_a_cell_stands_beside_the_linear_vae_of_its_objective(trained, tmp_path):
+    measure_cells(trained, [CELL], "test", str(tmp_path), Instruments(tmp_path / "none", 1, "cpu"))
+    training, images = (
+        torch.stack([item["image"] for item in Run(trained.cell_dir(CELL)).dataset(section, [{"subject": s}], "")])
+        for section, s in (("train", "s5"), ("test", "s7"))
+    )
+    expected = compare(
+        Run(trained.cell_dir(CELL)).network("cpu"),
+        images,
+        ELBOLoss(WienerLoss(), beta=0.5),
+        lambda weight: fit_linear_vae(training, 4, 1.0, weight),
+    )
+    found = trained.yardstick(CELL, "test")
+    assert found["behind"] == expected["behind"]
+    assert found["linear"] == pytest.approx(expected["linear"], rel=1e-5)
+    assert trained.yardstick(CELL, "validation") == {}
+
+
+def test_what_keeps_a_cell_from_being_compared_is_said(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "closed_form_objective", lambda self: (_ for _ in ()).throw(ValueError("no objective")))
+    measure_cells(trained, [CELL], "test", str(tmp_path), Instruments(tmp_path / "none", 1, "cpu"))
+    assert trained.yardstick(CELL, "test") == {"problem": "no objective"}
+    assert list(trained.measured("test"))
+
+
+def test_the_linear_model_is_measured_at_every_beta(trained, tmp_path):
+    assert not is_linear_measured(trained, CELL, "test")
+    measure_linear(trained, CELL, "test", str(tmp_path))
+    assert is_linear_measured(trained, CELL, "test")
+    cells = list(linear_cells(trained, "test"))
+    assert [cell["beta"] for cell in cells] == list(BETAS)
+    assert all(first["kl"] >= second["kl"] for first, second in pairwise(cells))
+    run = Run(trained.cell_dir(CELL))
+    training, images = (
+        torch.stack([item["image"] for item in run.dataset(section, [{"subject": s}], "")])
+        for section, s in (("train", "s5"), ("test", "s7"))
+    )
+    by_hand = linear_yardstick(images, training, 4, 1.0)
+    at_one = next(cell for cell in cells if cell["beta"] == 1.0)
+    for key in ("psnr", "ssim", "kl"):
+        assert at_one[key] == pytest.approx(by_hand[key], rel=1e-5)
+    assert at_one["row"] == "linear"
+    assert list(linear_cells(trained, "validation")) == []
+    write_json(trained.datalist, {})
+    assert not is_linear_measured(trained, CELL, "test")
+
+
 def test_the_validation_is_measured_on_what_the_likelihoods_are_fitted_on(trained, tmp_path, monkeypatch):
     given = []
     real = measuring.measure_trained
@@ -138,7 +194,7 @@ def test_the_validation_is_measured_on_what_the_likelihoods_are_fitted_on(traine
         lambda n, images, reference, *a, **k: given.append((images, reference)) or real(n, images, reference, *a, **k),
     )
     for split in ("validation", "test"):
-        measure_cells(trained, [CELL], split, "cache", Instruments(tmp_path / "none", 1, "cpu"))
+        measure_cells(trained, [CELL], split, str(trained.path / "cache"), Instruments(tmp_path / "none", 1, "cpu"))
     (validation, fitted), (test, fitted_too) = given
     assert torch.equal(validation, fitted)
     assert torch.equal(fitted, fitted_too)
@@ -147,13 +203,13 @@ def test_the_validation_is_measured_on_what_the_likelihoods_are_fitted_on(traine
 
 def test_a_cell_that_fails_is_noted(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "network", lambda *_: (_ for _ in ()).throw(ValueError("other weights")))
-    measure_cells(trained, [CELL], "test", "cache", Instruments(tmp_path / "none", 1, "cpu"))
+    measure_cells(trained, [CELL], "test", str(trained.path / "cache"), Instruments(tmp_path / "none", 1, "cpu"))
     assert json.loads(trained.measure_file(CELL, "test").read_text())["failed"] == "other weights"
     assert list(trained.measured("test")) == []
 
 
 def test_without_weights_reasons_name_no_folder_of_this_computer(trained, tmp_path):
-    measure_cells(trained, [CELL], "test", "cache", Instruments(tmp_path / "none", 2, "cpu"))
+    measure_cells(trained, [CELL], "test", str(trained.path / "cache"), Instruments(tmp_path / "none", 2, "cpu"))
     text = trained.measure_file(CELL, "test").read_text()
     content = json.loads(text)
     assert content["measures"]["mmd_alexnet"]["value"] is None

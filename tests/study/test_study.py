@@ -1,6 +1,7 @@
 """The course of a study with a trainer and instruments that take no time."""
 
 import json
+import math
 import re
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("pandas")
 
 from monai_blurvae.errors import RunFolderError
-from monai_blurvae.study import tasks
+from monai_blurvae.study import linear, tasks
 from monai_blurvae.study.measure import _key
 from monai_blurvae.study.options import StudyOptions
 from monai_blurvae.study.plan import Budget, Cell, ImageSet
@@ -74,10 +75,20 @@ class FakeStudy(Study):
         log = self.folder.path / "measures" / "log"
         return Task(f"{split} {index}", [sys.executable, "-S", "-c", MEASURER, json.dumps(content)], log)
 
+    def _linear_task(self, cell, split):
+        points = [{"beta": beta, "kl": 8 / beta, "psnr": 21 - beta, "objective": 1.0} for beta in (0.1, 1.0)]
+        content = {"key": linear._key(self.folder, cell), "points": points}
+        script = (
+            f"import pathlib; pathlib.Path({str(self.folder.linear_file(split))!r}).write_text({json.dumps(content)!r})"
+        )
+        return Task("linear", [sys.executable, "-S", "-c", script], self.folder.path / "measures" / "log")
+
     def _content(self, cell, split):
         values = {"kl": 10 / cell.beta, "psnr": 20 - cell.beta + cell.seed, "mmd_alexnet": cell.beta}
         measures = {name: {"value": value, "reason": ""} for name, value in values.items()}
-        return {"key": _key(self.folder, cell, self.instruments), "measures": measures, "spectra": {}}
+        yardstick = {"behind": cell.row == "wiener" and cell.beta > 0.5}
+        key = _key(self.folder, cell, self.instruments)
+        return {"key": key, "measures": measures, "spectra": {}, "yardstick": yardstick}
 
 
 @pytest.fixture
@@ -154,6 +165,18 @@ def test_everything_is_done_once(start):
     assert any("Nothing was left" in line for line in said)
     assert len(files) == 3 * 7 + 1
     assert {path: path.read_bytes() for path in files} == files
+
+
+def test_the_linear_model_has_a_row_at_equal_rate_and_says_who_is_behind(start):
+    study, _, _ = start(rate=20.0)
+    # between its β of 0.1 and 1, of 80 and 8 nats, by the logarithm of the rate
+    share = math.log(80 / 20) / math.log(10)
+    line = row_of(study, "linear L2 model (exact)", "table3_equal_rate.md")
+    assert f"| 1 | yes | {80 - 72 * share:.1f} | {20.9 - 0.9 * share:.2f} |" in line
+    assert "linear L2" not in (study.folder.path / "table3.md").read_text()
+    assert "not trained: 1 of 2 cells are behind the linear VAE" in row_of(study, "Wiener (the paper's)")
+    assert "behind" not in row_of(study, "L2")
+    assert (study.folder.path / "cells.csv").read_text().count("\nlinear,") == 4
 
 
 def test_a_crash_stays_in_its_row_and_is_tried_again(start, root):

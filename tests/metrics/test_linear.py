@@ -8,10 +8,9 @@ from torch.distributions import MultivariateNormal
 
 from monai_blurvae.functional import gaussian_kernel, kernel_otf, kl_standard_normal, wiener_weight
 from monai_blurvae.losses import L2Loss, WienerLoss
-from monai_blurvae.metrics import evidence_bounds, measure_model, suite
+from monai_blurvae.metrics import evidence_bounds, linear, measure_model, suite
 from monai_blurvae.metrics.likelihood import VarianceLikelihood
-from monai_blurvae.study import linear
-from monai_blurvae.study.linear import fit_linear_vae, linear_yardstick, measure_linear_vae
+from monai_blurvae.metrics.linear import at_rate, fit_linear_vae, linear_yardstick, measure_linear_vae
 from tests.dense import circulant, random_kernel, wiener_matrix
 
 C = 0.025
@@ -251,3 +250,20 @@ def test_refusals():
             fit_linear_vae(*arguments)
     with pytest.raises(ValueError, match="of the training images"):
         measure_linear_vae(fit_linear_vae(images, 2, 1.0), make_images(5, (1, 4, 5)))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kl", [0.7, 5.0, 60.0])
+def test_the_beta_of_a_rate_has_that_rate(weighted, kl):
+    weight = weight_of(random_kernel((3, 3)), (16, 16)) if weighted else None
+    images, others = make_images(60, (1, 16, 16)), make_images(9, (1, 16, 16), seed=1)
+    vae = at_rate(fit_linear_vae(images, 6, 1.0, weight), others, kl)
+    assert measure_linear_vae(vae, others)["kl"] == pytest.approx(kl, rel=1e-9)
+
+
+def test_without_a_rate_the_linear_model_gives_the_mean():
+    images = make_images(60, (1, 4, 4))
+    vae = at_rate(fit_linear_vae(images, 6, 1.0), images, 0.0)
+    torch.testing.assert_close(vae.reconstruct(images), images.mean(0).expand_as(images))
+    with pytest.raises(ValueError, match=r"no β of the linear model has a rate of 3 nats"):
+        at_rate(fit_linear_vae(images[:1], 6, 1.0), images, 3.0)
