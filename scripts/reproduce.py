@@ -1,11 +1,16 @@
-"""Reproduce the paper's tables: train every loss over a grid of β, measure, and write tables and figures.
+"""Reproduce the paper's tables and figures: train every loss over a grid of β, measure, and write what was asked for.
 
 What is trained or measured already is not done again, and what was cut off is resumed: after an interruption, or to
-add seeds or losses, run the command with the same --output once more. A training that fails leaves its reason in its
-row and a log in OUTPUT/cells. Test subjects are measured once every training of the command has ended.
+add seeds, losses or figures, run the command with the same --output once more. A training that fails leaves its reason
+in its row and a log in OUTPUT/cells. Test subjects are measured once every training of the command has ended.
 
-    python scripts/reproduce.py --table 3 --rate-distortion --budget tiny --output outputs/study \
+The paper's own figures stand beside ours. Tables 1, 2, 4 and 6 and Figures 2, 6 and 8 are of CelebA, Table 3 and
+Figures 4 and 9 of HCP, Table 5 and Figure 5 of CIFAR-10, Figures 3 and 7 and the other half of Table 2 of CelebA-HQ;
+--bundle takes other images for the same rows. A folder of results is of one set.
+
+    python scripts/reproduce.py --table 3 --figure 4 --budget tiny --output outputs/study \
         --dataset_dir ~/t1 --image_pattern "*.nii.gz" --slice_axis 2
+    python scripts/reproduce.py --table 5 --figure 5 --dataset_dir ~/cifar10 --output outputs/cifar10
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from monai_blurvae.bundle import default_cache_dir
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.files import make_folder
 from monai_blurvae.study.options import StudyOptions
-from monai_blurvae.study.plan import BUDGETS, ROWS, TABLES
+from monai_blurvae.study.plan import BETAS, BUDGETS, FIGURES, PLAIN_BETA, ROWS, SETS, TABLES
 from monai_blurvae.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,24 +43,20 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "--table",
-        nargs="+",
-        choices=sorted(TABLES),
-        default=["3"],
-        help="3: losses; 1: ablations",
-    )
-    add("--rate-distortion", action="store_true", help="also draw rate_distortion and spectra, as PNG and PDF")
-    add("--bundle", default="hcp")
+    add("--table", nargs="+", choices=list(TABLES), default=[], help="of the paper, or of what is ours; default: 3")
+    add("--figure", nargs="+", choices=list(FIGURES), default=[], help="of the paper; alone, for β = 1")
+    add("--rate-distortion", action="store_true", help="also draw rate against distortion for each table")
+    add("--bundle", choices=list(SETS), help="the images; default: those of the first table or figure")
     add("--budget", choices=BUDGETS, default="tiny")
+    add("--yes", action="store_true", help="start what the budget 'paper' has announced")
     add("--output", type=Path, required=True, help="folder of the study")
-    add("--losses", type=_names, help="rows to train, with commas between; default: all of the tables")
+    add("--losses", type=_names, help="rows to train, with commas between; default: all of the tables and figures")
+    add("--betas", type=_numbers, help=f"β of every row, with commas between; default: {','.join(map(str, BETAS))}")
     add("--seeds", type=_integers, default=(0,), help="with commas between")
-    add("--multipliers", type=_numbers, help="of each row's β, in place of the budget's")
     add("--patches", type=int, help="training patches of each cell, in place of the budget's")
     add("--settings", type=json.loads, default={}, help="settings of the bundle for every cell, as JSON")
     data = parser.add_argument_group("data, as in the bundle")
-    data.add_argument("--dataset_dir", type=Path, default=os.environ.get("HCP_DIR") or None)
+    data.add_argument("--dataset_dir", type=Path, help="default: that of HCP_DIR, CELEBA_DIR or CIFAR10_DIR")
     data.add_argument("--image_pattern")
     data.add_argument("--datalist", type=Path)
     data.add_argument("--slice_axis", type=int, choices=(0, 1, 2))
@@ -71,13 +72,21 @@ def make_parser() -> argparse.ArgumentParser:
 
 def make_options(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> StudyOptions:
     """The options, checked; errors end the program with a sentence."""
-    rows = tuple(row.name for table in arguments.table for row in TABLES[table])
+    tables = tuple(dict.fromkeys(arguments.table or ([] if arguments.figure else ["3"])))
+    figures = tuple(dict.fromkeys(arguments.figure))
+    shown = [*tables, *(FIGURES[name].table for name in figures)]
+    rows = tuple(dict.fromkeys(row.name for table in shown for row in TABLES[table].rows))
     unknown = [name for name in arguments.losses or () if name not in ROWS]
     if unknown:
         parser.error(f"--losses names {unknown[0]!r}, but the rows are {', '.join(ROWS)}.")
     absent = [name for name in arguments.losses or () if name not in rows]
     if absent:
-        parser.error(f"--losses names {absent[0]!r}, which is not in table {' or '.join(arguments.table)}.")
+        parser.error(f"--losses names {absent[0]!r}, which is not in table {' or '.join(dict.fromkeys(shown))}.")
+    sets = dict.fromkeys([*(TABLES[name].image_set for name in tables), *(FIGURES[name].image_set for name in figures)])
+    if arguments.bundle is None and len(sets) > 1:
+        parser.error(f"what is asked for is of {' and '.join(sets)}; name one of them as --bundle, or ask for each.")
+    if arguments.betas is not None and not all(beta > 0 for beta in arguments.betas):
+        parser.error("--betas has to be positive numbers.")
     if (arguments.jobs is not None and arguments.jobs < 1) or (arguments.rate is not None and arguments.rate <= 0):
         parser.error("--jobs and --rate have to be positive.")
     if arguments.patches is not None and arguments.patches < 1:
@@ -86,7 +95,7 @@ def make_options(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
         parser.error("--settings has to be a JSON object of the bundle's settings.")
     own = [name for name in ("beta", "seed") if name in arguments.settings]
     if own:
-        option = {"beta": "--multipliers", "seed": "--seeds"}[own[0]]
+        option = {"beta": "--betas", "seed": "--seeds"}[own[0]]
         parser.error(f"--settings sets {own[0]!r}, which differs from cell to cell; use {option}.")
     budget = BUDGETS[arguments.budget]
     if arguments.patches is not None:
@@ -94,14 +103,15 @@ def make_options(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
     axis: dict[str, Any] = {} if arguments.slice_axis is None else {"slice_axis": arguments.slice_axis}
     return StudyOptions(
         root=ROOT,
-        bundle=arguments.bundle,
+        image_set=SETS[arguments.bundle or next(iter(sets))],
         budget=budget,
         output=arguments.output,
-        tables=tuple(dict.fromkeys(arguments.table)),
+        tables=tables,
+        figures=figures,
         rate_distortion=arguments.rate_distortion,
         rows=tuple(arguments.losses or rows),
         seeds=arguments.seeds,
-        multipliers=arguments.multipliers or budget.multipliers,
+        betas=arguments.betas or (BETAS if tables else (PLAIN_BETA,)),
         dataset_dir=_absolute(arguments.dataset_dir) if arguments.datalist is None else None,
         image_pattern=arguments.image_pattern,
         datalist=_absolute(arguments.datalist),
@@ -113,7 +123,7 @@ def make_options(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
         importance_samples=arguments.importance_samples,
         rate=arguments.rate,
         validation_only=arguments.validation_only,
-        slow_multipliers=None if arguments.multipliers else budget.slow_multipliers,
+        slow_betas=None if arguments.betas else budget.slow_betas,
     )
 
 
@@ -121,12 +131,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     parser = make_parser()
-    options = make_options(parser.parse_args(arguments), parser)
+    parsed = parser.parse_args(arguments)
+    options = make_options(parsed, parser)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         lock = FileLock(make_folder(options.output) / ".lock", blocking=False)
         with lock:
-            Study(options, say=_say).run()
+            study = Study(options, say=_say)
+            if parsed.budget == "paper" and not parsed.yes:
+                study.announce()
+                print("error: give --yes to start it.", file=sys.stderr)
+                return 1
+            study.run()
     except Timeout:
         print(f"error: another process is working on {options.output}; wait for it.", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ from monai_blurvae.study.plan import (
     read_config,
     same_rows,
     settings_of,
-    warmup_epochs,
+    shares_of_epochs,
 )
 
 
@@ -29,7 +29,6 @@ class RowConfigs:
 
     Attributes:
         settings: of each row, see :func:`~monai_blurvae.study.plan.settings_of`.
-        betas: middle of each row's β grid.
         likelihoods: whether each row trains one.
         problems: of the rows that have none of these, in a sentence.
         aliases: the row under whose name each row is trained: the first with the same settings.
@@ -39,7 +38,6 @@ class RowConfigs:
         self._options = options
         self._schedule = schedule
         self.settings: dict[str, dict[str, Any]] = {}
-        self.betas: dict[str, float] = {}
         self.likelihoods: dict[str, bool] = {}
         self.problems: dict[str, str] = {}
         for row in ROWS.values():
@@ -57,14 +55,21 @@ class RowConfigs:
     def overrides(self, row: Row) -> dict[str, Any]:
         """Settings over the files: a row's own overlays win over the budget, the command line over everything.
 
-        The warm-up keeps its share of the epochs.
+        Warm-ups keep their share of the epochs; the channels are those of the row's architecture over the divisor.
         """
         options = self._options
         own = {name for file in row.overlays for name in read_config(options.config(file))}
         budget = {name: value for name, value in options.budget.settings.items() if name not in own}
         epochs = options.budget.epochs_of(row, self._schedule["max_epochs"])
-        own_schedule = {"max_epochs": epochs, "warmup_epochs": warmup_epochs(self.config(row), epochs)}
-        return {**budget, **self._schedule, **own_schedule, **options.settings}
+        schedule = {**self._schedule, **shares_of_epochs(self.config(row), epochs)}
+        return {**budget, **self._channels(row), **schedule, **options.settings}
+
+    def _channels(self, row: Row) -> dict[str, list[int]]:
+        divisor = self._options.budget.divisor
+        if divisor == 1:
+            return {}
+        full = merged_config([self._options.config(file) for file in (*self._options.set_files, *row.overlays)])
+        return {"channels": [max(1, count // divisor) for count in full["channels"]]}
 
     def change(self, row: str, before: Mapping[str, Any]) -> str | None:
         """The first difference to settings with which a cell of the row was trained, in words, or None."""
@@ -72,17 +77,9 @@ class RowConfigs:
 
     def _add(self, row: Row) -> None:
         try:
-            beta = self._beta(row)
             config = self.config(row, self.overrides(row))
         except SettingsError as error:
             self.problems[row.name] = str(error).replace(f"{self._options.root}/", "")
             return
-        self.betas[row.name], self.settings[row.name] = beta, settings_of(config)
+        self.settings[row.name] = settings_of(config)
         self.likelihoods[row.name] = is_likelihood(config)
-
-    def _beta(self, row: Row) -> float:
-        beta = self.config(row).get("beta")
-        if not isinstance(beta, (int, float)) or isinstance(beta, bool) or not beta > 0:
-            files = ", ".join(self.files(row))
-            raise SettingsError(f"beta is {beta!r} by {files}, but has to be a positive number, the row's own β.")
-        return float(beta)

@@ -1,13 +1,14 @@
-"""The tables at equal rate: each row's measures there, and beside the reference row's."""
+"""The tables at equal rate, and those of differences from the reference row, there and at β = 1."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from monai_blurvae.metrics.measures import Description
 from monai_blurvae.study.frames import import_pandas, numbers, reason
-from monai_blurvae.study.plan import LINEAR, REFERENCE, ROWS, Row
+from monai_blurvae.study.plan import L2, LINEAR, PLAIN_BETA, Row
 from monai_blurvae.study.rates import NotReached, Range, value_at_rate
 from monai_blurvae.study.tables import QUALITY, RATE, Line, Results, Shown, Table, empty_line, joined, legend
 
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 RATIOS = ("spectrum_reconstruction", "spectrum_sample")
 """The measures that are compared by their ratio; the others by their difference."""
 
-LABEL = ROWS[REFERENCE].label
+LABEL = L2.label
+"""Of every table's reference row."""
+
+COMPARED = tuple(measure for measure in QUALITY.measures if measure.better)
+COMPARED_AT_BETA = tuple(measure for measure in QUALITY.measures if measure.key == RATE) + COMPARED
+"""At one β the rate differs, too."""
+
 NO_RATE = "no rate to compare at: no row has two β"
 
 Value = float | str
@@ -62,22 +69,24 @@ def equal_rate_table(
     how = "piecewise linear in log KL over each row's β grid; mean ± std over seeds"
     notes = (f"{_where(results, rate)}: {how}.", *legend(rows, results, shown))
     return Table(
-        title, ("row", "seeds", "likelihood"), shown.measures, tuple(map(line, _with_linear(rows, results))), notes
+        title, ("row", "seeds", "likelihood"), shown.measures, tuple(map(line, with_linear(rows, results))), notes
     )
 
 
-def _with_linear(rows: Sequence[Row], results: Results) -> list[Row]:
+def with_linear(rows: Sequence[Row], results: Results) -> list[Row]:
+    """The rows, and the linear model where it was measured."""
     return [*rows, *([LINEAR] if len(results.reported_of(LINEAR)) else [])]
 
 
-def against_reference_table(title: str, rows: Sequence[Row], results: Results, rate: float | None) -> Table:
+def against_reference_table(
+    title: str, rows: Sequence[Row], results: Results, rate: float | None, reference_row: Row = L2
+) -> Table:
     """What :func:`equal_rate_table` shows, relative to the reference row, seed by seed.
 
     A row that does not reach the rate, as none with a single β does, is compared at the nearest one that it and the
     reference row both reach; the line says at which.
     """
-    compared = [measure for measure in QUALITY.measures if measure.better]
-    reference = _seeds(ROWS[REFERENCE], results)
+    reference = _seeds(reference_row, results)
 
     def line(row: Row) -> Line:
         seeds = _seeds(row, results)
@@ -88,20 +97,64 @@ def against_reference_table(title: str, rows: Sequence[Row], results: Results, r
         def difference(seed: int, rate: float, key: str) -> Value:
             return _compared(_value(seeds[seed], key, rate), _value(reference[seed], key, rate), key)
 
-        values = _frame(rates, difference, compared)
-        values = None if values is None else values.set_axis([_comparison(m).key for m in compared], axis=1)
         leading = (row.label, _span(rates.values()), str(len(rates)), results.likelihood(row))
-        return Line(leading, values, joined(note, results.problem(row)), common)
+        return Line(
+            leading, _frame(rates, difference, COMPARED, _comparison), joined(note, results.problem(row)), common
+        )
 
     notes = (
         f"{_where(results, rate)}: ratio to {LABEL}, or Δ, the difference from it, within each seed; mean ± std over "
         "the seeds that both have.",
         f"A row that does not reach this rate, as none with a single β does, is compared with {LABEL} at the nearest "
         "rate that both reach, which its line says; it takes no part in what is bold.",
-        *legend(rows, results, QUALITY._replace(measures=tuple(compared))),
+        *legend(rows, results, QUALITY._replace(measures=COMPARED)),
     )
-    measures = tuple(map(_comparison, compared))
-    return Table(title, ("row", "at (nats)", "seeds", "likelihood"), measures, tuple(map(line, rows)), notes)
+    return Table(
+        title,
+        ("row", "at (nats)", "seeds", "likelihood"),
+        tuple(map(_comparison, COMPARED)),
+        tuple(map(line, rows)),
+        notes,
+    )
+
+
+def plain_against_table(title: str, rows: Sequence[Row], results: Results, reference_row: Row = L2) -> Table:
+    """What :func:`~monai_blurvae.study.tables.plain_table` shows, relative to the reference row, seed by seed."""
+    reference = _plain_seeds(reference_row, results)
+
+    def line(row: Row) -> Line:
+        seeds = _plain_seeds(row, results)
+        if not seeds:
+            return empty_line(row, results, "–", "–")
+        both = dict.fromkeys(sorted(seeds.keys() & reference.keys()), PLAIN_BETA)
+
+        def difference(seed: int, beta: float, key: str) -> Value:
+            return _compared(_entry(seeds[seed], key), _entry(reference[seed], key), key)
+
+        note = _without_reference(len(seeds) - len(both), len(seeds))
+        leading = (row.label, f"{PLAIN_BETA:g}", str(len(both)), results.likelihood(row))
+        return Line(
+            leading, _frame(both, difference, COMPARED_AT_BETA, _comparison), joined(note, results.problem(row))
+        )
+
+    notes = (
+        f"{results.subjects}, β = 1: ratio to {LABEL}, or Δ, the difference from it, within each seed; mean ± std over "
+        "the seeds that both have. A loss with larger weights buys a higher rate at the same β.",
+        *legend(rows, results, QUALITY._replace(measures=COMPARED_AT_BETA)),
+    )
+    measures = tuple(map(_comparison, COMPARED_AT_BETA))
+    return Table(title, ("row", "β", "seeds", "likelihood"), measures, tuple(map(line, rows)), notes)
+
+
+def _plain_seeds(row: Row, results: Results) -> _Seeds:
+    """The cells of β = 1 by their seeds."""
+    cells = results.reported_of(row)
+    return {int(seed): cell for seed, cell in cells[cells["beta"] == PLAIN_BETA].groupby("seed")}
+
+
+def _entry(cell: DataFrame, key: str) -> Value:
+    value = float(numbers(cell, [key])[key].iloc[0])
+    return reason(cell, key) if math.isnan(value) else value
 
 
 def _where(results: Results, rate: float | None) -> str:
@@ -134,10 +187,13 @@ def _value(cells: DataFrame, key: str, rate: float) -> Value:
 
 
 def _frame(
-    rates: Mapping[int, float], value: Callable[[int, float, str], Value], measures: Sequence[Description]
+    places: Mapping[int, float],
+    value: Callable[[int, float, str], Value],
+    measures: Sequence[Description],
+    column: Callable[[Description], Description] = lambda measure: measure,
 ) -> DataFrame | None:
-    """A line for each seed, None without any."""
-    lines = [{m.key: value(seed, rate, m.key) for m in measures} for seed, rate in rates.items()]
+    """A line for each seed at its rate or β, None without any; ``column`` tells what a measure's values become."""
+    lines = [{column(m).key: value(seed, place, m.key) for m in measures} for seed, place in places.items()]
     return import_pandas().DataFrame(lines) if lines else None
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import ImageFont
 
 from monai_blurvae.files import replacing
+from monai_blurvae.handlers.pictures import Pixels
 from monai_blurvae.metrics.measures import MEASURES
 from monai_blurvae.report.history import spread
 from monai_blurvae.study.frames import numbers
@@ -90,31 +93,74 @@ def draw_spectra(chosen: Mapping[str, Mapping[str, Sequence[float]]], title: str
     return figure
 
 
-def draw_kernels(histories: Mapping[str, KernelHistory], title: str) -> Figure:
-    """Kernels of a few fixed validation images over the epochs (the paper's Figure 2), and below their mean width.
+def draw_spectrum_images(spectra: Mapping[str, npt.NDArray[np.float32]], title: str) -> Figure:
+    """Mean log magnitudes of the DFT of reconstructions, samples and images (the paper's Figure 6).
 
     Args:
-        histories: of each row by its label, at least one.
+        spectra: of each row by its label, ``(3, H, W)``: images, reconstructions, samples; at least one row.
         title: of the figure.
 
     Raises:
         ImportError: without matplotlib, naming the extra.
     """
+    images = next(iter(spectra.values()))[0]
+    figure, axes = _subplots(2, len(spectra) + 1, (2.1 * (len(spectra) + 1), 5.6), squeeze=False)
+    low = min(float(of_row.min()) for of_row in spectra.values())
+    scale = {"cmap": "magma", "vmin": low, "vmax": float(images.max()), "interpolation": "nearest"}
+    for column, (label, of_row) in enumerate(spectra.items()):
+        axes[0, column].set_title(label.replace(" (", "\n("), fontsize="medium")
+        for row in (0, 1):
+            axes[row, column].imshow(of_row[row + 1], **scale)
+            distance = float(np.abs(of_row[row + 1] - images).mean())
+            axes[row, column].set_xlabel(f"mean |Δ| {distance:.3f}")
+    axes[0, 0].set_ylabel("reconstructions")
+    axes[1, 0].set_ylabel("samples")
+    axes[0, -1].set_title("images", fontsize="medium")
+    shown = axes[0, -1].imshow(images, **scale)
+    axes[1, -1].axis("off")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    label = "mean log₁₀ |DFT|, frequency 0 in the middle"
+    figure.colorbar(shown, ax=axes, location="bottom", label=label, shrink=0.5, aspect=40)
+    figure.suptitle(title)
+    return figure
+
+
+def draw_kernels(histories: Mapping[str, KernelHistory], title: str, warmup: int = 0) -> Figure:
+    """Reconstructions and kernels of a few fixed validation images over the epochs, below the kernels' mean width.
+
+    It is the paper's Figure 2.
+
+    Args:
+        histories: of each row by its label, at least one.
+        title: of the figure.
+        warmup: last epoch of the warm-up, which is marked.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
+    """
     epochs = spread(sorted({epoch for history in histories.values() for epoch in history.pictures}), MOST_EPOCHS)
-    figure = _figure((13, 4 + 0.8 * len(histories)))
-    grid = figure.add_gridspec(len(histories) + 1, len(epochs), height_ratios=[*[0.8] * len(histories), 3])
-    for i, (label, history) in enumerate(histories.items()):
+    first = next(iter(histories.values()))
+    strips: list[tuple[str, Mapping[int, Pixels]]] = []
+    if epochs and first.images is not None:
+        strips.append(("images", {epochs[0]: first.images}))
+    for label, history in histories.items():
+        kinds = {"reconstructions": history.reconstructions, "kernels": history.pictures}
+        strips += [(f"{label}\n{kind}", pictures) for kind, pictures in kinds.items() if pictures]
+    figure = _figure((15, 4 + 0.95 * len(strips)))
+    grid = figure.add_gridspec(len(strips) + 1, max(1, len(epochs)), height_ratios=[*[0.9] * len(strips), 3])
+    for i, (label, pictures) in enumerate(strips):
         for j, epoch in enumerate(epochs):
             axis = figure.add_subplot(grid[i, j])
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            if epoch in history.pictures:
-                axis.imshow(history.pictures[epoch], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            if i == 0:
+            if epoch in pictures:
+                axis.imshow(pictures[epoch], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            if i == (first.images is not None):
                 axis.set_title(f"epoch {epoch}")
             if j == 0:
                 axis.set_ylabel(label, rotation="horizontal", ha="right", va="center")
-    _draw_widths(figure.add_subplot(grid[-1, :]), histories)
+    _draw_widths(figure.add_subplot(grid[-1, :]), histories, warmup)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, handlelength=3.5)
     figure.suptitle(title)
     return figure
@@ -130,6 +176,21 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
     figure = _figure(size)
     return figure, figure.subplots(rows, columns, **options)
+
+
+def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's own font, which has Greek letters, for pictures that it does not draw.
+
+    Args:
+        size: in pixels.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
+    """
+    _figure((1, 1))
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def _figure(size: tuple[float, float]) -> Figure:
@@ -173,13 +234,16 @@ def _draw_curve(axis: Any, cells: DataFrame, key: str, style: Mapping[str, Any])
         axis.scatter(points[RATE], points[key], color=style["color"], marker=style["marker"], s=8, alpha=0.5)
 
 
-def _draw_widths(axis: Any, histories: Mapping[str, KernelHistory]) -> None:
+def _draw_widths(axis: Any, histories: Mapping[str, KernelHistory], warmup: int) -> None:
     for i, (label, history) in enumerate(histories.items()):
         style = _style(i)
         axis.plot(*zip(*sorted(history.training.items()), strict=True), **{**style, "marker": ""})
         points = {**style, "linestyle": ""}
         axis.plot(*zip(*sorted(history.validation.items()), strict=True), **points)
         axis.plot([], [], label=label.replace("\n", ", "), **style)
+    if warmup:
+        axis.axvline(warmup, color="0.6", linewidth=0.8, linestyle=":")
+        axis.text(warmup, 0, " end of the warm-up", color="0.4", va="bottom")
     axis.set_xlabel("epoch (lines: training patches; markers: validation patches)")
     axis.set_ylabel("mean kernel width,\nRMS radius (pixels)")
     axis.set_ylim(bottom=0)

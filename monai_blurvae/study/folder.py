@@ -28,8 +28,8 @@ class StudyFolder:
 
     ``study.json`` says what all cells share, ``datalist.json`` the split, ``rate.json`` where rows are compared;
     ``cells/NAME/`` is a cell's run folder, ``cells/NAME.json`` its settings and why it failed, ``cells/NAME.log`` its
-    output; ``measures/NAME.SPLIT.json`` its measures, ``measures/linear.SPLIT.json`` those of
-    the linear model. Tables and figures stand beside them.
+    output; ``measures/NAME.SPLIT.json`` its measures, the same with ``.npz`` its pictures,
+    ``measures/linear.SPLIT.json`` the measures of the linear model. Tables and figures stand beside them.
 
     Args:
         path: the folder, which is created.
@@ -103,6 +103,10 @@ class StudyFolder:
     def measure_file(self, cell: Cell, split: str) -> Path:
         """Where the measures of a cell are."""
         return self.path / "measures" / f"{cell.name}.{split}.json"
+
+    def picture_file(self, cell: Cell, split: str) -> Path:
+        """Where the pictures of a cell are."""
+        return self.path / "measures" / f"{cell.name}.{split}.npz"
 
     def linear_file(self, split: str) -> Path:
         """Where the measures of the linear model are."""

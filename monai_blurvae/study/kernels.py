@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.pictures import Pixels
-from monai_blurvae.report.history import KERNELS, read_history
+from monai_blurvae.report.history import KERNELS, PICTURES, read_history
 from monai_blurvae.report.pictures import strips
 
 WIDTH_TRAINING, WIDTH_VALIDATION = "train/kernel_width", "validation/kernel_width"
@@ -22,11 +22,15 @@ class KernelHistory(NamedTuple):
             relative to its maximum, ``(height, width)``.
         training: mean width in pixels over the training patches of each epoch.
         validation: likewise over the validation patches, at the epochs of ``pictures``.
+        reconstructions: of the same images, at these epochs, ``(height, width)`` or ``(height, width, 3)``.
+        images: these images; None where they were not drawn.
     """
 
     pictures: Mapping[int, Pixels]
     training: Mapping[int, float]
     validation: Mapping[int, float]
+    reconstructions: Mapping[int, Pixels] = {}
+    images: Pixels | None = None
 
 
 def read_kernels(folder: Path) -> KernelHistory:
@@ -44,6 +48,9 @@ def read_kernels(folder: Path) -> KernelHistory:
     if not (history.trains_kernel and all(widths) and pictures):
         raise RunFolderError(f"{folder} holds no kernels of a training.")
     try:
-        return KernelHistory({epoch: strips(picture, 1)[0] for epoch, picture in pictures.items()}, *widths)
+        kernels = {epoch: strips(picture, 1)[0] for epoch, picture in pictures.items()}
+        shown = {epoch: strips(picture, 3) for epoch, picture in history.picture(PICTURES).items()}
+        images = next((rows[0] for rows in shown.values()), None)
+        return KernelHistory(kernels, *widths, {epoch: rows[1] for epoch, rows in shown.items()}, images)
     except OSError as error:
         raise RunFolderError(f"a picture of kernels in {folder} cannot be read ({error}).") from error

@@ -12,6 +12,7 @@ cell beside the linear VAE, see :func:`~monai_blurvae.yardstick.compare`; ``--li
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import traceback
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from monai_blurvae.bundle import FinishedRun
 from monai_blurvae.bundle.densities import fit_trained
-from monai_blurvae.bundle.measures import images_of, measure_trained
+from monai_blurvae.bundle.measures import images_of, measure_trained, to_grey_levels
 from monai_blurvae.data import read_datalist
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.errors import user_error
@@ -43,6 +44,8 @@ from monai_blurvae.networks.perceptual import default_weights_dir
 from monai_blurvae.seeding import torch_rng
 from monai_blurvae.study.folder import StudyFolder, read_json
 from monai_blurvae.study.linear import measure_linear
+from monai_blurvae.study.paper_measures import psnr_from_z, reconstruction_fid, table_6_bound
+from monai_blurvae.study.pictures import CellPictures, make_pictures, save_pictures
 from monai_blurvae.study.plan import Cell
 from monai_blurvae.yardstick import LinearModels, compare
 
@@ -50,7 +53,7 @@ BATCH_SIZE = 64
 SAMPLE_SETS = 8
 """How many sets of samples, each of as many as there are images, the MMD is the mean of."""
 
-VERSION = 3
+VERSION = 4
 """Of what is measured; what an earlier one measured is measured again."""
 
 
@@ -61,17 +64,20 @@ class Instruments(NamedTuple):
         weights_dir: of pretrained features, or None for the default.
         importance_samples: of the importance-weighted bound.
         device: for example ``"cpu"``.
+        eight_bit: whether the images are 8-bit, so that their likelihoods need dequantisation.
     """
 
     weights_dir: Path | None
     importance_samples: int
     device: str
+    eight_bit: bool = False
 
     def key(self) -> dict[str, Any]:
         """Changes whenever measuring again gives something else: new weights fill cells that had none."""
         files = sorted((self.weights_dir or default_weights_dir()).glob("*.pt*"))
         weights = [[file.name, file.stat().st_size] for file in files]
-        return {"importance_samples": self.importance_samples, "weights": weights, "version": VERSION}
+        settings = {"importance_samples": self.importance_samples, "eight_bit": self.eight_bit}
+        return {**settings, "weights": weights, "version": VERSION}
 
 
 def is_measured(folder: StudyFolder, cell: Cell, split: str, instruments: Instruments) -> bool:
@@ -105,11 +111,10 @@ def measure_cells(
             print(f"measuring {cell.name} on {facts_of(dataset).count_text(len(dataset))} of the {split}", flush=True)
             training = partial(run.dataset, "train", datalist.items("training"), cache_dir)
             images = images_of(dataset)
-            content = {
-                "key": key,
-                **_measure(run, images, images_of(fitted_on), instruments),
-                "yardstick": _yardstick(run, images, training, cache_dir, instruments.device),
-            }
+            measured, pictures = _measure(run, images, images_of(fitted_on), instruments)
+            yardstick = _yardstick(run, images, training, cache_dir, instruments.device)
+            save_pictures(pictures, folder.picture_file(cell, split))
+            content = {"key": key, **measured, "yardstick": yardstick}
         except Exception as error:  # one cell takes no other along
             traceback.print_exc()
             shown = user_error(error) or error
@@ -126,7 +131,11 @@ def _key(folder: StudyFolder, cell: Cell, instruments: Instruments) -> dict[str,
     return {"model": sha256_of(folder.model_file(cell)), **instruments.key()}
 
 
-def _measure(run: FinishedRun, images: Tensor, reference: Tensor, instruments: Instruments) -> dict[str, Any]:
+def _measure(
+    run: FinishedRun, images: Tensor, reference: Tensor, instruments: Instruments
+) -> tuple[dict[str, Any], CellPictures]:
+    if instruments.eight_bit:
+        images, reference = to_grey_levels(images), to_grey_levels(reference)
     network, objective = run.network(instruments.device), run.objective()
     weights_dir, device = instruments.weights_dir, instruments.device
     measures = measure_trained(
@@ -136,13 +145,21 @@ def _measure(run: FinishedRun, images: Tensor, reference: Tensor, instruments: I
         objective,
         weights_dir=weights_dir,
         importance_samples=instruments.importance_samples,
+        eight_bit=instruments.eight_bit,
         device=device,
     )
+    reconstructions = _reconstructions(network, images, device)
+    on_device = images.to(device)
+    with torch.no_grad():
+        measures["psnr_z"] = psnr_from_z(network, on_device)
+        measures["nll_table6"] = table_6_bound(network, on_device, objective)
     if measures["mmd_alexnet"].value is not None:
         measures |= _sampled_mmd(network, images, weights_dir, device)
-    reconstructions = _reconstructions(network, images, device)
+    measures["fid_reconstruction"] = measures["fid_2048"]  # the same reason where there is none
+    if measures["fid_2048"].value is not None:
+        measures["fid_reconstruction"] = reconstruction_fid(reconstructions.to(device), on_device, weights_dir)
     with_lpips = measures["lpips"].value is not None
-    return {
+    content = {
         "patches": len(images),
         "measures": {name: _plain(measure, weights_dir or default_weights_dir()) for name, measure in measures.items()},
         "spectra": _spectra(
@@ -150,6 +167,7 @@ def _measure(run: FinishedRun, images: Tensor, reference: Tensor, instruments: I
         ),
         "per_patch": _per_patch(images, reconstructions, weights_dir, with_lpips),
     }
+    return content, make_pictures(network, images, reconstructions, run.setting("quarter_turns", 0))
 
 
 def _yardstick(
@@ -227,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--linear", action="store_true", help="measure the linear model of the first cell's latent size"
     )
+    parser.add_argument("--eight_bit", type=json.loads, default=False)
     parser.add_argument("cells", nargs="+")
     options = parser.parse_args(arguments)
     folder = StudyFolder(options.folder)
@@ -234,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.linear:
         measure_linear(folder, wanted[0], options.split, options.cache_dir)
         return 0
-    instruments = Instruments(options.weights_dir, options.importance_samples, options.device)
+    instruments = Instruments(options.weights_dir, options.importance_samples, options.device, options.eight_bit)
     measure_cells(folder, wanted, options.split, options.cache_dir, instruments)
     return 0
 

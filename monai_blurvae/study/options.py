@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_blurvae.study.plan import Budget
+from monai_blurvae.study.plan import Budget, ImageSet
 
 
 @dataclass(frozen=True)
@@ -15,16 +15,16 @@ class StudyOptions:
 
     Attributes:
         root: of the repository; configs are relative to it.
-        bundle: name of a folder in ``bundles``.
+        image_set: the images, and the bundle that reads them.
         budget: how much each cell trains.
         output: the study's folder.
         tables: names of tables of ``TABLES``.
-        rate_distortion: whether figures are drawn.
+        figures: names of figures of ``FIGURES``.
+        rate_distortion: whether rate is drawn against distortion.
         rows: names of the rows to train; the tables also show rows that were trained before.
         seeds: of the trainings.
-        multipliers: of each row's β, the ``beta`` of its config files.
-        slow_multipliers: likewise of the slow rows; None for the same.
-        dataset_dir: of the volumes; None for the synthetic sample, unless ``datalist`` is given.
+        betas: of each row.
+        dataset_dir: of the images; None for the bundle's own, unless ``datalist`` is given.
         image_pattern: glob relative to it, or None for the bundle's.
         datalist: a split to use in place of a random one.
         cache_dir: of the volume store, shared by all cells.
@@ -35,17 +35,19 @@ class StudyOptions:
         importance_samples: of the importance-weighted bound.
         rate: validation KL in nats at which rows are compared; None for the one that is kept, or to choose it.
         validation_only: leave the test subjects alone, and report the validation subjects.
+        slow_betas: of the slow rows; None for the same.
     """
 
     root: Path
-    bundle: str
+    image_set: ImageSet
     budget: Budget
     output: Path
     tables: tuple[str, ...]
+    figures: tuple[str, ...]
     rate_distortion: bool
     rows: tuple[str, ...]
     seeds: tuple[int, ...]
-    multipliers: tuple[float, ...]
+    betas: tuple[float, ...]
     dataset_dir: Path | None
     image_pattern: str | None
     datalist: Path | None
@@ -57,12 +59,19 @@ class StudyOptions:
     importance_samples: int
     rate: float | None
     validation_only: bool
-    slow_multipliers: tuple[float, ...] | None = None
+    slow_betas: tuple[float, ...] | None = None
 
     @property
     def base_files(self) -> tuple[str, ...]:
-        """The config files of every cell: the bundle's, then the budget's."""
-        return (f"bundles/{self.bundle}/train.json", *self.budget.overlays)
+        """The config files of every cell: the bundle's, the budget's, the set's."""
+        bundle, *overlays = self.set_files
+        budget = (self.image_set.paper,) if self.budget.overlays is None else self.budget.overlays
+        return (bundle, *budget, *overlays)
+
+    @property
+    def set_files(self) -> tuple[str, ...]:
+        """Those of the bundle and the set alone, whose networks are the full ones."""
+        return (f"bundles/{self.image_set.bundle}/train.json", *self.image_set.overlays)
 
     def config(self, file: str) -> Path:
         """The place of a config file."""

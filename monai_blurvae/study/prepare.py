@@ -49,12 +49,13 @@ def prepare(options: StudyOptions, folder: StudyFolder) -> RowConfigs:
         if shown is None:
             raise
         raise shown from None
-    steps = schedule(options.budget, len(datasets[0]))
+    steps = schedule(options.budget, len(datasets[0]), config["max_epochs"], config["batch_size"])
     content = {
         "files": list(options.base_files),
         "settings": {**settings, **steps, **options.settings},
         "data": evaluation_settings(config),
         "remark": facts_of(datasets[0]).remark,
+        "patches": len(datasets[0]),
     }
     _require_same_study(folder, content)
     datalist.write(folder.datalist)
@@ -68,13 +69,17 @@ def prepare(options: StudyOptions, folder: StudyFolder) -> RowConfigs:
 
 
 def _overrides(options: StudyOptions) -> dict[str, Any]:
-    pattern = {} if options.image_pattern is None else {"image_pattern": options.image_pattern}
+    given = {
+        "image_pattern": options.image_pattern,
+        "dataset_dir": _text(options.dataset_dir),
+        "datalist": _text(options.datalist),
+    }
     return {
         **options.budget.settings,
         **options.settings,
-        **pattern,
-        "dataset_dir": _text(options.dataset_dir),
-        "datalist": _text(options.datalist),
+        # a list has its folder with it, whatever the environment names
+        **({"dataset_dir": None} if options.datalist is not None else {}),
+        **{name: value for name, value in given.items() if value is not None},
         "cache_dir": str(options.cache_dir),
         "seed": SPLIT_SEED,
     }

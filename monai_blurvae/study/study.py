@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from monai_blurvae.errors import user_error
 from monai_blurvae.files import remove_leftovers
+from monai_blurvae.metrics.measures import EIGHT_BIT_DENSITY, FLOAT_DENSITY
 from monai_blurvae.study.configs import RowConfigs
+from monai_blurvae.study.estimate import Pace, measure_pace
 from monai_blurvae.study.folder import StudyFolder, read_json
 from monai_blurvae.study.frames import cells_frame, import_pandas
 from monai_blurvae.study.linear import is_linear_measured, linear_cells
 from monai_blurvae.study.measure import Instruments, is_measured
 from monai_blurvae.study.options import StudyOptions
-from monai_blurvae.study.plan import LINEAR, REFERENCE, ROWS, Cell, make_cells
+from monai_blurvae.study.plan import L2, LINEAR, ROWS, Cell, Row, make_cells
 from monai_blurvae.study.prepare import prepare
-from monai_blurvae.study.report import draw_figures, settle_rate, shown_rows, write_tables
+from monai_blurvae.study.report import draw_figures, draw_rates, settle_rate, shown_rows, write_tables
 from monai_blurvae.study.tables import Results, joined
 from monai_blurvae.study.tasks import Task, run_tasks
 
@@ -42,7 +46,9 @@ class Study:
         self.folder = StudyFolder(options.output)
         remove_leftovers(self.folder.path / "measures")
         self.configs: RowConfigs = prepare(options, self.folder)
-        self.instruments = Instruments(options.weights_dir, options.importance_samples, options.device)
+        self.instruments = Instruments(
+            options.weights_dir, options.importance_samples, options.device, options.image_set.eight_bit
+        )
         self._problems: dict[Cell, str] = {}
         self._idle = True
 
@@ -63,7 +69,36 @@ class Study:
         aliases = self.configs.aliases
         options = self.options
         rows = dict.fromkeys(ROWS[aliases[name]] for name in options.rows if name in aliases)
-        return make_cells(rows, self.configs.betas, options.multipliers, options.seeds, options.slow_multipliers)
+        return make_cells(rows, options.betas, options.seeds, options.slow_betas)
+
+    def announce(self) -> None:
+        """Say how many cells are left to train, for how many iterations, and how long that will take."""
+        cells = [cell for cell in self.plan() if not self.folder.is_finished(cell)]
+        total = 0.0
+        for name in dict.fromkeys(cell.row for cell in cells):
+            count = sum(cell.row == name for cell in cells)
+            try:
+                pace = self._pace(ROWS[name])
+            except Exception as error:
+                shown = user_error(error)
+                if shown is None:
+                    raise
+                self.say(f"{ROWS[name].label}: {count} cells that cannot be trained: {shown}")
+                continue
+            seconds = pace.iterations * pace.seconds
+            total += count * seconds
+            each = f"{pace.iterations:,} iterations of {pace.seconds:.3g} s"
+            self.say(f"{ROWS[name].label}: {count} cells of {each}, {duration(seconds)} each")
+        jobs = self.options.jobs
+        self.say(
+            f"{len(cells)} cells are left to train: {duration(total)}, with {jobs} at a time {duration(total / jobs)}; "
+            "validations and measures come on top."
+        )
+
+    def _pace(self, row: Row) -> Pace:
+        config = self.configs.config(row, self.configs.overrides(row) | self._data() | self._weights(row))
+        threads = None if self.options.device.startswith("cuda") else 1
+        return measure_pace(config, self.folder.training_datalist, self.options.device, threads)
 
     def train(self, cells: Sequence[Cell]) -> None:
         """Train the cells that are not finished, side by side."""
@@ -108,14 +143,15 @@ class Study:
         """Write the tables and figures from what is in the folder, also of earlier commands."""
         results = self._results()
         tables = {name: shown_rows(name, self.options.rows, results) for name in self.options.tables}
-        rows = [row for table in tables.values() for row in table]
+        wanted = [ROWS[name] for name in self.options.rows]
+        rows = dict.fromkeys([*(row for table in tables.values() for row in table), *wanted])
         before = self.folder.rate
         rate = settle_rate(self.folder, tables, results, self.options.rate)
         if rate is not None:
             new = before is not None and before.nats != rate
             again = f"; tables of other commands are still at {before.nats:.4g}" if before and new else ""
             self.say(f"Rows are compared at a validation KL of {rate:.4g} nats{again}.")
-        write_tables(self.folder, tables, results, rate)
+        write_tables(self.folder, tables, results, rate, self.options.image_set.name)
         for row in rows:
             if results.problem(row):
                 self.say(f"{row.name}: {results.problem(row)}")
@@ -123,16 +159,16 @@ class Study:
             self.say("Nothing was left to train or to measure; tables and figures are written anew.")
         self.say(f"Results are in {self.folder.path}.")
         if self.options.rate_distortion:
-            draw_figures(self.folder, tables, results, rate)
+            draw_rates(self.folder, tables, results, rate)
+        draw_figures(self.folder, self.options.figures, results)
 
     def command(self, cell: Cell) -> list[str]:
         """The user's own command that trains a cell."""
         row = ROWS[cell.row]
         given: dict[str, Any] = {
             "config_file": self.configs.files(row),
-            "dataset_dir": read_json(self.folder.datalist)["dataset_dir"],
+            **self._data(),
             "datalist": self.folder.training_datalist,
-            "cache_dir": self.options.cache_dir,
             "run_dir": self.folder.cell_dir(cell),
             "resume": "auto",
             "beta": cell.beta,
@@ -140,10 +176,20 @@ class Study:
             "num_workers": 0,
             "device": self.options.device,
             **self.configs.overrides(row),
+            **self._weights(row),
         }
-        if self.options.weights_dir is not None and "weights_dir" in self.configs.config(row):
-            given["weights_dir"] = self.options.weights_dir
         return [sys.executable, "-m", "monai.bundle", "run", "training", *_arguments(given)]
+
+    def _data(self) -> dict[str, str]:
+        """Where the images of every cell are."""
+        dataset_dir = read_json(self.folder.datalist)["dataset_dir"]
+        return {"dataset_dir": dataset_dir, "cache_dir": str(self.options.cache_dir)}
+
+    def _weights(self, row: Row) -> dict[str, str]:
+        """Where a row whose loss needs pretrained features finds them."""
+        weights_dir = self.options.weights_dir
+        needed = weights_dir is not None and "weights_dir" in self.configs.config(row)
+        return {"weights_dir": str(weights_dir)} if needed else {}
 
     def _change(self, cell: Cell) -> str | None:
         """In which setting a cell that was started differs from what it would be now."""
@@ -183,6 +229,7 @@ class Study:
             "cache_dir": options.cache_dir,
             "importance_samples": options.importance_samples,
             "device": options.device,
+            "eight_bit": json.dumps(options.image_set.eight_bit),
         }
         if options.weights_dir is not None:
             given["weights_dir"] = options.weights_dir
@@ -192,7 +239,7 @@ class Study:
 
     def _measure_linear(self, known: Sequence[Cell], split: str) -> None:
         """Measure the linear model, of the reference row's latent size where that row was trained."""
-        cell = next(iter(sorted(known, key=lambda cell: cell.row != REFERENCE)), None)
+        cell = next(iter(sorted(known, key=lambda cell: cell.row != L2.name)), None)
         if cell is not None and not is_linear_measured(self.folder, cell, split):
             self._idle = False
             run_tasks([self._linear_task(cell, split)], 1, self._measure_ended, self.options.root)
@@ -225,6 +272,7 @@ class Study:
             self._problems_of_rows(split),
             self.configs.aliases,
             {**self.configs.likelihoods, LINEAR.name: True},
+            EIGHT_BIT_DENSITY if self.options.image_set.eight_bit else FLOAT_DENSITY,
         )
 
     def _problems_of_rows(self, split: str) -> dict[str, str]:

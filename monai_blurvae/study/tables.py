@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from monai_blurvae.metrics.measures import ALEXNET, FID, FLOAT_DENSITY, LIKELIHOOD, MEASURES, Description
 from monai_blurvae.study.frames import import_pandas, numbers, reason
-from monai_blurvae.study.plan import LINEAR, Row
+from monai_blurvae.study.plan import LINEAR, PLAIN_BETA, Row
 from monai_blurvae.study.rates import Range, covered_range
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+Quoted = Mapping[str, tuple[float, float | None]]
+"""Means and, where there are some, standard deviations that somebody else states, by key of the measure."""
 
 RATE = "kl"
 CRITERIA = ("mmd_alexnet", "spectrum_sample")
@@ -32,12 +35,41 @@ class Shown(NamedTuple):
     notes: tuple[str, ...]
 
 
+OF_TABLES = {
+    measure.key: measure
+    for measure in (
+        Description(
+            "psnr_z", "PSNR from z", "dB", 2, 1, "likewise, reconstructions from z ~ q(z|x) in place of its mean"
+        ),
+        Description(
+            "nll_table6",
+            "−log p as in Table 6",
+            "nats per image",
+            0,
+            -1,
+            "½ ‖W(x − x̂)‖² + Σ log|F + 0.5| + KL from z ~ q(z|x), or ½ ‖x − x̂‖² + KL: no density, constants left out",
+        ),
+        Description(
+            "fid_reconstruction",
+            "FID of reconstructions",
+            "",
+            4,
+            -1,
+            "squared Fréchet distance; compares between equal numbers of images only",
+            "torch-fidelity Inception, 2048",
+            significant=True,
+        ),
+    )
+}
+"""Measures that only the paper's tables have, see :mod:`~monai_blurvae.study.paper_measures`."""
+
 QUALITY = Shown(
     tuple(
-        MEASURES[key]
+        {**MEASURES, **OF_TABLES}[key]
         for key in (
-            *(RATE, "psnr", "ssim", "lpips", "spectrum_reconstruction", "spectrum_sample", "sharpness_reconstruction"),
-            *("mmd_alexnet", "nll_variance", "nll_spectrum", "active_units", "kernel_width"),
+            *(RATE, "psnr", "psnr_z", "ssim", "lpips", "fid_reconstruction", "fid_2048", "mmd_alexnet"),
+            *("spectrum_reconstruction", "spectrum_sample", "sharpness_reconstruction"),
+            *("nll_variance", "nll_table6", "kernel_width"),
         )
     ),
     (
@@ -46,11 +78,14 @@ QUALITY = Shown(
     ),
 )
 LIKELIHOODS = Shown(
-    (MEASURES[RATE], *LIKELIHOOD, *(measure for measure in (*ALEXNET, *FID) if measure.key != "mmd_alexnet")),
+    (
+        MEASURES[RATE],
+        *LIKELIHOOD,
+        *(measure for measure in (*ALEXNET, *FID) if measure.key != "mmd_alexnet"),
+    ),
     (
         "IW: importance-weighted bound, the others minus the ELBO; the predicted kernel was trained by the loss or "
         "beside it.",
-        f"Bits per dimension are of a {FLOAT_DENSITY}.",
         "Fréchet distances and FID are squared, and compare between equal numbers of images only.",
     ),
 )
@@ -66,6 +101,7 @@ class Results(NamedTuple):
         problems: why rows lack cells, in a sentence.
         aliases: the row whose cells each row shares.
         likelihoods: whether each row trains one.
+        density: what the p of the likelihoods is.
     """
 
     cells: DataFrame
@@ -74,6 +110,7 @@ class Results(NamedTuple):
     problems: Mapping[str, str]
     aliases: Mapping[str, str]
     likelihoods: Mapping[str, bool] = {}
+    density: str = FLOAT_DENSITY
 
     def validation_of(self, row: Row) -> DataFrame:
         """The measures by which a row's β is chosen and its rate is told."""
@@ -104,12 +141,14 @@ class Line(NamedTuple):
         seeds: a line for each seed, with numbers or reasons; None for a row that has none.
         note: why, in a few words.
         competes: whether its numbers compare with the other lines', so that they may be the best.
+        quoted: numbers that somebody else states, in place of ``seeds``.
     """
 
     leading: tuple[str, ...]
     seeds: DataFrame | None = None
     note: str = ""
     competes: bool = True
+    quoted: Quoted | None = None
 
     def reason(self, key: str) -> str:
         """Why there is no mean of a measure."""
@@ -137,21 +176,23 @@ class Table:
     @cached_property
     def means(self) -> DataFrame:
         """A line for each line and a column for each key; NaN where a seed has none."""
-        return self._over_seeds("mean")
+        return self._over_seeds("mean", 0)
 
     @cached_property
     def stds(self) -> DataFrame:
         """Likewise, of the sample (n − 1); NaN for one seed."""
-        return self._over_seeds("std")
+        return self._over_seeds("std", 1)
 
-    def _over_seeds(self, statistic: str) -> DataFrame:
+    def _over_seeds(self, statistic: str, place: int) -> DataFrame:
         pandas = import_pandas()
         keys = [measure.key for measure in self.measures]
-        found = {i: numbers(line.seeds, keys) for i, line in enumerate(self.lines) if line.seeds is not None}
-        if not found:
-            return pandas.DataFrame(index=range(len(self.lines)), columns=keys, dtype=float)
-        by_line = pandas.concat(found).groupby(level=0)
-        return by_line.agg(lambda s: getattr(s, statistic)(skipna=False)).reindex(range(len(self.lines)))
+        found = pandas.DataFrame(index=range(len(self.lines)), columns=keys, dtype=float)
+        for i, line in enumerate(self.lines):
+            if line.seeds is not None:
+                found.loc[i] = getattr(numbers(line.seeds, keys), statistic)(skipna=False)
+            elif line.quoted is not None:
+                found.loc[i] = pandas.Series({key: value[place] for key, value in line.quoted.items()}, dtype=float)
+        return found
 
 
 def criterion_of(results: Results) -> str | None:
@@ -172,9 +213,31 @@ def best_beta(validation: DataFrame, criterion: str | None) -> float | None:
 def protocol_table(title: str, rows: Sequence[Row], results: Results, shown: Shown = QUALITY) -> Table:
     """The paper's protocol: test measures of the β with the best validation sample quality of each row."""
     criterion = criterion_of(results)
+    how = f"by the lowest {criterion} on the validation subjects" if criterion else "not chosen: nothing was measured"
+    return _at_beta(title, rows, results, shown, lambda cells: best_beta(cells, criterion), f"β of each row {how}")
 
+
+def plain_table(title: str, rows: Sequence[Row], results: Results, shown: Shown = QUALITY) -> Table:
+    """Test measures of each row at β = 1, the plain evidence lower bound."""
+    how = "β = 1, the plain evidence lower bound, where a loss with larger weights buys a higher rate"
+    return _at_beta(title, rows, results, shown, plain_beta, how)
+
+
+def plain_beta(validation: DataFrame) -> float | None:
+    """1, if there is a cell of it."""
+    return PLAIN_BETA if (validation["beta"] == PLAIN_BETA).any() else None
+
+
+def _at_beta(
+    title: str,
+    rows: Sequence[Row],
+    results: Results,
+    shown: Shown,
+    choose: Callable[[DataFrame], float | None],
+    how: str,
+) -> Table:
     def line(row: Row) -> Line:
-        beta = best_beta(results.validation_of(row), criterion)
+        beta = choose(results.validation_of(row))
         if beta is None:
             return empty_line(row, results, "–", "–")
         reported = results.reported_of(row)
@@ -182,8 +245,7 @@ def protocol_table(title: str, rows: Sequence[Row], results: Results, shown: Sho
         leading = (row.label, f"{beta:g}", str(len(chosen)), results.likelihood(row))
         return Line(leading, chosen if len(chosen) else None, results.problem(row))
 
-    how = f"by the lowest {criterion} on the validation subjects" if criterion else "not chosen: nothing was measured"
-    notes = (f"{results.subjects}; mean ± std over seeds. β of each row {how}.", *legend(rows, results, shown))
+    notes = (f"{results.subjects}; mean ± std over seeds. {how}.", *legend(rows, results, shown))
     return Table(title, ("row", "β", "seeds", "likelihood"), shown.measures, tuple(map(line, rows)), notes)
 
 
@@ -202,7 +264,7 @@ def legend(rows: Sequence[Row], results: Results, shown: Shown) -> tuple[str, ..
     """The notes that a table of these measures needs."""
     fitted = (
         "All −log p are upper bounds in nats with all constants, of a Gaussian fitted around the decoder on the "
-        "validation subjects, whatever the row was trained with."
+        f"validation subjects, whatever the row was trained with; p is a {results.density}."
     )
     no = "Likelihood no: the objective without its KL is not −log of a normalised density of the image."
     is_no = not all(results.likelihoods.get(row.name, True) for row in rows)

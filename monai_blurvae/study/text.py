@@ -26,6 +26,8 @@ def to_markdown(table: Table) -> str:
     """The table as Markdown, the best of each column in bold, reasons for missing numbers below."""
     texts = _texts(table)
     frame = _leading(table).join(texts.mask(_best(table), "**" + texts + "**"))
+    quoted = [line.quoted is not None for line in table.lines]
+    frame = frame.mask(frame.ne("–").mul(quoted, axis=0), "*" + frame + "*")
     frame["note"] = [line.note for line in table.lines]
     frame = frame.rename(columns=str).map(_piped).rename(columns=_piped)
     body = frame.to_markdown(index=False, disable_numparse=True)
@@ -69,6 +71,7 @@ LATEX = str.maketrans(
         "ᵀ": "$^T$",
         "₁": "$_1$",
         "₀": "$_0$",
+        "½": r"$\frac12$",
         "±": r"$\pm$",
         "−": "$-$",
         "·": r"$\cdot$",

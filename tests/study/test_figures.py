@@ -6,10 +6,17 @@ import pytest
 
 pytest.importorskip("pandas")
 
-from monai_blurvae.study.figures import _style, draw_kernels, draw_rate_distortion, draw_spectra, save
+from monai_blurvae.study.figures import (
+    _style,
+    draw_kernels,
+    draw_rate_distortion,
+    draw_spectra,
+    draw_spectrum_images,
+    save,
+)
 from monai_blurvae.study.frames import cells_frame
 from monai_blurvae.study.kernels import KernelHistory
-from monai_blurvae.study.plan import ROWS
+from monai_blurvae.study.plan import TABLES
 
 
 def measured(row, beta, seed=0, **values):
@@ -34,11 +41,12 @@ def test_lines_go_through_the_means_of_each_beta():
     assert [text.get_text() for text in figure.axes[5].get_legend().get_texts()] == ["L2"]
 
 
-def test_every_row_has_a_style_of_its_own():
-    styles = [(s["color"], s["marker"], s["linestyle"]) for s in map(_style, range(len(ROWS)))]
-    assert len(set(styles)) == len(ROWS)
+def test_every_row_of_a_table_has_a_style_of_its_own():
+    most = max(len(table.rows) for table in TABLES.values())
+    styles = [(s["color"], s["marker"], s["linestyle"]) for s in map(_style, range(most))]
+    assert len(set(styles)) == most
     markers = [s[1:] for s in styles]
-    assert len(set(markers)) == len(ROWS)  # also without colours
+    assert len(set(markers)) == most  # also without colours
 
 
 def test_spectra_are_drawn_with_their_difference():
@@ -56,20 +64,36 @@ def test_spectra_are_drawn_with_their_difference():
 def test_kernels_are_drawn_over_the_epochs_and_their_widths_below():
     needs_matplotlib()
     pictures = {epoch: np.full((4, 8), epoch, np.uint8) for epoch in range(1, 11)}
-    first = KernelHistory(pictures, {e: 5.0 - e / 10 for e in range(1, 11)}, {1: 4.0, 10: 3.0})
-    second = first._replace(pictures={10: pictures[10]}, validation={10: 2.0})
-    figure = draw_kernels({"L2\nβ = 0.1": first, "W": second}, "Kernels")
+    images = np.full((4, 8), 77, np.uint8)
+    first = KernelHistory(pictures, {e: 5.0 - e / 10 for e in range(1, 11)}, {1: 4.0, 10: 3.0}, pictures, images)
+    second = KernelHistory({10: pictures[10]}, first.training, {10: 2.0})
+    figure = draw_kernels({"L2\nβ = 0.1": first, "W": second}, "Kernels", warmup=2)
     *grid, widths = figure.axes
-    assert [axis.get_title() for axis in grid[:4]] == ["epoch 1", "epoch 4", "epoch 7", "epoch 10"]
+    # images once, then reconstructions and kernels of the first row, then kernels of the second
     assert [[int(image.get_array().max()) for image in axis.images] for axis in grid] == [
+        *([77], [], [], []),
+        *([e] for e in (1, 4, 7, 10)),
         *([e] for e in (1, 4, 7, 10)),
         *([], [], [], [10]),
     ]
-    assert [grid[0].get_ylabel(), grid[4].get_ylabel()] == ["L2\nβ = 0.1", "W"]
+    assert [axis.get_title() for axis in grid[4:8]] == ["epoch 1", "epoch 4", "epoch 7", "epoch 10"]
+    labels = [axis.get_ylabel() for axis in grid[::4]]
+    assert labels == ["images", "L2\nβ = 0.1\nreconstructions", "L2\nβ = 0.1\nkernels", "W\nkernels"]
     assert np.allclose(widths.lines[0].get_ydata(), 5 - np.arange(1, 11) / 10)
     assert np.array_equal(widths.lines[1].get_xydata(), [[1, 4.0], [10, 3.0]])
     assert np.array_equal(widths.lines[4].get_xydata(), [[10, 2.0]])
+    assert widths.lines[-1].get_xdata()[0] == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["L2, β = 0.1", "W"]
+
+
+def test_spectrum_images_stand_with_their_distance_from_the_images():
+    needs_matplotlib()
+    images = np.zeros((2, 2), np.float32)
+    figure = draw_spectrum_images({"L2": np.stack([images, images + 0.5, images - [[1, 0], [0, 0]]])}, "T")
+    reconstruction, data, sample = figure.axes[:3]
+    assert reconstruction.get_xlabel() == "mean |Δ| 0.500"
+    assert sample.get_xlabel() == "mean |Δ| 0.250"
+    assert np.array_equal(data.images[0].get_array(), images)
 
 
 def test_rates_are_numbers_that_do_not_touch():

@@ -6,7 +6,9 @@ import pytest
 from monai_blurvae.errors import SettingsError
 from monai_blurvae.study.plan import (
     BUDGETS,
+    FIGURES,
     ROWS,
+    SETS,
     TABLES,
     Budget,
     Cell,
@@ -18,54 +20,68 @@ from monai_blurvae.study.plan import (
     same_rows,
     schedule,
     settings_of,
-    warmup_epochs,
+    shares_of_epochs,
 )
-from monai_blurvae.study.report import TITLES
 from tests.volumes import ROOT
 
 
 def budget(**changes):
-    return Budget((), {}, patches=3200, epochs=7, validations=5, multipliers=(1.0,))._replace(**changes)
+    return Budget((), {}, patches=3200, validations=5)._replace(**changes)
 
 
 def test_every_cell_sees_the_budgets_patches():
     for volumes in (5, 40):
-        epochs = schedule(budget(), volumes * 8)["max_epochs"]
-        assert epochs * volumes * 8 == 3200
+        epochs = schedule(budget(patches=32000), volumes * 8, 400, 32)["max_epochs"]
+        assert epochs * volumes * 8 == 32000
 
 
-def test_a_schedule_has_an_epoch_at_least_and_validates():
-    assert schedule(budget(patches=10), 3200) == {"max_epochs": 1, "val_interval": 1}
-    assert schedule(budget(patches=None, epochs=400, validations=20), 24) == {"max_epochs": 400, "val_interval": 20}
+def test_of_many_images_an_epoch_is_a_part():
+    found = schedule(budget(), 160_000, 400, 32)
+    assert found == {"max_epochs": 20, "val_interval": 4, "train#trainer#epoch_length": 5}  # 20 · 5 · 32 = 3200
+    found = schedule(budget(patches=10), 3200, 400, 8)
+    assert found == {"max_epochs": 2, "val_interval": 1, "train#trainer#epoch_length": 1}
 
 
-def test_the_warm_up_keeps_its_share():
-    assert warmup_epochs({"warmup_epochs": 20, "max_epochs": 400}, 100) == 5
-    assert warmup_epochs({"warmup_epochs": 0, "max_epochs": 400}, 100) == 0
+def test_the_papers_budget_goes_by_the_epochs_of_the_config():
+    assert schedule(budget(patches=None, validations=20), 24, 400, 8) == {"max_epochs": 400, "val_interval": 20}
+
+
+def test_warm_ups_keep_their_share():
+    config = {"warmup_epochs": 20, "beta_warmup_epochs": 40, "max_epochs": 400, "half_epochs": "$@max_epochs // 2"}
+    assert shares_of_epochs(config, 100) == {"warmup_epochs": 5, "beta_warmup_epochs": 10, "max_epochs": 100}
+    assert shares_of_epochs({"warmup_epochs": 0, "max_epochs": 400}, 100)["warmup_epochs"] == 0
 
 
 def test_cells_are_the_grid_seed_by_seed():
     rows = [Row("a", "A", ()), Row("b", "B", ())]
-    cells = make_cells(rows, {"a": 0.1, "b": 2.0}, (0.5, 1.0), seeds=(0, 3))
-    assert cells[:4] == [Cell("a", 0.05, 0), Cell("a", 0.1, 0), Cell("b", 1.0, 0), Cell("b", 2.0, 0)]
+    cells = make_cells(rows, (0.5, 1.0), seeds=(0, 3))
+    assert cells[:4] == [Cell("a", 0.5, 0), Cell("a", 1.0, 0), Cell("b", 0.5, 0), Cell("b", 1.0, 0)]
     assert [cell.seed for cell in cells] == [0] * 4 + [3] * 4
     assert len({cell.name for cell in cells}) == 8
-    assert cells[0].name == "a-beta0.05-seed0"
+    assert cells[0].name == "a-beta0.5-seed0"
 
 
 def test_slow_rows_come_first_with_their_own_grid():
     rows = [Row("a", "A", ()), Row("b", "B", (), slow=True)]
-    cells = make_cells(rows, {"a": 0.1, "b": 2.0}, (0.5, 1.0), (0,), slow_multipliers=(3.0,))
-    assert cells == [Cell("b", 6.0, 0), Cell("a", 0.05, 0), Cell("a", 0.1, 0)]
+    cells = make_cells(rows, (0.5, 1.0), (0,), slow_betas=(3.0,))
+    assert cells == [Cell("b", 3.0, 0), Cell("a", 0.5, 0), Cell("a", 1.0, 0)]
 
 
 def test_names_of_rows_are_distinct_and_usable():
-    assert len(ROWS) == sum(len(rows) for rows in TABLES.values())
+    assert len(ROWS) == len({row for table in TABLES.values() for row in table.rows})
     assert all(name.replace("_", "").isalnum() for name in ROWS)
 
 
-def test_budgets_grow():
-    assert len(BUDGETS["tiny"].multipliers) < len(BUDGETS["small"].multipliers) < len(BUDGETS["paper"].multipliers)
+def test_the_paper_has_six_tables_and_figures_2_to_9():
+    assert list(TABLES)[:6] == list("123456")
+    assert list(FIGURES) == list("23456789")
+    assert all(TABLES[figure.table].rows for figure in FIGURES.values())
+    assert {place.image_set for place in (*TABLES.values(), *FIGURES.values())} == SETS.keys()
+
+
+def test_every_table_is_compared_with_l2():
+    for table in TABLES.values():
+        assert table.reference.overlays[0] == "configs/losses/l2.yaml"
 
 
 def test_later_files_win_and_only_what_changes_a_result_counts(tmp_path):
@@ -141,9 +157,11 @@ def test_differences_are_named_and_new_settings_are_none():
     assert differences({"c": 1, "beta": 2}, {"c": 3, "beta": 2, "new": 4}) == ["c was 1, is 3"]
 
 
+@pytest.mark.parametrize("images", SETS.values(), ids=lambda images: images.name)
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
-def test_every_row_has_its_configs(row):
-    config = merged_config([ROOT / file for file in ("bundles/hcp/train.json", *row.overlays)])
+def test_every_row_has_its_configs(row, images):
+    files = (f"bundles/{images.bundle}/train.json", images.paper, *images.overlays, *row.overlays)
+    config = merged_config([ROOT / file for file in files])
     assert {"beta", "warmup_epochs", "max_epochs", "train"} <= config.keys()
     assert pydoc.locate(config["train"]["term"]["_target_"]) is not None
 
@@ -154,10 +172,9 @@ def test_every_overlay_is_a_row():
         for folder in ("losses", "ablations")
         for file in (ROOT / "configs" / folder).glob("*.yaml")
     }
-    assert files == {file for row in ROWS.values() for file in row.overlays}
+    assert files == {row.overlays[0] for row in ROWS.values()}
 
 
-def test_every_table_has_a_title_and_every_budget_its_configs():
-    assert TITLES.keys() == TABLES.keys()
+def test_every_budget_has_its_configs():
     for chosen in BUDGETS.values():
-        assert all((ROOT / file).is_file() for file in chosen.overlays)
+        assert all((ROOT / file).is_file() for file in chosen.overlays or ())

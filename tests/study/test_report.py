@@ -1,5 +1,6 @@
 import logging
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pandas")
@@ -9,7 +10,8 @@ from monai_blurvae.study import report
 from monai_blurvae.study.folder import KeptRate, StudyFolder
 from monai_blurvae.study.frames import cells_frame
 from monai_blurvae.study.kernels import KernelHistory
-from monai_blurvae.study.plan import ROWS, Cell
+from monai_blurvae.study.pictures import CellPictures
+from monai_blurvae.study.plan import ROWS
 from monai_blurvae.study.tables import Results
 
 
@@ -30,70 +32,89 @@ def results(*names, betas=(0.1, 1.0), seeds=(1, 0), **changes):
     return Results(cells_frame(cells), "test", "Test subjects", {}, {"c_0025": "wiener"})
 
 
-@pytest.fixture(autouse=True)
-def _spectra(monkeypatch):
-    spectra = {name: [0.0, -1.0] for name in ("images", "reconstruction", "sample")}
-    monkeypatch.setattr(StudyFolder, "spectra", lambda self, cell, split: spectra)
+PICTURES = CellPictures(
+    np.arange(16, dtype=np.uint8).reshape(16, 1, 1, 1),
+    np.full((8, 1, 1, 1), 100, np.uint8),
+    np.full((8, 1, 1, 1), 200, np.uint8),
+    np.zeros((3, 1, 1), np.float32),
+)
 
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """Draws the figures of tables given by names of rows; what each function that draws was given, by file."""
-    given = {}
+    """Draws figures; what each function that draws was given, by the name of the file."""
+    given, read = {}, []
+    spectra = {name: [0.0, -1.0] for name in ("images", "reconstruction", "sample")}
+    monkeypatch.setattr(StudyFolder, "spectra", lambda self, cell, split: spectra)
+    monkeypatch.setattr(report, "load_pictures", lambda path: read.append(path.name) or PICTURES)
     monkeypatch.setattr(report, "save", lambda figure, folder, name: given.__setitem__(name, figure))
-    for name in ("draw_rate_distortion", "draw_spectra", "draw_kernels"):
-        monkeypatch.setattr(report, name, lambda shown, *_: shown)
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: given.__setitem__(path.stem, figure))
+    for name in ("draw_rate_distortion", "draw_spectra", "draw_kernels", "draw_spectrum_images", "draw_grid"):
+        monkeypatch.setattr(report, name, lambda *shown: shown)
 
-    def draw(made, absent=(), **tables):
-        def read(folder):
+    def draw(made, figures=(), absent=(), **tables):
+        def history(folder):
+            read.append(folder.parent.name)
             if folder.parent.name.rsplit("-beta")[0] in absent:
                 raise RunFolderError(f"{folder} is not there.")
-            return KernelHistory({}, {}, {})
+            return KernelHistory({18: None, 54: None}, dict.fromkeys(range(1, 71), 1.0), {})
 
-        monkeypatch.setattr(report, "read_kernels", read)
+        monkeypatch.setattr(report, "read_kernels", history)
+        folder = StudyFolder(tmp_path)
         given.clear()
+        read.clear()
+        report.draw_figures(folder, figures, made)
         rows = {name.removeprefix("t"): [ROWS[row] for row in rows] for name, rows in tables.items()}
-        report.draw_figures(StudyFolder(tmp_path), rows, made, 20.0)
-        return {name: list(shown) for name, shown in given.items()}
+        report.draw_rates(folder, rows, made, 20.0)
+        return dict(given), list(read)
 
     return draw
 
 
-def test_every_table_has_figures_of_its_own_with_the_reference(drawn):
-    figures = drawn(results("l2", "l1", "wiener", "exact"), t3=("l2", "l1", "ssim"), t1=("exact", "c_0025"))
-    assert figures["rate_distortion"] == figures["spectra"] == ["L2", "L1"]
-    assert figures["rate_distortion_table1"] == figures["spectra_table1"] == ["L2", "exact determinant", "C = 0.025"]
+def test_every_table_has_its_rates_with_the_reference(drawn):
+    figures, _ = drawn(results("l2", "l1", "wiener", "exact"), t3=("l1", "ssim"), ablations=("exact",))
+    assert list(figures["rate_distortion_table3"][0]) == ["L2", "L1"]
+    assert list(figures["rate_distortion_ablations"][0]) == ["L2", "exact determinant"]
 
 
-def test_kernels_are_of_six_rows_the_most_important_among_them(drawn):
-    names = ("l2", "l1", "ssim", "ce", "ffl", "vgg", "watson", "wiener", "default")
-    shown = [label.splitlines()[0] for label in drawn(results(*names), t3=names)["kernels"]]
-    assert shown == ["L2", "L1", "SSIM", "CE", "Wiener (the paper's)", "default of the bundle"]
+def test_a_grid_has_the_same_images_for_every_row(drawn):
+    # The protocol's β is 0.1 here, where the MMD is the lowest.
+    figures, read = drawn(results("l2", "wiener", "vgg"), ("4",))
+    assert list(figures) == ["figure4_beta1", "figure4_protocol"]
+    rows, _, title = figures["figure4_beta1"]
+    assert [row.label.splitlines()[0] for row in rows] == ["images", "L2", "Wiener (the paper's)"]
+    assert rows[1].label == "L2\nβ = 1, 20.00 dB\n10 nats"
+    assert [row.left.ravel().tolist() for row in rows] == [[0, 1, 2, 3], [100] * 4, [100] * 4]
+    assert [row.right.ravel().tolist() for row in rows] == [[8, 9, 10, 11], [200] * 4, [200] * 4]
+    assert title.startswith("Figure 4, here of: Test subjects; β = 1")
+    assert read[:2] == ["l2-beta1-seed0.test.npz", "wiener-beta1-seed0.test.npz"]
 
 
-def test_rows_without_kernels_leave_their_place_to_others(drawn, caplog):
-    names = ("l2", "l1", "ssim", "ce", "ffl", "vgg", "watson")
+def test_a_figure_whose_protocol_has_beta_1_is_drawn_once(drawn):
+    figures, _ = drawn(results("l2", "wiener", betas=(1.0, 2.0)), ("8", "6"))
+    assert list(figures) == ["figure8_beta1", "figure6_beta1_radial", "figure6_beta1"]
+    assert list(figures["figure6_beta1"][0]) == ["L2", "Wiener (the paper's)"]
+
+
+def test_kernels_are_of_rows_that_have_some_and_say_which_epoch_is_the_last(drawn, caplog):
     with caplog.at_level(logging.WARNING):
-        figures = drawn(results(*names), absent=("l2", "ce"), t3=names)
-    assert figures["kernels"] == [f"{label}\nβ = 0.1" for label in ("L1", "SSIM", "FFL", "VGG", "Watson")]
-    assert [record.getMessage().split(" is left out")[0] for record in caplog.records] == ["L2", "CE"]
-    assert "kernels" not in drawn(results("l2"), absent=("l2",), t3=("l2",))
+        figures, read = drawn(results("l2", "wiener", betas=(1.0,)), ("2",), absent=("l2",))
+    shown, title, warmup = figures["figure2_beta1"]
+    assert list(shown) == ["Wiener (the paper's)\nβ = 1"]
+    assert title.endswith("last pictures of epoch 54 of 70")
+    assert warmup == 0
+    assert read == ["l2-beta1-seed0", "wiener-beta1-seed0"]
+    assert [record.getMessage().split(" is left out")[0] for record in caplog.records] == ["L2"]
+    assert drawn(results("l2", betas=(1.0,)), ("2",), absent=("l2",))[0] == {}
 
 
-def test_a_row_that_shares_its_trainings_is_shown_once(drawn):
-    figures = drawn(results("wiener"), t3=("wiener",), t1=("c_0025",))
-    assert figures["kernels"] == ["Wiener (the paper's)\nβ = 0.1"]
+def test_kernels_that_were_not_measured_are_not_drawn(drawn):
+    made = results("l2", "wiener", betas=(1.0,), wiener={"kernel_width": "fixed"}, l2={"kernel_width": 2.0})
+    assert list(drawn(made, ("2",))[0]["figure2_beta1"][0]) == ["L2\nβ = 1"]
 
 
-def test_kernels_are_of_the_chosen_beta_and_the_first_seed(tmp_path, monkeypatch):
-    read = []
-    monkeypatch.setattr(report, "save", lambda *_: None)
-    monkeypatch.setattr(report, "draw_kernels", lambda *_: None)
-    monkeypatch.setattr(report, "read_kernels", lambda folder: read.append(folder) or KernelHistory({}, {}, {}))
-    folder = StudyFolder(tmp_path)
-    pytest.importorskip("matplotlib")
-    report.draw_figures(folder, {"3": [ROWS["l2"]]}, results("l2", betas=(1.0, 0.1)), None)
-    assert read == [folder.cell_dir(Cell("l2", 0.1, 0)) / "tensorboard"]
+def test_nothing_is_drawn_of_what_was_not_measured(drawn):
+    assert drawn(results("exact"), ("2", "3", "6"))[0] == {}
 
 
 def test_the_rate_lies_within_the_references_also_where_it_is_in_no_table():
@@ -138,28 +159,13 @@ def test_without_a_rate_none_is_kept(tmp_path):
     assert folder.rate is None
 
 
-def test_the_figure_of_kernels_says_which_epoch_is_the_last(tmp_path, monkeypatch):
-    titles = []
-    history = KernelHistory({18: None, 54: None}, dict.fromkeys(range(1, 71), 1.0), {})
-    for name in ("save", "draw_rate_distortion", "draw_spectra"):
-        monkeypatch.setattr(report, name, lambda *_: None)
-    monkeypatch.setattr(report, "draw_kernels", lambda shown, title: titles.append(title))
-    monkeypatch.setattr(report, "read_kernels", lambda folder: history)
-    report.draw_figures(StudyFolder(tmp_path), {"3": [ROWS["l2"]]}, results("l2"), None)
-    assert titles[0].endswith("last pictures of epoch 54 of 70")
-
-
-def test_kernels_that_were_not_measured_are_not_drawn(drawn):
-    figures = drawn(
-        results("l2", "fixed_2", fixed_2={"kernel_width": "fixed"}, l2={"kernel_width": 2.0}), t1=("l2", "fixed_2")
-    )
-    assert figures["kernels"] == ["L2\nβ = 0.1"]
-
-
 def test_tables_are_written_with_their_comparison(tmp_path):
     made = results("l2", "wiener")
-    report.write_tables(StudyFolder(tmp_path), {"3": [ROWS["l2"], ROWS["wiener"]], "remedies": []}, made, 20.0)
-    kinds = ("", "_equal_rate", "_against_l2", "_likelihood", "_likelihood_equal_rate")
-    stems = [f"{s}{kind}" for s in ("table3", "remedies") for kind in kinds]
+    tables = {"3": [ROWS["l2"], ROWS["wiener"]], "4": [], "remedies": []}
+    report.write_tables(StudyFolder(tmp_path), tables, made, 20.0, "hcp")
+    kinds = ("_beta1", "", "_equal_rate", "_likelihood", "_likelihood_equal_rate")
+    stems = [f"{s}{kind}" for s in ("table3", "table4", "remedies") for kind in kinds]
+    for stem, reference in (("table3", "l2"), ("table4", "l2_upsample"), ("remedies", "l2")):
+        stems += [f"{stem}_against_{reference}", f"{stem}_beta1_against_{reference}"]
     expected = {f"{stem}.{suffix}" for stem in stems for suffix in ("md", "csv", "tex")} | {"cells.csv"}
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == expected

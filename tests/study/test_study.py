@@ -13,7 +13,7 @@ from monai_blurvae.errors import RunFolderError
 from monai_blurvae.study import linear, tasks
 from monai_blurvae.study.measure import _key
 from monai_blurvae.study.options import StudyOptions
-from monai_blurvae.study.plan import Budget, Cell
+from monai_blurvae.study.plan import Budget, Cell, ImageSet
 from monai_blurvae.study.study import Study, duration
 from monai_blurvae.study.tasks import Task
 from tests.volumes import HCP
@@ -26,6 +26,7 @@ BUNDLE = {
     "cache_dir": "cache",
     "seed": 0,
     "patches_per_volume": 4,
+    "batch_size": 4,
     "lr": 1e-4,
     "beta": 1.0,
     "max_epochs": 400,
@@ -108,17 +109,18 @@ def start(root, hcp_dir, cache_dir, tmp_path):
 
     def run(say=None, **changes):
         said = []
-        budget = Budget((), {}, patches=48, epochs=0, validations=2, multipliers=(1.0,))
+        budget = Budget((), {}, patches=480, validations=2)
         options = {
             "root": root,
-            "bundle": "toy",
+            "image_set": ImageSet("toy", "Toy", "toy", (), "configs/none.yaml", "TOY_DIR"),
             "budget": budget,
             "output": tmp_path / "out",
             "tables": ("3",),
+            "figures": (),
             "rate_distortion": False,
             "rows": ("l2", "wiener"),
             "seeds": (0,),
-            "multipliers": (1.0, 10.0),
+            "betas": (0.1, 1.0),
             "dataset_dir": hcp_dir,
             "image_pattern": None,
             "datalist": None,
@@ -161,7 +163,7 @@ def test_everything_is_done_once(start):
     assert done == []
     assert "4 cells: 4 finished before, 0 to train, 2 at a time." in said
     assert any("Nothing was left" in line for line in said)
-    assert len(files) == 16
+    assert len(files) == 3 * 7 + 1
     assert {path: path.read_bytes() for path in files} == files
 
 
@@ -240,45 +242,48 @@ def test_a_cell_of_other_settings_is_neither_used_nor_overwritten(start, root):
 
 
 def test_an_argument_of_another_loss_changes_no_cell(start, root):
-    for tempering in (0.25, 0.5):
-        term = f"train#term: {{_target_: monai_blurvae.losses.SpectralGaussianLoss, tempering: {tempering}}}"
-        (root / "configs/losses/spectral_gaussian.yaml").write_text(f"{term}\nbeta: 0.1\n")
-        study, _, _ = start(rows=("l2", "spectral_gaussian"))
+    for kind in ("pixel", "dct"):
+        term = f"train#term: {{_target_: monai_blurvae.losses.RobustLoss, representation: {kind}}}"
+        (root / "configs/losses/robust.yaml").write_text(f"{term}\n")
+        study, _, _ = start(rows=("l2", "robust"))
     assert "19.90" in row_of(study, "L2")
-    assert "train#term#tempering was 0.25, is 0.5" in row_of(study, "spectral Gaussian")
+    assert "train#term#representation was 'pixel', is 'dct'" in row_of(study, "robust")
 
 
 def test_a_missing_config_is_the_rows_reason(start):
-    study, _, done = start(rows=("l2", "vgg"))
+    study, _, done = start(rows=("l2", "vgg"), tables=("2",))
     assert len([line for line in done if line.startswith("train")]) == 2
-    assert "the config configs/losses/vgg.yaml is not there." in row_of(study, "VGG")
+    assert "the config configs/losses/vgg.yaml is not there." in row_of(study, "VGG", "table2.md")
 
 
-def test_the_beta_of_a_row_is_that_of_its_config(start, root):
-    train = BUNDLE["train"] | {"term": {"_target_": "monai_blurvae.losses.LaplaceLoss"}}
-    (root / "bundles/toy/train.json").write_text(json.dumps({**BUNDLE, "train": train}))
+def test_the_betas_are_those_of_every_row_whatever_its_config_says(start, root):
     (root / "configs/losses/l2.yaml").write_text(L2 + "beta: 3.0\n")
-    study, _, done = start(rows=("l2", "default"))
+    study, _, done = start(betas=(0.5, 1.0))
     cells = {line.removeprefix("train ") for line in done if line.startswith("train")}
-    assert cells == {f"{name}-seed0" for name in ("l2-beta3", "l2-beta30", "default-beta1", "default-beta10")}
-    (root / "configs/losses/l2.yaml").write_text(L2 + "beta: 4.0\n")
-    study, _, _ = start(rows=("l2",))  # another grid is no change of a cell's settings
-    assert "| L2 | 3 | 1 | yes |" in row_of(study, "L2")
-    (root / "configs/losses/l2.yaml").write_text(L2 + "beta: -1\n")
-    study, _, _ = start(rows=("l2",))
-    assert "beta is -1 by bundles/toy/train.json, configs/losses/l2.yaml, but has to be a pos" in row_of(study, "L2")
+    assert cells == {f"{row}-beta{beta}-seed0" for row in ("l2", "wiener") for beta in (0.5, 1)}
+    assert "| L2 | 1 | 1 | yes | 10.0 | **19.00** |" in row_of(study, "L2", "table3_beta1.md")
+
+
+def test_the_papers_figures_stand_below_ours(start):
+    study, _, _ = start()
+    lines = [re.sub(" +", " ", x) for x in (study.folder.path / "table3_beta1.md").read_text().splitlines()]
+    ours = next(i for i, line in enumerate(lines) if line.startswith("| L2 |"))
+    assert lines[ours + 1].startswith("| *L2, HCP* | – | – | – | – | *18.09 ± 5.70* | – | *0.4313 ± 0.1700* |")
+    against = (study.folder.path / "table3_beta1_against_l2.md").read_text()
+    assert "*+1.45*" in against  # 19.54 − 18.09
+    assert "*+0.0896*" in against  # 0.5209 − 0.4313
 
 
 def test_a_slow_row_that_was_trained_says_for_how_long(start, root):
-    budget = Budget((), {}, patches=48, epochs=0, validations=2, multipliers=(1.0,), slow_share=0.5)
-    study, _, _ = start(rows=("l2", "vgg"), budget=budget)
-    assert "trained for" not in row_of(study, "VGG")  # it has no config
+    budget = Budget((), {}, patches=480, validations=2, slow_share=0.5)
+    study, _, _ = start(rows=("l2", "vgg"), tables=("2",), budget=budget)
+    assert "trained for" not in row_of(study, "VGG", "table2.md")  # it has no config
     (root / "configs/losses/vgg.yaml").write_text(
         "train#term: {_target_: monai_blurvae.losses.VGGFeatureLoss}\nbeta: 3.0\n"
     )
-    study, _, _ = start(rows=("l2", "vgg"), budget=budget)
-    assert "trained for 50% of the others' epochs" in row_of(study, "VGG")
-    assert "trained for" not in row_of(study, "L2")
+    study, _, _ = start(rows=("l2", "vgg"), tables=("2",), budget=budget)
+    assert "trained for 50% of the others' epochs" in row_of(study, "VGG", "table2.md")
+    assert "trained for" not in row_of(study, "L2", "table2.md")
 
 
 def test_later_tables_go_by_the_rate_of_table_3(start, root):
@@ -286,22 +291,22 @@ def test_later_tables_go_by_the_rate_of_table_3(start, root):
     study, said, _ = start()  # both rows from 10 to 100 nats
     assert "Rows are compared at a validation KL of 31.62 nats." in said
     row = "exact determinant"
-    study, said, _ = start(tables=("1",), rows=("exact",), multipliers=(1.0,))
+    study, said, _ = start(tables=("ablations",), rows=("exact",), betas=(0.3,))
     assert "Rows are compared at a validation KL of 31.62 nats." in said
-    assert f"| {row} | 33.33 | 1 |" in row_of(study, row, "table1_against_l2.md")
-    assert "one β: at its own rate, 33.33 nats" in row_of(study, row, "table1_against_l2.md")
+    assert f"| {row} | 33.33 | 1 |" in row_of(study, row, "ablations_against_l2.md")
+    assert "one β: at its own rate, 33.33 nats" in row_of(study, row, "ablations_against_l2.md")
     _, said, _ = start(rate=50.0)
     assert any("KL of 50 nats; tables of other commands are still at 31.62." in line for line in said)
-    study, _, _ = start(tables=("1",), rows=("exact",), multipliers=(1.0,))
-    assert "at a validation KL of 50 nats" in (study.folder.path / "table1_equal_rate.md").read_text()
+    study, _, _ = start(tables=("ablations",), rows=("exact",), betas=(0.3,))
+    assert "at a validation KL of 50 nats" in (study.folder.path / "ablations_equal_rate.md").read_text()
 
 
 def test_the_folder_is_of_one_study(start, root, hcp_dir):
     start()
     with pytest.raises(RunFolderError, match=r"another study \(lr is new\)"):
         start(settings={"lr": 0.1})
-    with pytest.raises(RunFolderError, match="max_epochs was 4, is 8"):
-        start(budget=Budget((), {}, patches=96, epochs=0, validations=2, multipliers=(1.0,)))
+    with pytest.raises(RunFolderError, match="max_epochs was 40, is 80"):
+        start(budget=Budget((), {}, patches=960, validations=2))
     with pytest.raises(RunFolderError, match="other files or with another split"):
         start(image_pattern=f"10[0-3]/{HCP}")
 
@@ -339,7 +344,7 @@ def test_validation_only_leaves_the_test_subjects_alone(start):
 
 def test_the_command_is_the_users_own(start, root):
     (root / "configs/losses/l2.yaml").write_text(L2 + "beta: 0.1\nlatent_size: 7\nweights_dir: null\n")
-    budget = Budget((), {"latent_size": 5}, patches=480, epochs=0, validations=2, multipliers=(1.0,))
+    budget = Budget((), {"latent_size": 5}, patches=480, validations=2)
     study, _, _ = start(budget=budget, settings={"lr": 0.5})
 
     def given(row):
