@@ -14,6 +14,8 @@ TINY_IMAGES = {
     **{name: value for name, value in TINY.items() if name not in VOLUME_KEYS},
     "crop_size": "null",  # as a command line gives it; MONAI drops None
     "eval_images": "null",
+    "lr_final": 1.0,  # the learning rate of a run of more epochs would fall more slowly
+    "lr_warmup": 0.0,
 }
 
 

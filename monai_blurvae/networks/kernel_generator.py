@@ -44,15 +44,12 @@ class KernelGenerator(nn.Module):
             raise ValueError(f"kernel normalization must be 'softmax' or 'none', but is {normalization!r}.")
         self.normalization = normalization
         self.kernel_shape = [1] + [kernel_size] * spatial_dims
-        self.layers = nn.Sequential(
-            nn.Linear(latent_size, hidden_size),
-            nn.LeakyReLU(0.2),
-            nn.Linear(hidden_size, kernel_size**spatial_dims),
-        )
+        last = nn.Linear(hidden_size, kernel_size**spatial_dims)
+        self.layers = nn.Sequential(nn.Linear(latent_size, hidden_size), nn.LeakyReLU(0.2), last)
         if normalization == "softmax":
             start = gaussian_kernel(kernel_size, (INITIAL_SIGMA * kernel_size) ** 2, spatial_dims).flatten()
             with torch.no_grad():
-                self.layers[2].bias += start.log()
+                last.bias += start.log()
 
     def forward(self, z: Tensor) -> Tensor:
         """Kernels ``(B, 1, k, k)`` (``(B, 1, k, k, k)`` in 3-D) of latents ``(B, latent_size)``."""
