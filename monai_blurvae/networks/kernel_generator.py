@@ -49,7 +49,7 @@ class KernelGenerator(nn.Module):
         if normalization == "softmax":
             start = gaussian_kernel(kernel_size, (INITIAL_SIGMA * kernel_size) ** 2, spatial_dims).flatten()
             with torch.no_grad():
-                last.bias += start.log()
+                last.bias.add_(start.log())
 
     def forward(self, z: Tensor) -> Tensor:
         """Kernels ``(B, 1, k, k)`` (``(B, 1, k, k, k)`` in 3-D) of latents ``(B, latent_size)``."""
