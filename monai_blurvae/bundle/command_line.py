@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 
 from monai_blurvae.bundle.running import STEPS, references, running_config
 from monai_blurvae.errors import SettingsError, user_error
+from monai_blurvae.memory import keep_freed_memory
 
 TEXT_KEYS = re.compile(r"(_dir|_file|_pattern|_uri|_name|^datalist|^device)$")
 """Keys whose value is a text, above all paths, whatever it looks like."""
@@ -44,7 +45,8 @@ def begin() -> None:
 
     Texts that a command line or YAML meant as numbers, truth values or null become these; paths keep their ``#``, and
     are texts even where they look like numbers. Keys that nothing refers to and arguments that no component has are
-    refused. From here on MONAI's command prints an error that a user can mend as one sentence.
+    refused. From here on MONAI's command prints an error that a user can mend as one sentence, and the process keeps
+    the memory that it frees for the next tensors.
 
     Raises:
         SettingsError: naming the key or argument, and the nearest real one.
@@ -62,6 +64,7 @@ def begin() -> None:
     check_components(config, _locate_with(parser))
     if "device" in config:
         check_device(parser.get_parsed_content("device"))
+    keep_freed_memory()
 
 
 def default_cache_dir() -> str:
