@@ -15,8 +15,8 @@ LARGEST_INT = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Let glibc keep the memory of freed tensors for the next ones, in place of returning it to the system each time.
 
-    A training on the CPU frees and allocates the same megabytes in every iteration, and spends a tenth to a fifth of its
-    time on pages that the system has to empty anew. Results do not change.
+    A training on the CPU frees and allocates the same megabytes in every iteration, and spends a tenth to a fifth of
+    its time on pages that the system has to empty anew. Results do not change.
 
     Returns:
         Whether it could be done: not where the C library is another one.
