@@ -5,13 +5,10 @@ import pytest
 import torch
 
 from monai_blurvae.networks.perceptual import PERCEPTUAL_NETS, default_weights_dir, weights_file
-from monai_blurvae.yardstick import models
 from tests.volumes import TINY, TRAIN, make_dataset, run
 from tests.weights import save_random_weights
 
 torch.set_num_threads(1)  # the networks here are so small that two threads only wait for each other
-
-models.IMAGES = 64  # the linear models of tiny runs in no time, from the first shared run on
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ TINY = {
     "warmup_epochs": 1,
     "val_interval": 1,
     "lr": 1e-3,
+    "yardstick_images": 64,
 }
 
 

@@ -14,6 +14,7 @@ from monai_blurvae.metrics.linear import measure_linear_vae
 from monai_blurvae.study.folder import StudyFolder, read_json
 from monai_blurvae.study.plan import LINEAR, Cell
 from monai_blurvae.yardstick import LinearModels
+from monai_blurvae.yardstick.models import IMAGES
 
 BETAS = tuple(2 ** (k / 2) for k in range(-12, 9))
 """From 1/64 to 16, so close that what is interpolated between them is off by some hundredths of a dB."""
@@ -34,7 +35,7 @@ def measure_linear(folder: StudyFolder, cell: Cell, split: str, cache_dir: str) 
     run, datalist = FinishedRun(folder.cell_dir(cell)), read_datalist(folder.datalist)
     images = images_of(run.dataset(SECTIONS[split], datalist.items(split), cache_dir))
     training = run.dataset("train", datalist.items("training"), cache_dir)
-    models = LinearModels(training, _latent_size(run), cache_dir)
+    models = LinearModels(training, _latent_size(run), cache_dir, images=int(run.setting("yardstick_images", IMAGES)))
     plain = models(None)
     print(f"measuring the linear model, fitted on {models.fitted_on}, on the {split}", flush=True)
     content = {

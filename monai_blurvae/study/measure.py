@@ -48,6 +48,7 @@ from monai_blurvae.study.paper_measures import psnr_from_z, reconstruction_fid, 
 from monai_blurvae.study.pictures import CellPictures, make_pictures, save_pictures
 from monai_blurvae.study.plan import Cell
 from monai_blurvae.yardstick import LinearModels, compare
+from monai_blurvae.yardstick.models import IMAGES
 
 BATCH_SIZE = 64
 SAMPLE_SETS = 8
@@ -176,7 +177,8 @@ def _yardstick(
     """The cell beside the linear VAE of its own objective, or at its rate; or why they were not compared."""
     try:
         network = run.network(device)
-        models = LinearModels(training, network.latent_size, cache_dir)
+        most = int(run.setting("yardstick_images", IMAGES))
+        models = LinearModels(training, network.latent_size, cache_dir, images=most)
         return compare(network, images, run.closed_form_objective(), models)
     except Exception as error:  # it stands beside the measures, and takes none along
         traceback.print_exc()

@@ -19,6 +19,7 @@ from monai_blurvae.files import make_folder, write_json, write_text
 from monai_blurvae.networks import unwrapped
 from monai_blurvae.run_files import YARDSTICK_JSON, YARDSTICK_MD
 from monai_blurvae.yardstick.comparison import FIGURES, compare
+from monai_blurvae.yardstick.models import IMAGES as TRAINING_IMAGES
 from monai_blurvae.yardstick.models import LinearModels
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class YardstickHandler:
         title: what is evaluated.
         keep: file that gets the models for later evaluations, or a function that gives it; None for none.
         kept: such a file of the training, likewise.
+        images: training images that the linear model is fitted on, at most.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class YardstickHandler:
         title: str = "test",
         keep: str | Path | Callable[[], Path] | None = None,
         kept: str | Path | Callable[[], Path] | None = None,
+        images: int = TRAINING_IMAGES,
     ) -> None:
         self.folder = folder
         self.network: Any = unwrapped(network)
@@ -71,6 +74,7 @@ class YardstickHandler:
         self.title = title
         self.keep = keep
         self.kept = kept
+        self.images = images
         self._reset()
 
     def attach(self, engine: Engine) -> None:
@@ -113,7 +117,7 @@ class YardstickHandler:
             if callable(objective) and not isinstance(objective, nn.Module):
                 objective = objective()
             kept = None if self.kept is None else _path(self.kept)
-            models = LinearModels(self.training, int(self.network.latent_size), self.cache_dir, kept)
+            models = LinearModels(self.training, int(self.network.latent_size), self.cache_dir, kept, self.images)
             found = compare(self.network, images, objective, models)
             if self.keep is not None:
                 models.keep(_path(self.keep))

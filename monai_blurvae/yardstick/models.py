@@ -46,13 +46,22 @@ class LinearModels:
         cache_dir: of the store.
         kept: a file of :meth:`keep`, whose models are used as they are; None for none. Its model of W = 1 stands for
             the training, its other one where the weight is the same, or where the training is not there any more.
+        images: training images that a model is fitted on, at most.
 
     Attributes:
         fitted_on: what the models are fitted on, in words; empty before the first.
     """
 
-    def __init__(self, training: Any, latent_size: int, cache_dir: str | Path, kept: Path | None = None) -> None:
+    def __init__(
+        self,
+        training: Any,
+        latent_size: int,
+        cache_dir: str | Path,
+        kept: Path | None = None,
+        images: int = IMAGES,
+    ) -> None:
         self.training = training
+        self.images = images
         self.latent_size = latent_size
         self.folder = Path(cache_dir).expanduser() / "linear"
         self.fitted_on = ""
@@ -113,8 +122,8 @@ class LinearModels:
     def _reference(self) -> Tensor:
         if self._images is None:
             dataset = self.training() if callable(self.training) else self.training
-            self._images = reference_images(dataset, IMAGES, MOST_VALUES)
-            self.fitted_on = _text(facts_of(dataset), self._images)
+            self._images = reference_images(dataset, self.images, MOST_VALUES)
+            self.fitted_on = _text(facts_of(dataset), self._images, self.images)
             content = self._images.numpy().tobytes()
             self._digest = f"{tuple(self._images.shape)}{hashlib.sha256(content).hexdigest()}"
         return self._images
@@ -143,8 +152,8 @@ class LinearModels:
         return fitting
 
 
-def _text(facts: DatasetFacts, images: Tensor) -> str:
-    bounded = len(images) < IMAGES and len(images) == MOST_VALUES // images[0].numel()
+def _text(facts: DatasetFacts, images: Tensor, most: int) -> str:
+    bounded = len(images) < most and len(images) == MOST_VALUES // images[0].numel()
     return f"{facts.count_text(len(images))} of the training" + (", as many as memory allows" if bounded else "")
 
 

@@ -19,8 +19,8 @@ from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
 from tests.volumes import ROOT, TINY, TRAIN, cause, make_dataset, run
 
-# Three iterations in an epoch, the last of them smaller.
-SHORT = TINY | {"batch_size": 5, "max_epochs": 4, "warmup_epochs": 2}
+# Three iterations in an epoch, the last of them smaller; a learning rate that does not depend on the number of epochs.
+SHORT = TINY | {"batch_size": 5, "max_epochs": 4, "warmup_epochs": 2, "lr_warmup": 0.0, "lr_final": 1.0}
 
 
 @pytest.fixture
@@ -102,6 +102,15 @@ def test_resume_to_the_bit(settings, tmp_path, name, before, after, where):
     assert interrupt(cut | before, where, overlays=OVERLAYS.get(name, [])) == 128 + signal.SIGUSR1
     assert load_safely(tmp_path / "cut" / "checkpoint.pt")["trainer"]["iteration"] == where
     train(name, **cut | after, resume="true")
+    assert_same_run(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_resume_to_the_bit_along_the_cosine(settings, tmp_path):
+    settings |= {"lr_warmup": 0.25, "lr_final": 0.0}
+    train("plain", **settings, run_dir=str(tmp_path / "straight"))
+    cut = settings | {"run_dir": str(tmp_path / "cut")}
+    interrupt(cut, 5)
+    train("plain", **cut, resume="true")
     assert_same_run(tmp_path / "straight", tmp_path / "cut")
 
 

@@ -13,7 +13,7 @@ from tests.photographs import make_photographs
 from tests.volumes import ROOT, TINY, make_dataset
 
 # The sizes of the smallest run; the study sets the rest itself.
-SIZES = ("patch_size", "channels", "latent_size", "kernel_size", "batch_size")
+SIZES = ("patch_size", "channels", "latent_size", "kernel_size", "batch_size", "yardstick_images")
 COUNTS = ("patches_per_volume", "eval_patches_per_volume")
 SMALL = {name: TINY[name] for name in SIZES + COUNTS}
 
