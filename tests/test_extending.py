@@ -63,7 +63,7 @@ def test_the_schedule_is_kept_by_the_checkpoint_and_refused_without(folder):
 
 @pytest.mark.slow
 def test_a_handler_is_left_out(folder):
-    done = train(folder, "mse", "my_data", "my_handler", **{"train#handlers#8#_disabled_": "true"})
+    done = train(folder, "mse", "my_data", "my_handler", **{"train#handlers#9#_disabled_": "true"})
     assert done.returncode == 0, done.stderr[-3000:]
     assert "lowest mean loss" not in done.stdout
 

@@ -7,13 +7,16 @@ import math
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
+from monai_blurvae.errors import SettingsError
+
 
 class CosineLearningRateHandler:
     """Linear warm-up from 0, then half a cosine down to a share of the learning rate, iteration by iteration.
 
     The learning rate of iteration i of n is a function of (i − ½) / n alone, n = ``max_epochs`` · ``epoch_length``. So
     nothing has to be saved: a resumed training goes on as if it had never stopped, one that is resumed with more epochs
-    takes its place on the longer curve. Each group of the optimizer keeps its own scale.
+    takes its place on the longer curve. Each group of the optimizer keeps its own scale. With a ``warmup`` of 0 and a
+    ``final`` of 1 the learning rate is left alone, for another schedule to change.
 
     Args:
         optimizer: its learning rates, at construction, are those at the top of the curve.
@@ -22,6 +25,7 @@ class CosineLearningRateHandler:
 
     Raises:
         ValueError: for a share out of range.
+        SettingsError: during the training, when something else changes the learning rate too.
     """
 
     def __init__(self, optimizer: Optimizer, warmup: float = 0.0, final: float = 0.0) -> None:
@@ -33,10 +37,13 @@ class CosineLearningRateHandler:
         self.warmup = warmup
         self.final = final
         self._tops = [float(group["lr"]) for group in optimizer.param_groups]
+        self._given: list[float] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
-        engine.add_event_handler(Events.ITERATION_STARTED, self)
+        if self.warmup > 0 or self.final < 1:
+            engine.add_event_handler(Events.STARTED, self._given.clear)  # a checkpoint brings others
+            engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Set the learning rates of the iteration that begins."""
@@ -44,8 +51,15 @@ class CosineLearningRateHandler:
         assert engine.state.epoch_length is not None
         # its middle, so that neither the first iteration nor the last has a rate of 0
         factor = self.factor((engine.state.iteration - 0.5) / (engine.state.max_epochs * engine.state.epoch_length))
-        for group, top in zip(self.optimizer.param_groups, self._tops, strict=True):
-            group["lr"] = top * factor
+        found = [group["lr"] for group in self.optimizer.param_groups]
+        if self._given and found != self._given:
+            raise SettingsError(
+                f"the learning rate is {found[0]:.3g}, but {type(self).__name__} had set it to {self._given[0]:.3g}: "
+                "something else changes it too; set lr_warmup to 0 and lr_final to 1 for a schedule of your own."
+            )
+        self._given[:] = [top * factor for top in self._tops]
+        for group, rate in zip(self.optimizer.param_groups, self._given, strict=True):
+            group["lr"] = rate
 
     def factor(self, progress: float) -> float:
         """The learning rate over that of the top.

@@ -155,6 +155,8 @@ def test_what_changes_no_result_may_change(settings, tmp_path):
 
 
 STEP = """
+lr_warmup: 0.0
+lr_final: 1.0
 lr_scheduler: {_target_: torch.optim.lr_scheduler.StepLR, optimizer: "@optimizer", step_size: 1, gamma: 0.5}
 +train#handlers:
   - {_target_: LrScheduleHandler, lr_scheduler: "@lr_scheduler"}
@@ -173,6 +175,14 @@ def test_a_schedule_of_the_learning_rate_goes_on_where_it_was(settings, tmp_path
     state = load_safely(tmp_path / "cut" / "checkpoint.pt")["objects"]
     assert state["lr_scheduler"]["last_epoch"] == 4
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(SHORT["lr"] / 16)
+
+
+def test_two_schedules_are_refused(settings, tmp_path):
+    overlay = tmp_path / "step.yaml"
+    overlay.write_text(STEP.replace("lr_final: 1.0", "lr_final: 0.5"))
+    with pytest.raises(RuntimeError) as error:
+        run("training", [TRAIN, str(overlay)], **settings | {"lr_final": 0.5}, run_dir=str(tmp_path / "run"))
+    assert "set lr_warmup to 0 and lr_final to 1 for a schedule of your own" in str(cause(error.value))
 
 
 def test_a_schedule_that_no_checkpoint_would_hold_is_refused(settings, tmp_path):
