@@ -243,7 +243,7 @@ def _at_beta(
         reported = results.reported_of(row)
         chosen = reported[reported["beta"] == beta]
         leading = (row.label, f"{beta:g}", str(len(chosen)), results.likelihood(row))
-        return Line(leading, chosen if len(chosen) else None, results.problem(row))
+        return Line(leading, chosen if len(chosen) else None, results.problem(row), competes=row != LINEAR)
 
     notes = (f"{results.subjects}; mean ± std over seeds. {how}.", *legend(rows, results, shown))
     return Table(title, ("row", "β", "seeds", "likelihood"), shown.measures, tuple(map(line, rows)), notes)
