@@ -84,7 +84,7 @@ def _make(folder: Path, seed: int) -> None:
     template, affine = _load_template()
     total = sum(SUBJECTS.values())
     names = [f"synthetic{i + 1:02d}" for i in range(total)]
-    logger.info(f"Making the synthetic sample of {total} subjects in {folder}, once: about 0.1 GB, in two or three minutes.")
+    logger.info(f"Making the synthetic sample of {total} subjects in {folder}, once: 0.1 GB, in two or three minutes.")
     for i, name in enumerate(tqdm(names, desc="synthetic sample", unit="subject")):
         path = folder / name / HCP_IMAGE
         if not path.is_file():
