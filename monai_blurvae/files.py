@@ -6,12 +6,20 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from monai_blurvae.errors import RunFolderError
+
+FilePath = str | Path | Callable[[], str | Path]
+"""A file or folder, or what gives it when it is needed."""
+
+
+def resolved(path: FilePath) -> Path:
+    """The path, asked for if it is a callable."""
+    return Path(path() if callable(path) else path).expanduser()
 
 
 @contextmanager

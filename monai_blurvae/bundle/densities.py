@@ -9,6 +9,7 @@ from torch import nn
 
 from monai_blurvae.bundle.finished_run import FinishedRun, TrainedObjective
 from monai_blurvae.data.facts import facts_of
+from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.errors import DataError
 from monai_blurvae.handlers import FittedDensities
 from monai_blurvae.metrics.likelihood import Likelihood, fit_likelihoods
@@ -31,13 +32,12 @@ def fit_densities(run: FinishedRun, network: nn.Module, dataset: Any) -> FittedD
         DataError: if there are no validation images.
         RunFolderError: if there is no such run.
     """
-    count = min(MOST_IMAGES, len(dataset))
-    if not count:
+    chosen = evenly_spread(len(dataset), MOST_IMAGES)
+    if not chosen:
         raise DataError(f"{run.path} has no validation images, on which the density of its images could be fitted.")
-    chosen = [dataset[i * len(dataset) // count]["image"] for i in range(count)]
-    images = torch.stack([torch.as_tensor(image) for image in chosen])
+    images = torch.stack([torch.as_tensor(dataset[i]["image"]) for i in chosen])
     return FittedDensities(
-        fit_trained(unwrapped(network), images, run.objective()), facts_of(dataset).count_text(count)
+        fit_trained(unwrapped(network), images, run.objective()), facts_of(dataset).count_text(len(chosen))
     )
 
 

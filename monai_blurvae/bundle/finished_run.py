@@ -25,7 +25,7 @@ from monai_blurvae.run_files import CONFIG, DATALIST, LINEAR, METRICS_CSV, MODEL
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = {"training": "train", "validation": "validate"}
+SECTIONS = {"training": "train", "validation": "validate", "test": "test"}
 """The sections of a config by the split that they are of."""
 
 PACKED = ("configs/train.json", "models/model.pt")

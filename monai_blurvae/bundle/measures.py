@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from monai_blurvae.bundle.finished_run import FinishedRun, TrainedObjective
 from monai_blurvae.data.facts import DatasetFacts, facts_of
-from monai_blurvae.files import make_folder, write_json, write_text
+from monai_blurvae.files import FilePath, make_folder, resolved, write_json, write_text
 from monai_blurvae.metrics.measures import EIGHT_BIT_DENSITY, FLOAT_DENSITY, LIKELIHOOD, MEASURES, keys
 from monai_blurvae.metrics.suite import NO_KERNEL, Measure, measure_model
 from monai_blurvae.networks import BlurVAE
@@ -111,7 +111,7 @@ class MeasuresHandler:
 
     def __init__(
         self,
-        folder: str | Path | Callable[[], Path],
+        folder: FilePath,
         run: FinishedRun,
         network: nn.Module,
         cache_dir: str | Path,
@@ -173,7 +173,7 @@ class MeasuresHandler:
             device=self.device,
         )
         content = self._content(measures, objective, facts, len(images), len(reference))
-        folder = make_folder(self.folder() if callable(self.folder) else Path(self.folder).expanduser())
+        folder = make_folder(resolved(self.folder))
         write_json(folder / MEASURES_JSON, content)
         write_text(folder / MEASURES_MD, to_markdown(content))
         logger.info(f"Measures in {folder / MEASURES_MD}.")

@@ -30,18 +30,10 @@ FREE = frozenset(
             "data",
         ),
         *("output_dir", "run_dir", "resume", "run_folder", "skip_bad_files", "max_epochs", "device", "num_workers"),
-        *(
-            "checkpoint_minutes",
-            "quarter_turns",
-            "yardstick_images",
-            "test",
-            "tracking_uri",
-            "experiment_name",
-            "run_name",
-        ),
+        *("checkpoint_minutes", "quarter_turns", "test", "tracking_uri", "experiment_name", "run_name"),
         *("save_execute_config", "is_not_rank0", "train#dataset#data", "validate#dataset#data", "weights_dir"),
         *("train#trainer#max_epochs", "train#dataloader#num_workers", "train#dataloader#pin_memory"),
-        *("train#handlers#*#minutes", "validate#dataloader#num_workers"),
+        *("train#handlers#*#minutes", "validate#dataloader#num_workers", "yardstick_images"),
     )
 )
 """Ids of the config that a resumed run may change, with everything below them; ``*`` stands for a number. The data is

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from monai_blurvae.data.facts import DatasetFacts
 from monai_blurvae.data.image_store import NOT_THERE, ImageStore, ItemTransform
-from monai_blurvae.data.order import EpochOrder
+from monai_blurvae.data.order import EpochOrder, evenly_spread
 from monai_blurvae.errors import DataError
 from monai_blurvae.seeding import derive_seed
 
@@ -90,7 +90,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.shuffle = shuffle
         self.skip_bad_files = skip_bad_files
         self._bad: dict[int, str] = {}
-        self._indices = _evenly(len(self.data), max_images)
+        self._indices = np.array(evenly_spread(len(self.data), max_images), dtype=np.int64)
         if not skip_bad_files:
             _require_files(self.store)
         elif shuffle:
@@ -220,12 +220,6 @@ def _is_elementwise(transform: object) -> bool:
     if isinstance(transform, Compose):
         return type(transform) is Compose and all(_is_elementwise(part) for part in transform.transforms)
     return type(transform) in ELEMENTWISE
-
-
-def _evenly(size: int, count: int | None) -> npt.NDArray[np.int64]:
-    """Indices of ``count`` of ``size`` things, evenly spread."""
-    number = size if count is None else min(count, size)
-    return np.arange(number) * size // max(1, number)
 
 
 def _digest(paths: Sequence[str], sizes: Sequence[int]) -> str:

@@ -38,3 +38,14 @@ class EpochOrder:
         if self._newest[0] != epoch:
             self._newest = (epoch, numpy_rng(self.seed, "order", epoch).permutation(self.size))
         return epoch, int(self._newest[1][i])
+
+
+def evenly_spread(size: int, most: int | None) -> list[int]:
+    """Indices of ``most`` of ``size`` things, of all where there are fewer, evenly spread, from the first on.
+
+    Args:
+        size: how many there are.
+        most: how many are wanted; None for all.
+    """
+    number = size if most is None else min(size, most)
+    return [i * size // number for i in range(number)]

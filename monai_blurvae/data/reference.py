@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.errors import DataError
 
 
@@ -40,6 +41,5 @@ def reference_images(dataset: Any, most: int, most_values: int) -> Tensor:
     first = next((found for found in map(image, range(len(fixed))) if found is not None), None)
     if first is None:
         raise DataError("the training has no images that can be used; give its data.")
-    count = min(most, len(fixed), max(1, most_values // first.numel()))
-    images = [image(i * len(fixed) // count) for i in range(count)]
+    images = map(image, evenly_spread(len(fixed), min(most, max(1, most_values // first.numel()))))
     return torch.stack([found for found in images if found is not None] or [first])

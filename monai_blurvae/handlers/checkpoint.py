@@ -18,21 +18,13 @@ from torch.optim import Optimizer
 
 from monai_blurvae.distributed import is_main_process
 from monai_blurvae.errors import RunFolderError, SettingsError
-from monai_blurvae.files import replacing
+from monai_blurvae.files import FilePath, replacing, resolved
 from monai_blurvae.handlers.stateful import Stateful, forgotten
 from monai_blurvae.networks import unwrapped
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 2
-
-FilePath = str | Path | Callable[[], str | Path]
-"""A file, or what gives it when the engine starts."""
-
-
-def resolved(path: FilePath) -> Path:
-    """The path, asked for if it is a callable."""
-    return Path(path() if callable(path) else path).expanduser()
 
 
 def save_whole(content: Any, path: str | Path) -> None:

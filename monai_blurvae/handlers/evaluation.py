@@ -6,7 +6,6 @@ import csv
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.engines import BlurVAEKeys
-from monai_blurvae.files import make_folder, write_text
+from monai_blurvae.files import FilePath, make_folder, resolved, write_text
 from monai_blurvae.functional import kernel_width, kl_standard_normal, radial_power
 from monai_blurvae.handlers.draws import FittedDensities, ImageDraws, outside, try_fit
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, Pixels
@@ -104,7 +103,7 @@ class EvaluationReportHandler:
 
     def __init__(
         self,
-        folder: str | Path | Callable[[], Path],
+        folder: FilePath,
         network: nn.Module,
         dataset: Any = None,
         title: str = "test",
@@ -159,7 +158,7 @@ class EvaluationReportHandler:
         self._means.add(_averaged(output) | _averaged_draws(drawn))
 
     def _write(self, engine: Engine) -> None:
-        folder = make_folder(self.folder() if callable(self.folder) else Path(self.folder).expanduser())
+        folder = make_folder(resolved(self.folder))
         facts = facts_of(engine.state.dataloader.dataset if self.dataset is None else self.dataset)
         shown = self._shown()
         about = self._about(facts, engine.state.metrics.get("active_units"))

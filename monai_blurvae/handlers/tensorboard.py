@@ -12,8 +12,7 @@ from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_blurvae.distributed import is_main_process
-from monai_blurvae.files import writing_to
-from monai_blurvae.handlers.checkpoint import FilePath, resolved
+from monai_blurvae.files import FilePath, resolved, writing_to
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
 from monai_blurvae.metrics import to_unit_range
 from monai_blurvae.networks import unwrapped

@@ -37,15 +37,8 @@ GROUPS = {
     "Network": ("network_def", "architecture", "channels", "latent_size", "kernel_size", "kernel_normalization"),
     "Loss": ("loss", "train#term", "train#objective", "train#kernel_objective", "beta", "warmup_epochs", "wiener_c"),
     "Optimisation": (
-        "max_epochs",
-        "batch_size",
-        "lr",
-        "lr_warmup",
-        "lr_final",
-        "gradient_clip",
-        "precision",
-        "seed",
-        "val_interval",
+        *("max_epochs", "batch_size", "lr", "lr_warmup", "lr_final", "gradient_clip"),
+        *("precision", "seed", "val_interval"),
     ),
 }
 """The settings by what they are about, with all that is in a section of that name; any other is under Other."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from monai_blurvae.bundle import FinishedRun
+from monai_blurvae.bundle.finished_run import SECTIONS
 from monai_blurvae.bundle.measures import images_of
 from monai_blurvae.data import read_datalist
 from monai_blurvae.files import sha256_of, write_json
@@ -19,7 +20,6 @@ from monai_blurvae.yardstick.models import IMAGES
 BETAS = tuple(2 ** (k / 2) for k in range(-12, 9))
 """From 1/64 to 16, so close that what is interpolated between them is off by some hundredths of a dB."""
 
-SECTIONS = {"validation": "validate", "test": "test"}
 VERSION = 1
 
 
@@ -35,7 +35,7 @@ def measure_linear(folder: StudyFolder, cell: Cell, split: str, cache_dir: str) 
     run, datalist = FinishedRun(folder.cell_dir(cell)), read_datalist(folder.datalist)
     images = images_of(run.dataset(SECTIONS[split], datalist.items(split), cache_dir))
     training = run.dataset("train", datalist.items("training"), cache_dir)
-    models = LinearModels(training, _latent_size(run), cache_dir, images=int(run.setting("yardstick_images", IMAGES)))
+    models = linear_models(run, training, cache_dir)
     plain = models(None)
     print(f"measuring the linear model, fitted on {models.fitted_on}, on the {split}", flush=True)
     content = {
@@ -44,6 +44,18 @@ def measure_linear(folder: StudyFolder, cell: Cell, split: str, cache_dir: str) 
         "points": [{"beta": beta, **measure_linear_vae(replace(plain, beta=beta), images)} for beta in BETAS],
     }
     write_json(folder.linear_file(split), content)
+
+
+def linear_models(run: FinishedRun, training: Any, cache_dir: str) -> LinearModels:
+    """The linear models that the run's own yardstick has.
+
+    Args:
+        run: gives the latent size and the number of training images.
+        training: its training dataset, or a function that gives it.
+        cache_dir: of the store.
+    """
+    most = int(run.setting("yardstick_images", IMAGES))
+    return LinearModels(training, _latent_size(run), cache_dir, images=most)
 
 
 def is_linear_measured(folder: StudyFolder, cell: Cell, split: str) -> bool:

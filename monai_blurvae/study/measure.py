@@ -43,12 +43,11 @@ from monai_blurvae.networks import BlurVAE
 from monai_blurvae.networks.perceptual import default_weights_dir
 from monai_blurvae.seeding import torch_rng
 from monai_blurvae.study.folder import StudyFolder, read_json
-from monai_blurvae.study.linear import measure_linear
+from monai_blurvae.study.linear import linear_models, measure_linear
 from monai_blurvae.study.paper_measures import psnr_from_z, reconstruction_fid, table_6_bound
 from monai_blurvae.study.pictures import CellPictures, make_pictures, save_pictures
 from monai_blurvae.study.plan import Cell
-from monai_blurvae.yardstick import LinearModels, compare
-from monai_blurvae.yardstick.models import IMAGES
+from monai_blurvae.yardstick import compare
 
 BATCH_SIZE = 64
 SAMPLE_SETS = 8
@@ -176,10 +175,8 @@ def _yardstick(
 ) -> dict[str, Any]:
     """The cell beside the linear VAE of its own objective, or at its rate; or why they were not compared."""
     try:
-        network = run.network(device)
-        most = int(run.setting("yardstick_images", IMAGES))
-        models = LinearModels(training, network.latent_size, cache_dir, images=most)
-        return compare(network, images, run.closed_form_objective(), models)
+        models = linear_models(run, training, cache_dir)
+        return compare(run.network(device), images, run.closed_form_objective(), models)
     except Exception as error:  # it stands beside the measures, and takes none along
         traceback.print_exc()
         return {"problem": f"{user_error(error) or error}" or type(error).__name__}

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.files import replacing
 from monai_blurvae.handlers.pictures import Pixels
 from monai_blurvae.metrics import to_unit_range
@@ -75,10 +76,10 @@ def make_pictures(network: BlurVAE, images: Tensor, reconstructions: Tensor, qua
         reconstructions: of them.
         quarter_turns: by which pictures are rotated to be upright.
     """
-    order = _spread(len(images), 2 * COUNT)
+    order = evenly_spread(len(images), 2 * COUNT)
     shown = [*order[::2], *order[1::2]]
     samples = network.sample(max(COUNT, min(SPECTRUM_IMAGES, len(images))), torch_rng(0, "pictures")).cpu()
-    some = _spread(len(images), SPECTRUM_IMAGES)
+    some = evenly_spread(len(images), SPECTRUM_IMAGES)
     spectra = torch.stack([_mean_log_spectrum(x) for x in (images[some], reconstructions[some], samples)])
     return CellPictures(
         _pixels(images[shown], quarter_turns),
@@ -134,12 +135,6 @@ def draw_grid(rows: Sequence[GridRow], headers: tuple[str, str], title: str) -> 
                 colour = np.broadcast_to(enlarged, (*enlarged.shape[:2], 3))
                 canvas.paste(Image.fromarray(np.ascontiguousarray(colour)), (start + j * wide, y))
     return np.asarray(canvas)
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many places of ``count``, evenly spread, from the first on."""
-    number = min(count, most)
-    return [i * count // number for i in range(number)]
 
 
 def _mean_log_spectrum(images: Tensor) -> Tensor:

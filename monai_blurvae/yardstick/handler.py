@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.errors import user_error
-from monai_blurvae.files import make_folder, write_json, write_text
+from monai_blurvae.files import FilePath, make_folder, resolved, write_json, write_text
 from monai_blurvae.networks import unwrapped
 from monai_blurvae.run_files import YARDSTICK_JSON, YARDSTICK_MD
 from monai_blurvae.yardstick.comparison import FIGURES, compare
@@ -54,15 +54,15 @@ class YardstickHandler:
 
     def __init__(
         self,
-        folder: str | Path | Callable[[], Path],
+        folder: FilePath,
         network: nn.Module,
         objective: nn.Module | Callable[[], nn.Module | None] | None,
         training: Any,
         cache_dir: str | Path,
         dataset: Any = None,
         title: str = "test",
-        keep: str | Path | Callable[[], Path] | None = None,
-        kept: str | Path | Callable[[], Path] | None = None,
+        keep: FilePath | None = None,
+        kept: FilePath | None = None,
         images: int = TRAINING_IMAGES,
     ) -> None:
         self.folder = folder
@@ -98,7 +98,7 @@ class YardstickHandler:
     def _write(self, engine: Engine) -> None:
         facts = facts_of(engine.state.dataloader.dataset if self.dataset is None else self.dataset)
         content = self._content(facts)
-        folder = make_folder(_path(self.folder))
+        folder = make_folder(resolved(self.folder))
         write_json(folder / YARDSTICK_JSON, content)
         write_text(folder / YARDSTICK_MD, to_markdown(content))
         if content["problem"]:
@@ -116,11 +116,11 @@ class YardstickHandler:
             objective = self.objective
             if callable(objective) and not isinstance(objective, nn.Module):
                 objective = objective()
-            kept = None if self.kept is None else _path(self.kept)
+            kept = None if self.kept is None else resolved(self.kept)
             models = LinearModels(self.training, int(self.network.latent_size), self.cache_dir, kept, self.images)
             found = compare(self.network, images, objective, models)
             if self.keep is not None:
-                models.keep(_path(self.keep))
+                models.keep(resolved(self.keep))
         except Exception as error:  # a training of days must not fail for what stands beside it
             logger.debug("no comparison with a linear model", exc_info=True)
             return {**content, "problem": _sentence(error)}
@@ -180,10 +180,6 @@ def notes(content: Mapping[str, Any]) -> Iterator[str]:
             f"of each image for the network, exact for the linear model; the weight W of both is {content['weight']}."
         )
     yield "The last column's β is the one at which the KL is the network's on the same images, and its W is 1."
-
-
-def _path(place: str | Path | Callable[[], str | Path]) -> Path:
-    return Path(place() if callable(place) else place).expanduser()
 
 
 def _sentence(error: Exception) -> str:
