@@ -58,5 +58,11 @@ def architecture_of(state_dict: Mapping[str, Any]) -> Architecture | None:
         latent_size=int(first_linear.shape[1]),
         channels=channels,
         kernel_size=round(math.pow(last_linear.shape[0], 1 / spatial_dims)),
-        architecture="transposed" if "decoder.expand.2.weight" in state_dict else "upsample",
+        architecture=_name(state_dict),
     )
+
+
+def _name(state_dict: Mapping[str, Any]) -> str:
+    if "decoder.expand.2.weight" in state_dict:
+        return "transposed"
+    return "transposed_linear" if "decoder.blocks.0.conv.weight" in state_dict else "upsample"

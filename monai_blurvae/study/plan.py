@@ -241,14 +241,14 @@ NARROW = ("configs/architectures/narrow.yaml",)
 BUDGETS: dict[str, Budget] = {
     "tiny": Budget(
         NARROW,
-        {"latent_size": 128, "batch_size": 32},
+        {"latent_size": 128},
         patches=24_000,
         validations=4,
         divisor=8,
         slow_betas=(PLAIN_BETA,),
         slow_share=0.33,
     ),
-    "small": Budget(NARROW, {"latent_size": 128}, patches=128_000, validations=10, divisor=4),
+    "small": Budget(NARROW, {}, patches=64_000, validations=8, divisor=4),
     "paper": Budget(None, {}, patches=None, validations=20),
 }
 

@@ -6,6 +6,7 @@ import torch
 
 from monai_blurvae.metrics.likelihood import KernelLikelihood, SpectrumLikelihood, VarianceLikelihood
 from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, KernelGenerator, architecture_of
+from monai_blurvae.networks.blurvae import ARCHITECTURES
 
 SMALL = {"channels": (4, 6, 8, 10), "latent_size": 5, "kernel_hidden_size": 7}
 CASES = [
@@ -13,6 +14,7 @@ CASES = [
     {"image_size": 256, **SMALL, "channels": (2, 3, 4, 4, 4, 4), "kernel_size": 41},
     {"image_size": 64, **SMALL, "architecture": "upsample", "channels": (4, 4, 4, 4, 4)},
     {"image_size": 48, **SMALL, "in_channels": 3},
+    {"image_size": 32, **SMALL, "architecture": "transposed_linear"},
     {"image_size": 32, **SMALL, "in_channels": 3, "architecture": "upsample"},
     {"image_size": 16, **SMALL, "spatial_dims": 3, "channels": (4, 6), "kernel_size": 5},
     {"image_size": 16, **SMALL, "spatial_dims": 3, "channels": (4, 6), "kernel_size": 5, "architecture": "upsample"},
@@ -132,7 +134,7 @@ def test_a_reconstruction_is_that_of_the_evaluation():
     assert torch.equal(network.reconstruct(x), network(x).reconstruction)
 
 
-@pytest.mark.parametrize("architecture", ["transposed", "upsample"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_reconstructor_takes_the_weights_and_survives_torchscript(channels, architecture):
     arguments = SMALL | {"in_channels": channels, "architecture": architecture}
@@ -156,7 +158,7 @@ def test_reconstructor_takes_the_weights_and_survives_torchscript(channels, arch
     assert torch.equal(scripted(x), scripted(x))
 
 
-@pytest.mark.parametrize("architecture", ["transposed", "upsample"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_reconstructor_survives_torch_export(channels, architecture):
     arguments = SMALL | {"in_channels": channels, "architecture": architecture}
@@ -203,7 +205,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_in_one_sentence():
 
 
 @pytest.mark.parametrize("network", [BlurVAE, BlurVAEReconstructor])
-@pytest.mark.parametrize("architecture", ["transposed", "upsample"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("there", "here"), [(3, 1), (1, 3)])
 def test_a_checkpoint_of_another_number_of_channels_is_refused_in_one_sentence(network, architecture, there, here):
     arguments = SMALL | {"architecture": architecture}
