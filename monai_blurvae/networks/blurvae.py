@@ -1,4 +1,4 @@
-"""The paper's two architectures (appendix A) and one of ours, N-dimensional, as one module with the kernel generator."""
+"""The two architectures of the paper (appendix A) and one of ours, in N dimensions, with the kernel generator."""
 
 from __future__ import annotations
 
