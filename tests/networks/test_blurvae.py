@@ -1,8 +1,10 @@
 import io
+import math
 import re
 
 import pytest
 import torch
+from torch import nn
 
 from monai_blurvae.metrics.likelihood import KernelLikelihood, SpectrumLikelihood, VarianceLikelihood
 from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, KernelGenerator, architecture_of
@@ -64,6 +66,17 @@ def test_the_papers_networks_have_the_papers_layers():
     assert [layer.weight.shape for layer in main.kernel_generator.layers[::2]] == [(1000, 256), (121, 1000)]
     second = BlurVAE(channels=(32, 64, 128, 256, 512), architecture="upsample")
     assert [block[1].conv.weight.shape[0] for block in second.decoder.blocks] == [512, 256, 128, 64, 32]
+
+
+def test_linear_layers_start_as_he_et_al_have_it():
+    network = BlurVAE(channels=(8, 16, 32, 64))
+    layers = [m for part in (network.encoder, network.decoder) for m in part.modules() if isinstance(m, nn.Linear)]
+    assert len(layers) == 4
+    for layer in layers:
+        # a LeakyReLU of slope a keeps (1 + a²) / 2 of the power
+        expected = math.sqrt(2 / (1 + 0.2**2) / layer.in_features)
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.02)
+        assert not layer.bias.any()
 
 
 def test_the_two_groups_of_parameters_are_disjoint_and_complete():
