@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from monai_blurvae.errors import RunFolderError
-from monai_blurvae.functional import diagonal_log_prob, kl_standard_normal, mixture_score, weighted_score
-from monai_blurvae.functional.mixture import Scored
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import PatchVAE
+from monai_blurvae.priors.inference import SCORES
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 from monai_blurvae.run_files import MODEL
 
-INFERENCES = ("bank", "encoder", "importance")
 PACKED_MODEL = "models/model.pt"
 """The weights in a packed bundle."""
 
@@ -67,8 +65,8 @@ class PatchVAEPrior(PatchPrior):
         seed: int = 0,
         chunk_size: int = 4096,
     ) -> None:
-        if inference not in INFERENCES:
-            raise ValueError(f"inference must be one of {INFERENCES}, but is {inference!r}.")
+        if inference not in SCORES:
+            raise ValueError(f"inference must be one of {tuple(SCORES)}, but is {inference!r}.")
         if samples < 1:
             raise ValueError(f"samples must be positive, but is {samples}.")
         super().__init__(network.patch_size, stride, intensity, imaginary_std, seed, chunk_size)
@@ -116,34 +114,19 @@ class PatchVAEPrior(PatchPrior):
     @torch.no_grad()
     def patch_score(self, patches: Tensor, sigma: float, noise: Tensor) -> ScoredPatches:
         """See :meth:`PatchPrior.patch_score`."""
-        y = self.network.coefficients(patches)
-        scored = self._bank(y, sigma) if self.inference == "bank" else self._posterior(y, sigma, noise)
+        scored = SCORES[self.inference](self.network, self.network.coefficients(patches), sigma, noise)
         return ScoredPatches(scored.log_prob, self.network.patches(scored.score))
 
-    def _bank(self, y: Tensor, sigma: float) -> Scored:
-        mean, variance = self.network.decode(self.network.bank)
-        equal = y.new_full((len(mean),), -math.log(len(mean)))
-        return mixture_score(y, mean, variance + sigma**2, equal)
 
-    def _posterior(self, y: Tensor, sigma: float, noise: Tensor) -> Scored:
-        mu, log_var = self.network.encode(y, sigma)
-        z = mu[:, None] + torch.exp(0.5 * log_var)[:, None] * noise
-        mean, variance = (part.unflatten(0, z.shape[:2]) for part in self.network.decode(z.flatten(0, 1)))
-        variance = variance + sigma**2
-        likelihood = diagonal_log_prob(y[:, None], mean, variance)
-        if self.inference == "encoder":
-            log_prob = likelihood.mean(1) - kl_standard_normal(mu, log_var)
-            weight = torch.full_like(likelihood, 1 / self.samples)
-        else:
-            log_ratio = 0.5 * (noise.square() - z.square() + log_var[:, None]).sum(2)  # log p(z) − log q(z|y)
-            log_prob = torch.logsumexp(likelihood + log_ratio, 1) - math.log(self.samples)
-            weight = torch.softmax(likelihood + log_ratio, 1)
-        return Scored(log_prob, weighted_score(y, mean, variance, weight))
+def bank_misses(network: PatchVAE) -> bool:
+    """Whether the training found the mean log-density of the bank below the encoder's bound, on held-out patches."""
+    _, elbo, bank = network.calibration.mean(0).tolist()
+    return bool(bank < elbo)
 
 
 def _require_bank(network: PatchVAE) -> None:
-    _, elbo, bank = network.calibration.double().nanmean(0).tolist()
-    if bank < elbo:
+    if bank_misses(network):
+        _, elbo, bank = network.calibration.mean(0).tolist()
         raise ValueError(
             f"the bank of {len(network.bank)} latents has a mean log-density of {bank:.2f} nats a patch on held-out "
             f"patches, below the encoder's bound of {elbo:.2f}, so that it misses what the model knows; take the "
