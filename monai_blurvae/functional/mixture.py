@@ -51,9 +51,12 @@ def mixture_score(y: Tensor, mean: Tensor, variance: Tensor, log_weights: Tensor
     precision = 1 / variance
     pull = mean * precision
     constants = log_weights + diagonal_log_prob(torch.zeros_like(mean), mean, variance)
-    log_joint = torch.addmm(constants, y, pull.T) - 0.5 * y.square() @ precision.T
+    log_joint = torch.addmm(constants, torch.cat([y, -0.5 * y.square()], 1), torch.cat([pull, precision], 1).T)
     responsibility = torch.softmax(log_joint, 1)
-    return Scored(torch.logsumexp(log_joint, 1), responsibility @ pull - y * (responsibility @ precision))
+    # log Σ exp by way of the largest term and its share, at least 1 / K: logsumexp is slow where others underflow
+    log_prob = log_joint.amax(1) - responsibility.amax(1).log()
+    pulled, stiffness = (responsibility @ torch.cat([pull, precision], 1)).chunk(2, 1)
+    return Scored(log_prob, pulled - y * stiffness)
 
 
 def weighted_score(y: Tensor, mean: Tensor, variance: Tensor, weight: Tensor) -> Tensor:

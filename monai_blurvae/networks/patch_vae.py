@@ -131,8 +131,8 @@ class PatchVAE(nn.Module):
         p = self.patch_size
         if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] % p or x.shape[3] % p:
             raise ValueError(
-                f"the network takes images of shape (B, 1, H, W) with H and W multiples of its patch_size {p}, but got "
-                f"{tuple(x.shape)}; cut or pad them."
+                f"the network takes images (B, 1, H, W) with H and W multiples of the {p} pixels of its patches, but "
+                f"got {tuple(x.shape)}; cut or pad them."
             )
         if noise is None:
             shape = self.noise_shape(x.shape)

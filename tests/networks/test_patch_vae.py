@@ -88,7 +88,7 @@ def test_size():
 
 @pytest.mark.parametrize("shape", [(2, 1, 16, 20), (2, 3, 16, 16), (16, 16), (1, 16, 16)])
 def test_images_that_do_not_fit(shape):
-    with pytest.raises(ValueError, match=r"multiples of its patch_size 8, but got"):
+    with pytest.raises(ValueError, match="multiples of the 8 pixels of its patches, but got"):
         network()(torch.zeros(shape))
 
 
