@@ -145,12 +145,12 @@ class PatchPrior(nn.Module, ABC):
         return x + levels.square().view(-1, 1, 1, 1) * self.grad(x, sigma, phase=phase, offset=offset)
 
     def _evaluate(self, x: Tensor, sigma: float | Tensor, phase: Tensor | None, offset: tuple[int, int]) -> _Evaluated:
+        levels = _levels(sigma, x)
         if x.shape[1] == 1:
-            return self._real(x, _levels(sigma, x), offset)
+            return self._real(x, levels, offset)
         assert phase is not None
         turn = phase if phase.is_complex() else torch.polar(torch.ones_like(phase), phase)
         turned = torch.complex(x[:, :1], x[:, 1:]) * turn.conj().to(x.device)
-        levels = _levels(sigma, x)
         real = self._real(turned.real, levels, offset)
         variance = self.imaginary_std**2 + levels.square().view(-1, 1, 1, 1).to(x.dtype)
         imaginary = turned.imag

@@ -108,7 +108,7 @@ class PatchVAEPrior(PatchPrior):
     def patch_noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Standard normal ``(count, samples, latent_size)``; none for the bank."""
         if self.inference == "bank":
-            return torch.empty(count, 0)
+            return super().patch_noise(count, generator)
         return torch.randn(count, self.samples, self.network.latent_size, generator=generator)
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -121,6 +122,16 @@ def test_what_is_no_trained_prior_is_refused(prior_run, finished_run, tmp_path):
     torch.save({**weights, "calibration": torch.full_like(weights["calibration"], torch.nan)}, tmp_path / "new.pt")
     with pytest.raises(RunFolderError, match=r"new\.pt records no training of its weights; give the model of a run"):
         PatchVAEPrior.load(tmp_path / "new.pt")
+
+
+def test_the_guides_example_runs_on_a_trained_prior(prior_run):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/prior.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = code.replace('"outputs/prior/0001"', f"{str(prior_run)!r}, inference='encoder', samples=1")
+    namespace = {}
+    exec(compile(code, "docs/prior.md", "exec"), namespace)
+    assert namespace["log_density"].shape == (2,)
+    change = namespace["images"] + 0.05**2 * namespace["gradient"]
+    torch.testing.assert_close(namespace["denoised"], change)
 
 
 def test_a_prior_is_no_model_of_the_other_commands(prior_run, tmp_path):
