@@ -141,7 +141,7 @@ class PatchPrior(nn.Module, ABC):
         self, x: Tensor, sigma: float | Tensor, *, phase: Tensor | None = None, offset: tuple[int, int] = (0, 0)
     ) -> Tensor:
         """Posterior mean of the image without noise, like ``x``; arguments and errors as in :meth:`log_prob`."""
-        levels = _levels(sigma, x).to(x.dtype)
+        levels = _levels(sigma, x).to(x)
         return x + levels.square().view(-1, 1, 1, 1) * self.grad(x, sigma, phase=phase, offset=offset)
 
     def _evaluate(self, x: Tensor, sigma: float | Tensor, phase: Tensor | None, offset: tuple[int, int]) -> _Evaluated:
@@ -152,11 +152,11 @@ class PatchPrior(nn.Module, ABC):
         turn = phase if phase.is_complex() else torch.polar(torch.ones_like(phase), phase)
         turned = torch.complex(x[:, :1], x[:, 1:]) * turn.conj().to(x.device)
         real = self._real(turned.real, levels, offset)
-        variance = self.imaginary_std**2 + levels.square().view(-1, 1, 1, 1).to(x.dtype)
+        variance = self.imaginary_std**2 + levels.square().view(-1, 1, 1, 1).to(x)
         imaginary = turned.imag
         log_prob = -0.5 * (imaginary.square() / variance + (2 * math.pi * variance).log()).double().sum((1, 2, 3))
         grad = torch.complex(real.grad, -imaginary / variance) * turn.to(x.device)
-        return _Evaluated(real.log_prob + log_prob.to(x.dtype), torch.cat([grad.real, grad.imag], 1).to(x.dtype))
+        return _Evaluated(real.log_prob + log_prob.to(x), torch.cat([grad.real, grad.imag], 1).to(x))
 
     def _real(self, x: Tensor, levels: Tensor, offset: tuple[int, int]) -> _Evaluated:
         """Image by image, which bounds the memory, and lets each have a noise of its own."""
@@ -164,7 +164,7 @@ class PatchPrior(nn.Module, ABC):
         parts = [self._one(scaled[i : i + 1], float(level) * self.scale, offset) for i, level in enumerate(levels)]
         jacobian = x.shape[2] * x.shape[3] * math.log(self.scale)
         log_prob = torch.stack([part.log_prob for part in parts]) + jacobian
-        return _Evaluated(log_prob.to(x.dtype), (self.scale * torch.cat([part.grad for part in parts])).to(x.dtype))
+        return _Evaluated(log_prob.to(x), (self.scale * torch.cat([part.grad for part in parts])).to(x))
 
     def _one(self, x: Tensor, sigma: float, offset: tuple[int, int]) -> _Evaluated:
         """Of one image on [−1, 1]."""
@@ -177,7 +177,7 @@ class PatchPrior(nn.Module, ABC):
         scored = [self.patch_score(chunk, sigma, numbers) for chunk, numbers in chunks]
         total = torch.cat([part.log_prob for part in scored]).double().sum()
         score = image_of(torch.cat([part.score for part in scored])[None], size, self.stride, offset)
-        return _Evaluated(total * (rows * columns / self.patch_size**2), score.to(x.device))
+        return _Evaluated(total * (rows * columns / self.patch_size**2), score)
 
     def _place(self, x: Tensor) -> tuple[torch.dtype, torch.device]:
         """Where the network computes, and in what."""
@@ -202,8 +202,8 @@ class _LogProb(torch.autograd.Function):
 
 
 def _levels(sigma: float | Tensor, x: Tensor) -> Tensor:
-    """σ of each image, ``(B,)``, in float64."""
-    levels = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1)
+    """σ of each image, ``(B,)``, in float64 on the CPU, where each is looked at."""
+    levels = torch.as_tensor(sigma, dtype=torch.float64, device="cpu").reshape(-1)
     if len(levels) not in (1, len(x)) or not bool(torch.isfinite(levels).all()) or bool((levels < 0).any()):
         raise ValueError(
             f"sigma must be a standard deviation of at least 0, or one for each of the {len(x)} images, but is {sigma}."
