@@ -3,7 +3,8 @@
     python scripts/pack_bundle.py outputs/hcp/0001 packed
 
 writes ``packed/hcp`` and ``packed/hcp.zip``. From the unpacked folder training, evaluation and inference run without
-further options, and MONAI's own checks pass on it. No path of this machine and no subject's name goes into it.
+further options, and MONAI's own checks pass on it; a learned prior comes with its training alone. No path of this
+machine and no subject's name goes into it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from monai_blurvae import __version__
 from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.run_configs import run_metadata, with_run_values
+from monai_blurvae.bundle.run_configs import run_metadata, trains_blurvae, with_run_values
 from monai_blurvae.bundle.run_folder import versions
 from monai_blurvae.errors import BlurVAEError, RunFolderError
 from monai_blurvae.files import make_folder, read_object, replacing, write_json
@@ -80,9 +81,10 @@ def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
     )
     kept = {name: train[name] for name in OF_THIS_MACHINE if name in train}
     write_json(configs / "train.json", {**run.config, **kept, "bundle_root": "."})
-    write_json(configs / "evaluate.json", with_run_values(evaluate, run.config) | {"bundle_root": "."})
-    place = {"bundle_root": ".", "model_file": "$@bundle_root + '/models/model.pt'"}
-    write_json(configs / INFERENCE, with_run_values(inference, run.config) | place)
+    if trains_blurvae(run.config):
+        write_json(configs / "evaluate.json", with_run_values(evaluate, run.config) | {"bundle_root": "."})
+        place = {"bundle_root": ".", "model_file": "$@bundle_root + '/models/model.pt'"}
+        write_json(configs / INFERENCE, with_run_values(inference, run.config) | place)
     write_json(configs / METADATA, run_metadata(metadata, run.config) | _measured(run) | _environment(metadata))
     shutil.copyfile(source / "logging.conf", configs / "logging.conf")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from monai_blurvae.bundle.running import RunningConfig, references
 from monai_blurvae.data import DatasetFacts
 from monai_blurvae.files import read_object, write_json, write_text
+from monai_blurvae.networks import BlurVAE
 from monai_blurvae.run_files import CONFIG, INFERENCE, METADATA, MODEL
 
 LOGGING = "logging.conf"
@@ -20,6 +22,8 @@ FROM_RUN = re.compile(r"\$@finished_run\.setting\('(\w+)'")
 
 def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -> None:
     """Write ``config.json`` (last, since it tells that the record is whole), ``inference.json`` and ``metadata.json``.
+
+    There is an inference of a BlurVAE only.
 
     Args:
         folder: of the run.
@@ -33,11 +37,21 @@ def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -
             write_text(folder / LOGGING, (source / LOGGING).read_text(encoding="utf-8"))
         if (source / METADATA).is_file():
             write_json(folder / METADATA, run_metadata(read_object(source / METADATA), resolved))
-        if (source / INFERENCE).is_file():
+        if trains_blurvae(resolved):
             inference = read_object(source / INFERENCE)
             place = {"bundle_root": str(folder.absolute()), "model_file": f"$@bundle_root + '/{MODEL}'"}
             write_json(folder / INFERENCE, with_run_values(inference, resolved) | place)
     write_json(folder / CONFIG, resolved)
+
+
+def trains_blurvae(config: Mapping[str, Any]) -> bool:
+    """Whether the network of a training is a BlurVAE, which the bundles' evaluation and inference are for.
+
+    Args:
+        config: resolved, of the training.
+    """
+    found = pydoc.locate(str(config["network_def"].get("_target_", "")))
+    return isinstance(found, type) and issubclass(found, BlurVAE)
 
 
 def source_folder(config: RunningConfig) -> Path | None:

@@ -24,13 +24,15 @@ from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
 from monai_blurvae.engines.parallel import Averaging
 from monai_blurvae.engines.precision import SMALLEST_SCALE, autocast, check_precision, grad_scaler
 from monai_blurvae.errors import DataError, NonFiniteLossError
-from monai_blurvae.losses import Adversary, ELBOLoss, KernelLoss
-from monai_blurvae.networks import BlurVAE, VAEOutput, unwrapped
+from monai_blurvae.losses import Adversary, ELBOLoss, KernelLoss, PatchELBO
+from monai_blurvae.networks import BlurVAE, PatchVAE, PatchVAEOutput, VAEOutput, unwrapped
 from monai_blurvae.seeding import torch_rng
 
 
 class BlurVAETrainer(SupervisedTrainer):
     """Train a :class:`~monai_blurvae.networks.BlurVAE` by alternating two steps on one forward pass.
+
+    A :class:`~monai_blurvae.networks.PatchVAE`, which has no kernel, is trained by the second step alone.
 
     Each iteration encodes and decodes the batch once. The kernel step updates the kernel generator alone (eq. 12), with
     the latent and the reconstruction detached; the VAE step then updates encoder and decoder alone (eq. 11), with
@@ -49,8 +51,9 @@ class BlurVAETrainer(SupervisedTrainer):
         train_data_loader: batches as dictionaries with ``image`` in [−1, 1] and, for error messages, ``source``.
         network: the network, or the network in a wrapper.
         optimizer: over ``network.vae_parameters()`` and the parameters that the objective has, if any.
-        kernel_optimizer: over ``network.kernel_parameters()``.
-        loss_function: the objective of the VAE step, with its warm-up; moved to the device, as the next one.
+        kernel_optimizer: over ``network.kernel_parameters()``; None where no kernel step is taken.
+        loss_function: the objective of the VAE step, with its warm-up; moved to the device, as the next one. One of
+            the network's own kind: :class:`~monai_blurvae.losses.PatchELBO` for a ``PatchVAE``.
         kernel_loss_function: the objective of the kernel step, :class:`~monai_blurvae.losses.KernelLoss` by default.
         epoch_length: iterations in an epoch; ``len(train_data_loader)`` by default.
         non_blocking: for the copy of the batch to the device.
@@ -71,8 +74,8 @@ class BlurVAETrainer(SupervisedTrainer):
         decollate: whether to split batch and output into lists, for postprocessing by MONAI's transforms.
 
     Raises:
-        ValueError: for an unknown precision, a ``gradient_clip`` that is not positive, or an objective with parameters
-            that no optimizer holds.
+        ValueError: for an unknown precision, a ``gradient_clip`` that is not positive, an objective with parameters
+            that no optimizer holds, or a kernel step without its optimizer.
         DataError: from ``run``, when there is no training data, or a batch without images.
         NonFiniteLossError: from ``run``, when a loss or a gradient is infinite or not a number. The weights are still
             those before the step.
@@ -83,10 +86,10 @@ class BlurVAETrainer(SupervisedTrainer):
         device: str | torch.device,
         max_epochs: int,
         train_data_loader: Iterable[Any] | DataLoader[Any],
-        network: BlurVAE | nn.Module,
+        network: BlurVAE | PatchVAE | nn.Module,
         optimizer: Optimizer,
-        kernel_optimizer: Optimizer,
-        loss_function: ELBOLoss,
+        kernel_optimizer: Optimizer | None,
+        loss_function: ELBOLoss | PatchELBO,
         kernel_loss_function: KernelLoss | None = None,
         epoch_length: int | None = None,
         non_blocking: bool = False,
@@ -110,7 +113,9 @@ class BlurVAETrainer(SupervisedTrainer):
         self.kernel_optimizer = kernel_optimizer
         kernel_loss = KernelLoss() if kernel_loss_function is None else kernel_loss_function
         for objective in (loss_function, kernel_loss):
-            _require_optimizer(objective, (optimizer, kernel_optimizer))
+            _require_optimizer(objective, [held for held in (optimizer, kernel_optimizer) if held is not None])
+        if kernel_optimizer is None and (train_kernel or loss_function.uses_kernel):
+            raise ValueError("kernel_optimizer is None, but the kernel is to be trained; set train_kernel to false.")
         self.kernel_loss_function = kernel_loss.to(device)
         self.seed = seed
         self.precision = precision
@@ -144,10 +149,9 @@ class BlurVAETrainer(SupervisedTrainer):
         self.add_event_handler(Events.STARTED, _start_data_stream)
 
     @property
-    def model(self) -> BlurVAE:
+    def model(self) -> Any:
         """The network without its wrapper."""
-        network: BlurVAE = unwrapped(self.network)
-        return network
+        return unwrapped(self.network)
 
     def run(self) -> None:
         """Train to the last epoch."""
@@ -159,8 +163,8 @@ class BlurVAETrainer(SupervisedTrainer):
         images = images_of(self, batchdata)
         self.network.train()
         with autocast(self.state.device, self.precision):
-            output = self.inferer(images, self.network, noise=self._noise(len(images)))
-        output = VAEOutput(*(value.float() for value in output))
+            output = self.inferer(images, self.network, noise=self._noise(images.shape))
+        output = type(output)(*(value.float() for value in output))
         self.state.output = {CommonKeys.IMAGE: images, CommonKeys.LABEL: images, **_detached(output)}
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         if self.loss_function.uses_kernel or self.train_kernel:
@@ -179,11 +183,12 @@ class BlurVAETrainer(SupervisedTrainer):
         self.fire_event(BlurVAEEvents.KERNEL_STEP_STARTED)
         kernel = self.model.kernel(output.z.detach())
         loss = self.kernel_loss_function(output.reconstruction.detach(), images, kernel)
+        assert self.kernel_optimizer is not None
         self._step(loss, self.kernel_optimizer, "kernel loss")
         self.state.output |= {BlurVAEKeys.KERNEL_LOSS: loss.detach(), BlurVAEKeys.KERNEL: kernel.detach()}
         self.fire_event(BlurVAEEvents.KERNEL_STEP_COMPLETED)
 
-    def _vae_step(self, images: Tensor, output: VAEOutput) -> None:
+    def _vae_step(self, images: Tensor, output: Any) -> None:
         """θ and φ: lower the negative ELBO under the kernel of the generator as it is now."""
         self.fire_event(BlurVAEEvents.VAE_STEP_STARTED)
         kernel = None
@@ -274,13 +279,13 @@ class BlurVAETrainer(SupervisedTrainer):
             self._fire_event(Events.EXCEPTION_RAISED, e)
         raise e
 
-    def _noise(self, batch_size: int) -> Tensor:
+    def _noise(self, image_shape: Sequence[int]) -> Tensor:
         """Standard normal noise of this iteration, drawn on the CPU so that every device sees the same."""
         generator = torch_rng(self.seed, "noise", self.state.iteration, self.state.rank)
-        return torch.randn(batch_size, self.model.latent_size, generator=generator).to(self.state.device)
+        return torch.randn(self.model.noise_shape(image_shape), generator=generator).to(self.state.device)
 
 
-def _detached(output: VAEOutput) -> dict[str, Tensor]:
+def _detached(output: VAEOutput | PatchVAEOutput) -> dict[str, Tensor]:
     return {
         CommonKeys.PRED: output.reconstruction.detach(),
         BlurVAEKeys.MU: output.mu.detach(),

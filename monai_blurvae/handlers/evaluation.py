@@ -148,7 +148,7 @@ class EvaluationReportHandler:
             "kernel_width": kernel_width(output[BlurVAEKeys.KERNEL]),
         }
         step = max(1, len(engine.state.dataloader.dataset) // self.count)
-        for i, place in enumerate(_places(batch, len(pair[0]), len(self._rows))):
+        for i, place in enumerate(places_of(batch, len(pair[0]), len(self._rows))):
             row = place | {name: float(value[i]) for name, value in values.items()}
             if len(self._rows) % step == 0 and len(self._examples) < self.count:
                 kernel = output[BlurVAEKeys.KERNEL][i]
@@ -298,7 +298,7 @@ class EvaluationReportHandler:
         }
 
 
-def _places(batch: Mapping[str, Any], count: int, before: int) -> list[dict[str, Any]]:
+def places_of(batch: Mapping[str, Any], count: int, before: int) -> list[dict[str, Any]]:
     """Where each image of a batch is from, the first columns of the table; ``before`` images came before."""
     names = batch.get("subject", [str(before + i) for i in range(count)])
     if "position" not in batch:

@@ -27,7 +27,7 @@ class BlurVAETensorBoardHandler:
     Args:
         folder: of the event files, or a callable that gives it when the training starts.
         network: draws the pictures; whatever wraps it.
-        images: dataset whose first images are shown.
+        images: dataset whose first images are shown; None for no pictures.
         validator: whose metrics are written.
         interval: epochs between two validations.
         count: number of images.
@@ -39,7 +39,7 @@ class BlurVAETensorBoardHandler:
         self,
         folder: FilePath,
         network: nn.Module,
-        images: Dataset[dict[str, Any]],
+        images: Dataset[dict[str, Any]] | None,
         validator: Engine,
         interval: int,
         count: int = 4,
@@ -82,21 +82,22 @@ class BlurVAETensorBoardHandler:
                 self._writer.add_scalar(f"train/{name}", value, engine.state.epoch)
 
     def _write_validation(self, engine: Engine) -> None:
-        if self._writer is None or not len(self.images):  # type: ignore[arg-type]
+        if self._writer is None or (self.images is not None and not len(self.images)):  # type: ignore[arg-type]
             return
-        pictures, kernels = self._draw(engine.state.device)
         with self._writing():
             for name, value in self.validator.state.metrics.items():
                 self._writer.add_scalar(f"validation/{name}", float(value), engine.state.epoch)
-            self._writer.add_image("input, reconstruction, sample", pictures, engine.state.epoch, dataformats="HWC")
-            self._writer.add_image("kernels", kernels, engine.state.epoch, dataformats="HWC")
+            if self.images is not None:
+                pictures, kernels = self._draw(self.images, engine.state.device)
+                self._writer.add_image("input, reconstruction, sample", pictures, engine.state.epoch, dataformats="HWC")
+                self._writer.add_image("kernels", kernels, engine.state.epoch, dataformats="HWC")
             self._writer.flush()
 
     @torch.no_grad()
-    def _draw(self, device: torch.device) -> tuple[Any, Any]:
-        count = min(self.count, len(self.images))  # type: ignore[arg-type]
-        step = len(self.images) // count  # type: ignore[arg-type]
-        images = torch.stack([self.images[i * step]["image"] for i in range(count)]).to(device)
+    def _draw(self, dataset: Dataset[dict[str, Any]], device: torch.device) -> tuple[Any, Any]:
+        count = min(self.count, len(dataset))  # type: ignore[arg-type]
+        step = len(dataset) // count  # type: ignore[arg-type]
+        images = torch.stack([dataset[i * step]["image"] for i in range(count)]).to(device)
         network = unwrapped(self.network).eval()
         output = network(images)
         rows = [

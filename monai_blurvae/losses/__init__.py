@@ -8,6 +8,7 @@ from monai_blurvae.losses.ffl import FocalFrequencyTerm
 from monai_blurvae.losses.kernel import KernelLoss
 from monai_blurvae.losses.l1 import LaplaceLoss
 from monai_blurvae.losses.l2 import L2Loss
+from monai_blurvae.losses.patch_elbo import PatchELBO
 from monai_blurvae.losses.plain import PlainTerm
 from monai_blurvae.losses.robust import RobustLoss
 from monai_blurvae.losses.sigma_vae import SigmaVAELoss
@@ -27,6 +28,7 @@ __all__ = [
     "KernelLoss",
     "L2Loss",
     "LaplaceLoss",
+    "PatchELBO",
     "PlainTerm",
     "ReconstructionTerm",
     "RobustLoss",

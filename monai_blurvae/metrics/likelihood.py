@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -73,6 +73,9 @@ class Likelihood(Protocol):
             Like ``mean``.
         """
 
+    def with_noise(self, sigma: float) -> Likelihood:
+        """p(x + σ n|z) of white noise n, in squared units of the images added to what was fitted."""
+
 
 @dataclass(frozen=True)
 class VarianceLikelihood:
@@ -94,26 +97,34 @@ class VarianceLikelihood:
         """x̂ + s e, see :meth:`Likelihood.sample`."""
         return mean + math.sqrt(self.variance) * _white_noise(mean, generator)
 
+    def with_noise(self, sigma: float) -> VarianceLikelihood:
+        """N(x̂, (s² + σ²) I)."""
+        return replace(self, variance=self.variance + sigma**2)
+
 
 @dataclass(frozen=True)
 class KernelLikelihood:
-    """N(x; x̂, s² (WᵀW)⁻¹) with W from the predicted kernel G(z) and its exact determinant (eq. 7 and 8 of the paper).
+    """N(x; x̂, s² (WᵀW)⁻¹ + σ² I), W from the predicted kernel G(z), exact determinant (eq. 7 and 8 of the paper).
 
     Attributes:
         model: predicts the kernels.
         variance: s² > 0.
         c: the Wiener constant C > 0.
         weighting: as in :func:`~monai_blurvae.functional.wiener_weight`.
+        noise_variance: σ² of white noise in the images.
     """
 
     model: LatentModel
     variance: float = 1.0
     c: float = 0.025
     weighting: str = "wiener"
+    noise_variance: float = 0.0
 
     def _weight(self, residual: Tensor, z: Tensor) -> Tensor:
+        """|W|, or with noise the weight |V| of the same s² with s² |V|⁻² = s² |W|⁻² + σ²."""
         otf = kernel_otf(self.model.kernel(z).to(residual.dtype), residual.shape[2:])
-        return wiener_weight(otf, self.c, self.weighting)
+        weight = wiener_weight(otf, self.c, self.weighting)
+        return weight * (1 + weight.square() * (self.noise_variance / self.variance)).rsqrt()
 
     def weighted_square(self, residual: Tensor, z: Tensor) -> Tensor:
         """‖W (x − x̂)‖², ``(B,)``."""
@@ -131,6 +142,10 @@ class KernelLikelihood:
         """x̂ + s |W|⁻¹ e, strongest at the frequencies that the kernel removed, see :meth:`Likelihood.sample`."""
         variance = self.variance / self._weight(mean, z).square()
         return mean + stationary_sample(_white_noise(mean, generator), variance)
+
+    def with_noise(self, sigma: float) -> KernelLikelihood:
+        """The same with more noise."""
+        return replace(self, noise_variance=self.noise_variance + sigma**2)
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,10 @@ class SpectrumLikelihood:
     def sample(self, mean: Tensor, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x̂ + Σ^½ e, see :meth:`Likelihood.sample`."""
         return mean + stationary_sample(_white_noise(mean, generator), self.variance.to(mean))
+
+    def with_noise(self, sigma: float) -> SpectrumLikelihood:
+        """N(x̂, Σ + σ² I)."""
+        return replace(self, variance=self.variance + sigma**2)
 
 
 class Bounds(NamedTuple):

@@ -1,8 +1,9 @@
-"""The variational autoencoder and its kernel generator, one module."""
+"""The variational autoencoder and its kernel generator, one module, and a variational autoencoder of small patches."""
 
 from monai_blurvae.networks.architecture import Architecture, architecture_of
 from monai_blurvae.networks.blurvae import BlurVAE, BlurVAEReconstructor, VAEOutput
 from monai_blurvae.networks.kernel_generator import KernelGenerator
+from monai_blurvae.networks.patch_vae import PatchVAE, PatchVAEOutput
 from monai_blurvae.networks.perceptual import LearnedPerceptualDistance, PerceptualFeatures
 from monai_blurvae.networks.wrapping import unwrapped
 
@@ -12,6 +13,8 @@ __all__ = [
     "BlurVAEReconstructor",
     "KernelGenerator",
     "LearnedPerceptualDistance",
+    "PatchVAE",
+    "PatchVAEOutput",
     "PerceptualFeatures",
     "VAEOutput",
     "architecture_of",

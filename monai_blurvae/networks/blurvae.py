@@ -239,6 +239,10 @@ class BlurVAE(_BlurVAEParts):
         z = mu + torch.exp(0.5 * log_var) * noise
         return VAEOutput(self.decode(z), mu, log_var, z)
 
+    def noise_shape(self, image_shape: Sequence[int]) -> tuple[int, int]:
+        """Shape of the standard normal numbers that one pass over images of a shape ``(B, C, *image_size)`` needs."""
+        return image_shape[0], self.latent_size
+
     @torch.no_grad()
     def reconstruct(
         self, x: Tensor, generator: torch.Generator | None = None, likelihood: Likelihood | None = None

@@ -13,13 +13,14 @@ from monai_blurvae.losses import (
     Adversary,
     ELBOLoss,
     L2Loss,
+    PatchELBO,
     RobustLoss,
     SigmaVAELoss,
     SpectralGaussianLoss,
     SpectrumLoss,
     WienerLoss,
 )
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import BlurVAE, PatchVAE
 
 logging.getLogger("ignite").setLevel(logging.CRITICAL)
 
@@ -361,6 +362,33 @@ def test_an_objective_whose_parameters_no_optimizer_holds_is_refused():
     )
     with pytest.raises(ValueError, match=message):
         BlurVAETrainer("cpu", 1, batches(), network, *optimizers, loss_function=ELBOLoss(RobustLoss()))
+
+
+def test_a_kernel_step_without_its_optimizer_is_refused():
+    network = BlurVAE(image_size=16, channels=(4, 8), latent_size=3, kernel_size=5)
+    optimizer = torch.optim.Adam(network.vae_parameters())
+    for objective, train_kernel in ((ELBOLoss(WienerLoss()), False), (ELBOLoss(L2Loss()), True)):
+        with pytest.raises(ValueError, match="kernel_optimizer is None, but the kernel is to be trained"):
+            BlurVAETrainer("cpu", 1, batches(), network, optimizer, None, objective, train_kernel=train_kernel)
+
+
+def test_a_patch_vae_is_trained_on_noise_of_seed_and_iteration():
+    weights = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(0)
+        network = PatchVAE(latent_size=3, hidden_size=8)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        trainer = BlurVAETrainer("cpu", 2, batches(), network, optimizer, None, PatchELBO(), seed=seed)
+        torch.manual_seed(len(weights))  # global state plays no part
+        trainer.run()
+        output = trainer.state.output
+        assert output[CommonKeys.PRED].shape == output[CommonKeys.IMAGE].shape
+        torch.testing.assert_close(
+            output[CommonKeys.LOSS], output[BlurVAEKeys.RECONSTRUCTION_TERM] + output[BlurVAEKeys.KL]
+        )
+        weights.append(snapshot(network.parameters()))
+    assert same(weights[0], weights[1])
+    assert not same(weights[0], weights[2])
 
 
 @pytest.mark.parametrize("data", [[], torch.utils.data.DataLoader([], batch_size=2)])

@@ -399,3 +399,17 @@ def test_draws_repeat_with_their_generator_and_leave_the_range_of_images():
         assert a.abs().max() > 1
         single = likelihood.sample(mean.float(), z, rng(1))
         assert single.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_adds_its_variance_to_the_dense_covariance(kind, channels, monkeypatch):
+    model, likelihood = known(kind, channels)
+    covariance = model.covariance + 0.25 * torch.eye(len(model.covariance), dtype=torch.float64)
+    noisy = likelihood.with_noise(0.3).with_noise(0.4)
+    x = images(channels=channels)
+    expected = MultivariateNormal(torch.zeros(len(covariance), dtype=torch.float64), covariance).log_prob(x.flatten(1))
+    z = torch.zeros(len(x), LATENT, dtype=torch.float64)
+    torch.testing.assert_close(noisy.log_prob(x, z), expected, rtol=1e-9, atol=0)
+    matrix = sampled_matrix(noisy, channels, monkeypatch)
+    torch.testing.assert_close(matrix @ matrix.T, covariance, rtol=0, atol=1e-10)

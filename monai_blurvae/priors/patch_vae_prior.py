@@ -1,0 +1,163 @@
+"""The density of a trained PatchVAE over images of any size."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_blurvae.errors import RunFolderError
+from monai_blurvae.handlers.checkpoint import load_safely
+from monai_blurvae.networks import PatchVAE
+from monai_blurvae.priors.inference import SCORES
+from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
+from monai_blurvae.run_files import MODEL
+
+PACKED_MODEL = "models/model.pt"
+"""The weights in a packed bundle."""
+
+
+class PatchVAEPrior(PatchPrior):
+    """Log-density, gradient and denoiser of images under a :class:`~monai_blurvae.networks.PatchVAE`.
+
+    The integral over the latent, p_σ(y) = ∫ p_σ(y|z) N(z; 0, I) dz, is taken in one of three ways:
+
+    - ``"bank"``: the mean over the network's fixed bank of K latents, a mixture of K Gaussians in closed form. It needs
+      no encoder, and is a density in its own right; at a high KL no latent of the bank is near, and it is refused.
+    - ``"encoder"``: the ELBO, with ``samples`` latents from q(z|y, σ).
+    - ``"importance"``: the log of the mean importance weight of ``samples`` latents from q(z|y, σ).
+
+    For the gradient q and the latents drawn from it are held fixed, as the envelope theorem has it for the best q.
+
+    Args:
+        network: the model, used in evaluation mode.
+        inference: ``"bank"``, ``"encoder"`` or ``"importance"``.
+        stride: wanted distance of neighbouring patches.
+        intensity: (low, high) of the images, see :class:`~monai_blurvae.priors.PatchPrior`. A training scales images
+            so that the first percentile of a volume is −1 and the 99th is 1.
+        imaginary_std: of complex images, see there.
+        samples: latents for each patch, not for the bank.
+        seed: of these.
+        chunk_size: patches that are looked at together.
+
+    Raises:
+        ValueError: for an argument out of its range, or a bank whose mean log-density on held-out patches, as the
+            training recorded it, is below the encoder's bound.
+
+    Example:
+        >>> prior = PatchVAEPrior.load("outputs/prior/0001")  # doctest: +SKIP
+        >>> prior.denoise(images, sigma=0.05)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        network: PatchVAE,
+        inference: str = "bank",
+        stride: int = 2,
+        intensity: tuple[float, float] = (0.0, 1.0),
+        imaginary_std: float | None = None,
+        samples: int = 8,
+        seed: int = 0,
+        chunk_size: int = 4096,
+    ) -> None:
+        if inference not in SCORES:
+            raise ValueError(f"inference must be one of {tuple(SCORES)}, but is {inference!r}.")
+        if samples < 1:
+            raise ValueError(f"samples must be positive, but is {samples}.")
+        super().__init__(network.patch_size, stride, intensity, imaginary_std, seed, chunk_size)
+        if inference == "bank":
+            _require_bank(network)
+        self.network = network.eval()
+        self.inference = inference
+        self.samples = samples
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> PatchVAEPrior:
+        """The prior of a trained model.
+
+        Args:
+            path: a run's folder, a packed bundle or its zip, or a file of weights.
+            **options: further arguments of the class.
+
+        Raises:
+            RunFolderError: if there is no trained ``PatchVAE``.
+            ValueError: as the class.
+        """
+        weights, file = _weights(Path(path).expanduser())
+        calibration = weights.get("calibration") if isinstance(weights, dict) else None
+        if not isinstance(calibration, Tensor) or "bank" not in weights:
+            raise RunFolderError(f"{file} holds no weights of a PatchVAE; give a run that was trained with prior.yaml.")
+        if not bool(torch.isfinite(calibration).all()):
+            raise RunFolderError(f"{file} records no training of its weights; give the model of a run.")
+        return cls(_network_of(weights), **options)
+
+    @property
+    def voxel_size(self) -> tuple[float, ...]:
+        """Voxel size of the training images in mm along each axis, 0 where it is unknown."""
+        return tuple(float(size) for size in self.network.voxel_size)
+
+    def train(self, mode: bool = True) -> PatchVAEPrior:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def patch_noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Standard normal ``(count, samples, latent_size)``; none for the bank."""
+        if self.inference == "bank":
+            return super().patch_noise(count, generator)
+        return torch.randn(count, self.samples, self.network.latent_size, generator=generator)
+
+    @torch.no_grad()
+    def patch_score(self, patches: Tensor, sigma: float, noise: Tensor) -> ScoredPatches:
+        """See :meth:`PatchPrior.patch_score`."""
+        scored = SCORES[self.inference](self.network, self.network.coefficients(patches), sigma, noise)
+        return ScoredPatches(scored.log_prob, self.network.patches(scored.score))
+
+
+def bank_misses(network: PatchVAE) -> bool:
+    """Whether the training found the mean log-density of the bank below the encoder's bound, on held-out patches."""
+    _, elbo, bank = network.calibration.mean(0).tolist()
+    return bool(bank < elbo)
+
+
+def _require_bank(network: PatchVAE) -> None:
+    if bank_misses(network):
+        _, elbo, bank = network.calibration.mean(0).tolist()
+        raise ValueError(
+            f"the bank of {len(network.bank)} latents has a mean log-density of {bank:.2f} nats a patch on held-out "
+            f"patches, below the encoder's bound of {elbo:.2f}, so that it misses what the model knows; take the "
+            "inference 'importance' or 'encoder'."
+        )
+
+
+def _weights(path: Path) -> tuple[dict[str, Any], Path]:
+    """The content of the file of weights that a path stands for, and that file."""
+    if path.is_dir():
+        found = next((path / name for name in (MODEL, PACKED_MODEL) if (path / name).is_file()), None)
+        if found is None:
+            raise RunFolderError(f"{path} holds no {MODEL}; give the folder of a training, or a packed bundle.")
+        return load_safely(found), found
+    if zipfile.is_zipfile(path):  # torch's own files of weights are, too
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if f"/{name}".endswith(f"/{PACKED_MODEL}")]
+            if names:
+                with tempfile.TemporaryDirectory() as folder:
+                    return load_safely(archive.extract(names[0], folder)), path
+    return load_safely(path), path
+
+
+def _network_of(weights: dict[str, Tensor]) -> PatchVAE:
+    """The network, whose sizes are those of its weights."""
+    hidden, latent = weights["decoder.0.weight"].shape
+    network = PatchVAE(
+        patch_size=math.isqrt(len(weights["scale"])),
+        latent_size=latent,
+        hidden_size=hidden,
+        bank_size=len(weights["bank"]),
+    )
+    network.load_state_dict(weights)
+    return network

@@ -1,0 +1,140 @@
+"""configs/prior.yaml: training, resuming, packing and loading a learned prior."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from monai_blurvae.errors import RunFolderError
+from monai_blurvae.handlers.checkpoint import load_safely
+from monai_blurvae.networks.patch_vae import SIGMAS
+from monai_blurvae.priors import PatchVAEPrior
+from tests.volumes import ROOT, TRAIN, cause, run
+
+CONFIG = [TRAIN, str(ROOT / "configs/prior.yaml")]
+SMALL = {
+    "patch_size": 32,
+    "batch_size": 8,
+    "patches_per_volume": 4,
+    "eval_patches_per_volume": 2,
+    "device": "cpu",
+    "max_epochs": 2,
+    "val_interval": 1,
+    "latent_size": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def prior_run(hcp_dir, cache_dir, tmp_path_factory):
+    """The folder of a finished tiny training, by the line that a user types."""
+    folder = tmp_path_factory.mktemp("prior") / "run"
+    settings = {"dataset_dir": hcp_dir, "cache_dir": cache_dir, "run_dir": folder, **SMALL}
+    line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIG)]
+    line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(prior_run, tmp_path_factory):
+    """The zip of its bundle."""
+    folder = tmp_path_factory.mktemp("packed")
+    line = [sys.executable, str(ROOT / "scripts/pack_bundle.py"), str(prior_run), str(folder)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "hcp.zip"
+
+
+def images():
+    return torch.rand(1, 1, 20, 18, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_run_leaves_log_densities_and_denoising(prior_run):
+    summary = json.loads((prior_run / "summary.json").read_text())
+    assert summary["epochs"] == 2
+    rows = list(csv.DictReader((prior_run / "test" / "metrics.csv").open()))
+    assert len(rows) == 2
+    for sigma in SIGMAS:
+        for name in ("elbo", "bank", "kl", "psnr"):
+            mean = sum(float(row[f"{name}_{sigma:g}"]) for row in rows) / 2
+            assert summary["test"][f"{name}_{sigma:g}"] == pytest.approx(mean, rel=1e-4)
+    assert summary["test"]["log_p"] == summary["test"]["elbo_0.02"]
+    table = (prior_run / "test" / "metrics.md").read_text()
+    assert "2 patches of 1 subject." in table
+    assert "| 0.02 |" in table
+    assert not (prior_run / "inference.json").exists()
+
+
+def test_the_model_takes_calibration_and_voxel_size_along(prior_run):
+    weights = load_safely(prior_run / "model.pt")
+    torch.testing.assert_close(weights["calibration"][:, 0], torch.tensor(SIGMAS))
+    assert bool(torch.isfinite(weights["calibration"]).all())
+    assert PatchVAEPrior.load(prior_run, inference="encoder").voxel_size == (1.0, 1.0)
+
+
+def test_the_best_model_is_that_of_the_best_bound(prior_run):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(prior_run / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "train/kl", "validation/log_p", "validation/bank_0.05"} <= set(events.Tags()["scalars"])
+    best = max(event.value for event in events.Scalars("validation/log_p"))
+    calibration = load_safely(prior_run / "model.pt")["calibration"]
+    assert float(calibration[SIGMAS.index(0.02), 1]) == pytest.approx(best, rel=1e-5)
+
+
+def test_run_bundle_zip_and_weights_load_the_same_prior(prior_run, packed, tmp_path):
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(packed), str(tmp_path)], check=True)
+    places = (prior_run, packed, tmp_path / "hcp", prior_run / "model.pt")
+    priors = [PatchVAEPrior.load(place, inference="importance", intensity=(0.0, 1.0)) for place in places]
+    values = [prior.log_prob(images(), 0.1) for prior in priors]
+    assert all(torch.equal(value, values[0]) for value in values)
+    assert not (tmp_path / "hcp" / "configs" / "inference.json").exists()
+
+
+def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_path):
+    common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **SMALL, "lr_warmup": 0.0, "lr_final": 1.0}
+    run("training", CONFIG, run_dir=str(tmp_path / "straight"), **common | {"max_epochs": 3})
+    run("training", CONFIG, run_dir=str(tmp_path / "cut"), **common)
+    run("training", CONFIG, run_dir=str(tmp_path / "cut"), **common | {"max_epochs": 3}, resume="true")
+    a, b = (load_safely(tmp_path / name / "checkpoint.pt") for name in ("straight", "cut"))
+    for name in ("network", "optimizer"):
+        torch.testing.assert_close(a["objects"][name], b["objects"][name], rtol=0, atol=0)
+    assert a["trainer"] == b["trainer"]
+    assert a["validator"] == b["validator"]
+
+
+def test_what_is_no_trained_prior_is_refused(prior_run, finished_run, tmp_path):
+    with pytest.raises(RunFolderError, match="holds no weights of a PatchVAE; give a run that was trained with prior"):
+        PatchVAEPrior.load(finished_run[1])
+    with pytest.raises(RunFolderError, match=r"holds no model\.pt; give the folder of a training"):
+        PatchVAEPrior.load(tmp_path)
+    with pytest.raises(RunFolderError, match="is not there"):
+        PatchVAEPrior.load(tmp_path / "none.pt")
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        PatchVAEPrior.load(tmp_path / "broken.pt")
+    weights = load_safely(prior_run / "model.pt")
+    torch.save({**weights, "calibration": torch.full_like(weights["calibration"], torch.nan)}, tmp_path / "new.pt")
+    with pytest.raises(RunFolderError, match=r"new\.pt records no training of its weights; give the model of a run"):
+        PatchVAEPrior.load(tmp_path / "new.pt")
+
+
+def test_the_guides_example_runs_on_a_trained_prior(prior_run):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/prior.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = code.replace('"outputs/prior/0001"', f"{str(prior_run)!r}, inference='encoder', samples=1")
+    namespace = {}
+    exec(compile(code, "docs/prior.md", "exec"), namespace)
+    assert namespace["log_density"].shape == (2,)
+    change = namespace["images"] + 0.05**2 * namespace["gradient"]
+    torch.testing.assert_close(namespace["denoised"], change)
+
+
+def test_a_prior_is_no_model_of_the_other_commands(prior_run, tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        run("evaluating", str(ROOT / "bundles/hcp/evaluate.json"), run_dir=str(prior_run), cache_dir=str(tmp_path))
+    assert "another network than BlurVAE" in str(cause(error.value))
