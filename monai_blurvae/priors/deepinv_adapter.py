@@ -23,9 +23,9 @@ except ImportError as error:
 class DeepinvPrior(Prior):
     """g_σ(x) = −log p_σ(x) as an explicit prior of deepinv, whose ``g_param`` (``sigma_denoiser``) is σ.
 
-    ``prox`` is the posterior mean E[image | x] at σ, whatever ``gamma`` is, as deepinv's own plug-and-play priors have it:
-    not the minimiser of γ g(u) + ‖u − x‖²/2. HQS, PGD, ADMM and the like are then plug-and-play methods, and the cost that
-    they record, which is explicit, need not fall; gradient descent does descend on it.
+    ``prox`` is the posterior mean E[image | x] at σ, whatever ``gamma`` is, as deepinv's own plug-and-play priors have
+    it: not the minimiser of γ g(u) + ‖u − x‖²/2. HQS, PGD, ADMM and the like are then plug-and-play methods, and the
+    cost that they record, which is explicit, need not fall; gradient descent does descend on it.
 
     Args:
         prior: the density.
@@ -59,7 +59,7 @@ class DeepinvPrior(Prior):
     def _sigma(self, sigma: Sigma | None, x: Tensor) -> Sigma:
         sigma = self.sigma if sigma is None else sigma
         if sigma is None:
-            raise SettingsError("this prior needs a noise level; give g_param to the optimiser, or sigma to DeepinvPrior.")
+            raise SettingsError("the prior needs a noise level; give the optimiser a g_param, or DeepinvPrior a sigma.")
         return _one_for_each(sigma, x)
 
 
@@ -95,11 +95,11 @@ class RealMRI(LinearPhysics):
         super().__init__()
         self.operator = operator.with_phase(phase)
 
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802 - deepinv's name
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Samples of a real image."""
         return self.to_measurements(self.operator.forward(torch.complex(x, torch.zeros_like(x))))
 
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
         """The real part of the zero-filled image."""
         return self.operator.adjoint(torch.view_as_complex(y.movedim(1, -1).contiguous())).real
 
@@ -109,7 +109,10 @@ class RealMRI(LinearPhysics):
 
 
 def to_physics(operator: CartesianMRI) -> MRI | MultiCoilMRI:
-    """The operator as deepinv's ``MRI``, or where there are coil maps its ``MultiCoilMRI``, of images ``(B, 2, H, W)``."""
+    """Make deepinv's ``MRI`` of an operator, or its ``MultiCoilMRI`` where there are coil maps.
+
+    Their images are ``(B, 2, H, W)``.
+    """
     if operator.coil_maps is None:
         return MRI(mask=operator.mask)
     return MultiCoilMRI(mask=operator.mask, coil_maps=operator.coil_maps, device=operator.coil_maps.device)
@@ -121,7 +124,7 @@ def to_measurements(kspace: Tensor, operator: CartesianMRI) -> Tensor:
 
 
 def _one_for_each(sigma: Sigma, x: Tensor) -> Sigma:
-    """deepinv's σ, which may have any number of axes of length 1, as ``(B,)``."""
+    """The σ of deepinv, which may have any number of axes of length 1, as ``(B,)``."""
     if not isinstance(sigma, Tensor):
         return sigma
     return sigma.to(x).flatten().expand(len(x)) if sigma.numel() == 1 else sigma.to(x).flatten()

@@ -22,7 +22,7 @@ class ImagePrior(Protocol):
     def log_prob(
         self, x: Tensor, sigma: Sigma, *, phase: Tensor | None = None, offset: tuple[int, int] = (0, 0)
     ) -> Tensor:
-        """log p_σ(x) in nats, ``(B,)``."""
+        """The log-density log p_σ(x) in nats, ``(B,)``."""
         ...
 
     def grad(self, x: Tensor, sigma: Sigma, *, phase: Tensor | None = None, offset: tuple[int, int] = (0, 0)) -> Tensor:

@@ -26,7 +26,7 @@ class GaussianPrior(torch.nn.Module):
     def log_prob(self, x, sigma, *, phase=None, offset=(0, 0)):
         real, imaginary = self._parts(x, phase)
         variance = self.variance + _square(sigma, x)
-        log_prob = stationary_log_prob(real, torch.full_like(real, self.mean), variance[..., : x.shape[-1] // 2 + 1])
+        log_prob = stationary_log_prob(real - self.mean, variance[..., : x.shape[-1] // 2 + 1])
         if imaginary is None:
             return log_prob
         white = self.imaginary_std**2 + _square(sigma, x)

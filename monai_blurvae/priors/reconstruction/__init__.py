@@ -1,7 +1,7 @@
-"""MR reconstruction from undersampled Cartesian k-space: the operator, a learned prior's use, and what it is held against.
+"""MR reconstruction from undersampled Cartesian k-space: the operator, a learned prior's use, and its competitors.
 
-Images are complex ``(B, 1, H, W)``, k-space is complex ``(B, coils, H, W)`` with its centre at index n // 2 of both axes and
-lines along H, and a unitary DFT between them.
+Images are complex ``(B, 1, H, W)``, k-space is complex ``(B, coils, H, W)`` with its centre at index n // 2 of both
+axes and lines along H, and a unitary DFT between them.
 """
 
 from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, ZeroFilled

@@ -31,13 +31,15 @@ def estimate_coil_maps(kspace: Tensor, mask: Tensor, crop: float = 0.0) -> Tenso
         DataError: if k-space does not fit the mask, or too few lines around its centre are sampled.
         SettingsError: where sigpy is not installed.
     """
-    operator = CartesianMRI(mask, tuple(kspace.shape[-2:]), torch.ones(kspace.shape[1:], dtype=torch.complex64))
+    operator = CartesianMRI(
+        mask, (kspace.shape[-2], kspace.shape[-1]), torch.ones(kspace.shape[1:], dtype=torch.complex64)
+    )
     operator.check_kspace(kspace)
     lines = min(CALIBRATION, centre_line_count(operator.mask))
     if lines < SMALLEST_CALIBRATION:
         raise DataError(
-            f"{lines} neighbouring lines around the centre of k-space are sampled, where at least {SMALLEST_CALIBRATION} "
-            "are needed to estimate coil maps; give the maps."
+            f"{lines} neighbouring lines around the centre of k-space are sampled, where at least "
+            f"{SMALLEST_CALIBRATION} are needed to estimate coil maps; give the maps."
         )
     try:
         from sigpy.mri.app import EspiritCalib

@@ -17,7 +17,8 @@ class DeepDensityPrior:
     """Gradient steps on log p(|x|) that keep the phase of x, the measured k-space put back after every block (POCS).
 
     Tezcan et al. 2019, "MR image reconstruction using deep density priors". The gradient is that of the prior for the
-    magnitude, x ← x + step_size · ∇ log p_σ(|x|) · x / |x|, then x ← x + Aᴴ(y − A x), which of one coil keeps the samples.
+    magnitude, x ← x + step_size · ∇ log p_σ(|x|) · x / |x|, then x ← x + Aᴴ(y − A x), which for one coil keeps the
+    samples.
 
     Args:
         prior: the density.
@@ -42,8 +43,8 @@ class DeepDensityPrior:
     ) -> None:
         if blocks < 1 or steps_per_block < 1 or not sigma > 0:
             raise ValueError(
-                f"blocks is {blocks}, steps_per_block {steps_per_block} and sigma {sigma:g}; give at least 1 of both and "
-                "sigma > 0."
+                f"blocks is {blocks}, steps_per_block {steps_per_block} and sigma {sigma:g}; give at least 1 of "
+                "both and sigma > 0."
             )
         self.prior = prior
         self.blocks = blocks

@@ -13,9 +13,9 @@ from monai_blurvae.seeding import numpy_rng
 
 
 def gaussian_line_mask(
-    lines: int, acceleration: float, centre_lines: int = 15, density_std: float = 0.2, seed: int = 0
+    lines: int, acceleration: float, centre_lines: int = 15, density_std: float = 1 / 6, seed: int = 0
 ) -> Tensor:
-    """A 1-D Cartesian mask whose line density is a Gaussian, as in Tezcan et al. 2019.
+    """A 1-D Cartesian mask whose line density is the Gaussian of Tezcan et al. 2019.
 
     Args:
         lines: of full k-space.
@@ -66,7 +66,7 @@ def mask_of_lines(indices: Sequence[int], lines: int) -> Tensor:
         raise DataError("the list of sampled lines is empty; name at least one.")
     twice = [index for index, count in Counter(int(index) for index in indices).items() if count > 1]
     if twice:
-        raise DataError(f"line {twice[0]} is more than once among the sampled lines; average or remove its repetitions.")
+        raise DataError(f"line {twice[0]} is in the list of sampled lines twice or more; average its samples.")
     outside = [int(index) for index in indices if not 0 <= int(index) < lines]
     if outside:
         raise DataError(f"line {outside[0]} is not one of the {lines} lines of k-space; count from 0.")

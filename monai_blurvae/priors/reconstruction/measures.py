@@ -12,7 +12,10 @@ MEASURES = ("rmse_percent", "nmse", "psnr", "ssim")
 """Columns of the tables."""
 
 
-def reconstruction_measures(image: Tensor, reference: Tensor, data_range: float | None = None) -> list[dict[str, float]]:
+Measures = dict[str, float]
+
+
+def reconstruction_measures(image: Tensor, reference: Tensor, data_range: float | None = None) -> list[Measures]:
     """RMSE in percent, NMSE, PSNR in dB and SSIM of magnitudes.
 
     RMSE % = 100 ‖|x̂| − |x|‖ / ‖|x|‖ (Tezcan et al. 2019), NMSE its square (fastMRI); SSIM has an 11×11 Gaussian window.

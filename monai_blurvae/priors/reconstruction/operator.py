@@ -106,8 +106,8 @@ class CartesianMRI:
         """
         if kspace.ndim != 4 or not kspace.is_complex():
             raise DataError(
-                f"k-space is {kspace.dtype} of shape {tuple(kspace.shape)}, where complex (B, coils, H, W) is expected; "
-                "reconstruct a volume slice by slice, each slice as one of a batch."
+                f"k-space is {kspace.dtype} of shape {tuple(kspace.shape)}, where complex (B, coils, H, W) is "
+                "expected; reconstruct a volume slice by slice, each slice as one of a batch."
             )
         if tuple(kspace.shape[-2:]) != self.image_size:
             raise DataError(
@@ -121,7 +121,8 @@ class CartesianMRI:
             )
         finite = torch.isfinite(torch.view_as_real(kspace)).all(-1)
         if not finite.all():
-            raise DataError(f"k-space holds {int((~finite).sum())} NaN or infinite samples; repair or leave out the scan.")
+            count = int((~finite).sum())
+            raise DataError(f"k-space holds {count} NaN or infinite samples; repair or leave out the scan.")
         if not (self._mask_like(kspace) * kspace).any():
             raise DataError("all samples of k-space that the mask has are 0; the mask may be of another scan.")
 
@@ -140,9 +141,7 @@ def _check_maps(maps: Tensor, image_size: tuple[int, int]) -> Tensor:
     return maps if maps.ndim == 4 else maps[None]
 
 
-def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int, tolerance: float
-) -> Tensor:
+def conjugate_gradients(apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int, tolerance: float) -> Tensor:
     """Solve ``apply(x) = right`` for a symmetric positive map, each image of the batch by itself.
 
     Args:

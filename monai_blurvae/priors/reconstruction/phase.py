@@ -34,15 +34,15 @@ def centre_phase(kspace: Tensor, operator: CartesianMRI, lines: int | None = Non
         lines = min(centre_line_count(operator.mask), max(width // 4, SMALLEST_CENTRE))
     if lines < SMALLEST_CENTRE:
         raise DataError(
-            f"{lines} neighbouring lines around the centre of k-space are sampled, where at least {SMALLEST_CENTRE} are "
-            "needed for the phase; give the phase, or a mask with a sampled centre."
+            f"{lines} neighbouring lines around the centre of k-space are sampled, where at least {SMALLEST_CENTRE} "
+            "are needed for the phase; give the phase, or a mask with a sampled centre."
         )
     window = _hann(height, lines * height / width, kspace)[:, None] * _hann(width, lines, kspace)
     return unit_phase(operator.adjoint(kspace * window))
 
 
 def unit_phase(image: Tensor) -> Tensor:
-    """x / |x|, and 1 where x = 0."""
+    """The phase factor x / |x|, and 1 where x = 0."""
     modulus = image.abs()
     return torch.where(modulus > 0, image / modulus.clamp_min(torch.finfo(modulus.dtype).tiny), torch.ones_like(image))
 

@@ -55,8 +55,8 @@ def check_units(kspace: Tensor, operator: CartesianMRI) -> None:
     found = kspace_scale(kspace, operator)
     if not PLAUSIBLE[0] <= found <= PLAUSIBLE[1]:
         raise DataError(
-            f"k-space is in other units: the {PERCENTILE}th percentile of its zero-filled magnitude is {found:.3g}, where "
-            "about 1 is expected; divide it by kspace_scale."
+            f"k-space is in other units: the {PERCENTILE}th percentile of its zero-filled magnitude is {found:.3g}, "
+            "where about 1 is expected; divide it by kspace_scale."
         )
 
 

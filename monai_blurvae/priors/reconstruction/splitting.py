@@ -36,8 +36,8 @@ class HalfQuadraticSplitting:
     """Alternate between the data and the posterior mean under a prior, with less and less noise σ.
 
     Step t takes the image x that minimises ‖A x − y‖² / s² + ‖x − v‖² / σ_t², for noise s in k-space, then
-    v = E[image | x] under the prior at σ_t (Zoran & Weiss 2011; Zhang et al. 2021). The result is the last v, not x; where
-    s is 0 it is v with the measured samples put back.
+    v = E[image | x] under the prior at σ_t (Zoran & Weiss 2011; Zhang et al. 2021). The result is the last v, not x;
+    where s is 0 it is v with the measured samples put back.
 
     Args:
         prior: the density.
@@ -62,8 +62,8 @@ class HalfQuadraticSplitting:
     ) -> None:
         if steps < 1 or not sigma_start >= sigma_end > 0:
             raise ValueError(
-                f"steps is {steps}, sigma_start {sigma_start:g} and sigma_end {sigma_end:g}; give at least one step and "
-                "sigma_start ≥ sigma_end > 0."
+                f"steps is {steps}, sigma_start {sigma_start:g} and sigma_end {sigma_end:g}; give at least one step "
+                "and sigma_start ≥ sigma_end > 0."
             )
         self.prior = prior
         self.sigmas = [float(sigma) for sigma in np.geomspace(sigma_start, sigma_end, steps)]
