@@ -68,6 +68,11 @@ class CartesianMRI:
         """Aᴴ A x."""
         return self.adjoint(self.forward(image))
 
+    def to(self, device: torch.device | str) -> CartesianMRI:
+        """The operator with its mask and maps on a device."""
+        maps = None if self.coil_maps is None else self.coil_maps.to(device)
+        return CartesianMRI(self.mask.to(device), self.image_size, maps)
+
     def with_phase(self, phase: Tensor) -> CartesianMRI:
         """The operator x ↦ A (phase · x), for images whose phase has been taken out.
 

@@ -13,8 +13,8 @@ from monai_blurvae.priors.reconstruction.operator import CartesianMRI
 PERCENTILE = 99
 """Of the zero-filled magnitude, that is 1 in the units of the reconstructions (Tezcan et al. 2019)."""
 
-PLAUSIBLE = (0.2, 5.0)
-"""Where that percentile lies in k-space that has been scaled, also by another percentile or another slice."""
+PLAUSIBLE = (1e-3, 5.0)
+"""Where that percentile lies in k-space that has been scaled, also of a slice with next to nothing in it."""
 
 OUTER = 0.1
 """The noise is measured in this share of the samples, those farthest from the centre."""
