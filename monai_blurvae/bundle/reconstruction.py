@@ -105,17 +105,15 @@ class ScanReconstructor:
         elif folder.exists() and any(folder.iterdir()):
             raise RunFolderError(f"{folder} holds other files; choose another output_dir.")
         scan = read_scan(path, **self.scan)
-        indices = self._indices(scan)
+        indices, maps, scale = self._indices(scan), self._given_maps(scan), self._scale(scan)
+        noise = self._noise(scan, scale)
         make_folder(folder / SLICES)
         remove_leftovers(folder)
         write_json(folder / SETTINGS, settings)
-        scale = self._scale(scan)
-        noise = self._noise(scan, scale)
         logger.info(
             f"{path}: {len(indices)} of {len(scan.kspace)} slices, {scan.kspace.shape[1]} coil(s), "
             f"{int(scan.lines[0].sum())} of {scan.lines.shape[1]} lines, noise {noise:.3g} of white."
         )
-        maps = self._given_maps(scan)
         for index in tqdm(indices, desc=folder.name, unit="slice"):
             kept = folder / SLICES / f"{index:04d}.npz"
             if not kept.is_file():
