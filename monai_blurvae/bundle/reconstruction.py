@@ -24,6 +24,7 @@ from monai_blurvae.files import make_folder, read_object, remove_leftovers, repl
 from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
 from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI
+from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
 from monai_blurvae.priors.reconstruction.scaling import PERCENTILE, estimate_noise_std, percentile
 from monai_blurvae.priors.reconstruction.scan import HDF5_SUFFIXES, Scan, read_scan
 from monai_blurvae.priors.reconstruction.splitting import Reconstruction
@@ -36,8 +37,9 @@ SETTINGS, TABLE, SLICES = "settings.json", "metrics.csv", "slices"
 class ScanReconstructor:
     """Reconstruct every file into a folder of its own in ``output_dir``.
 
-    A folder holds ``NAME_reconstruction.nii.gz``, ``NAME_zero_filled.nii.gz``, ``settings.json`` and, where the fully
-    sampled image is known, ``NAME_error.nii.gz`` (reconstruction − image) and ``metrics.csv``. Slices are kept as they
+    A folder holds ``NAME_reconstruction.nii.gz``, ``NAME_zero_filled.nii.gz``, ``settings.json``, with samples
+    ``NAME_std.nii.gz`` (of the magnitude, over draws from the posterior), and, where the fully sampled image is known,
+    ``NAME_error.nii.gz`` (reconstruction − image) and ``metrics.csv``. Slices are kept as they
     are finished, so that a run that was cut off goes on; what is finished is not made again, and nothing is
     overwritten.
 
@@ -52,6 +54,8 @@ class ScanReconstructor:
         coil_maps: a ``.npy`` file with complex ``(coils, H, W)`` or ``(slices, coils, H, W)``; by default those of the
             simulation, or estimated.
         slices: numbers of the slices to reconstruct, the others are 0; all by default.
+        sampler: draws images from the posterior, whose standard deviation is then written, too.
+        samples: how many of each slice; 0 for none.
         device: to reconstruct on.
     """
 
@@ -64,6 +68,8 @@ class ScanReconstructor:
         noise_std: float | None = None,
         coil_maps: str | Path | None = None,
         slices: Sequence[int] | None = None,
+        sampler: AnnealedLangevin | None = None,
+        samples: int = 0,
         device: str = "cpu",
     ) -> None:
         self.method = method
@@ -73,6 +79,8 @@ class ScanReconstructor:
         self.noise_std = noise_std
         self.coil_maps = None if coil_maps is None else Path(coil_maps).expanduser()
         self.slices = None if slices is None else [int(index) for index in slices]
+        self.sampler = sampler if samples else None
+        self.samples = samples
         self.device = device
 
     def run(self) -> list[Path]:
@@ -129,17 +137,23 @@ class ScanReconstructor:
         kspace = (scan.kspace[index : index + 1] / scale).to(self.device)
         if not kspace.any():  # no signal and no noise: padding of a volume
             empty = np.zeros(scan.image_size, np.float32)
-            return {"reconstruction": empty, "zero_filled": empty}
+            return dict.fromkeys(self._kinds(), empty)
         coil_maps = None if maps is None else maps[index if len(maps) > 1 else 0][None]
         if coil_maps is None and scan.coil_maps is None and kspace.shape[1] > 1:
             coil_maps = estimate_coil_maps(kspace, scan.lines[index].float())
         operator = scan.operator(index, coil_maps).to(self.device)
         image = self.method(kspace, operator, noise)
-        images = {"reconstruction": image, "zero_filled": operator.adjoint(kspace)}
-        return {name: scan.crop(x[0, 0].abs() * scale).cpu().numpy() for name, x in images.items()}
+        images = {"zero_filled": operator.adjoint(kspace).abs(), "reconstruction": image.abs()}
+        if self.sampler is not None:
+            images["std"] = self.sampler(kspace, operator, noise, samples=self.samples).abs().std(0)
+        return {name: scan.crop(x[0, 0] * scale).cpu().numpy() for name, x in images.items()}
+
+    def _kinds(self) -> list[str]:
+        """Images that are made of each slice."""
+        return ["zero_filled", "reconstruction", *(["std"] if self.sampler is not None else [])]
 
     def _finish(self, scan: Scan, folder: Path, indices: Sequence[int]) -> None:
-        names = ("zero_filled", "reconstruction")
+        names = self._kinds()
         volumes = {name: np.zeros((len(scan.kspace), *scan.image_size), np.float32) for name in names}
         for index in indices:
             with np.load(folder / SLICES / f"{index:04d}.npz") as images:
@@ -149,7 +163,8 @@ class ScanReconstructor:
             chosen = torch.zeros(len(scan.kspace), dtype=torch.bool)
             chosen[list(indices)] = True
             reference = scan.reference.numpy()
-            write_text(folder / TABLE, _table(volumes, reference, indices))
+            compared = {name: volumes[name] for name in ("zero_filled", "reconstruction")}
+            write_text(folder / TABLE, _table(compared, reference, indices))
             volumes["error"] = (volumes["reconstruction"] - reference) * chosen[:, None, None].numpy()
         # the reconstruction last: it says that all is done
         for name in sorted(volumes, key=lambda name: name == "reconstruction"):
@@ -211,6 +226,8 @@ class ScanReconstructor:
         maps = None if self.coil_maps is None else sha256_of(self.coil_maps)
         own: dict[str, Any] = {"noise_std": self.noise_std, "slices": self.slices, "coil_maps": maps}
         content = sha256_of(path) if path.is_file() else None
+        if self.sampler is not None:
+            own |= {"samples": self.samples, "sampler": _described(self.sampler)}
         return own | {"input": str(path), "sha256": content, "scan": self.scan, "method": _described(self.method)}
 
 

@@ -12,6 +12,7 @@ from monai_blurvae.bundle import ScanReconstructor
 from monai_blurvae.bundle.reconstruction import find_files, named_folders
 from monai_blurvae.errors import DataError, RunFolderError, SettingsError
 from monai_blurvae.priors.reconstruction import (
+    AnnealedLangevin,
     HalfQuadraticSplitting,
     RealLeastSquares,
     ZeroFilled,
@@ -153,6 +154,19 @@ def test_chosen_and_empty_slices(tmp_path):
     assert {row["slice"] for row in table(tmp_path / "out" / "a" / "metrics.csv")} == {"2", "mean"}
     with pytest.raises(SettingsError, match=r"slices is \[3\], but .*a.nii.gz has 3 slices, 0 to 2"):
         ScanReconstructor(method(), path, tmp_path / "three", scan, slices=[3]).run()
+
+
+def test_uncertainty(tmp_path):
+    path = volume(tmp_path / "a.nii.gz", 1)
+    sampler = AnnealedLangevin(prior(), 3, 1)
+    scan = SCAN | {"acceleration": 3}
+    ScanReconstructor(method(), path, tmp_path / "out", scan, sampler=sampler, samples=3).run()
+    deviation = nib.load(tmp_path / "out" / "a" / "a_std.nii.gz").get_fdata()
+    assert deviation.shape == nib.load(path).shape
+    assert (deviation > 0).all()
+    assert {row["method"] for row in table(tmp_path / "out" / "a" / "metrics.csv")} == {"zero_filled", "reconstruction"}
+    with pytest.raises(RunFolderError, match="samples was 3 and is 2 now"):
+        ScanReconstructor(method(), path, tmp_path / "out", scan, sampler=sampler, samples=2).run()
 
 
 def raw(path, factor=1.0, coils=3):

@@ -11,12 +11,14 @@ from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask, mask_o
 from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI, centred_fft, centred_ifft
 from monai_blurvae.priors.reconstruction.phase import centre_phase
+from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
 from monai_blurvae.priors.reconstruction.scaling import estimate_noise_std, kspace_scale
 from monai_blurvae.priors.reconstruction.simulate import simulate_coil_maps, simulate_kspace, simulate_phase
 from monai_blurvae.priors.reconstruction.splitting import HalfQuadraticSplitting, Reconstruction
 
 __all__ = [
     "MEASURES",
+    "AnnealedLangevin",
     "CartesianMRI",
     "DeepDensityPrior",
     "HalfQuadraticSplitting",
