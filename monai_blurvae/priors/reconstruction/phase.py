@@ -14,14 +14,16 @@ SMALLEST_CENTRE = 4
 
 
 def centre_phase(kspace: Tensor, operator: CartesianMRI, lines: int | None = None) -> Tensor:
-    """exp(i φ) of the image that the centre of k-space shows through a Hann window (of coils, weighted by their maps).
+    """exp(i φ) of the image that the centre of k-space shows through a Hann window, coils combined.
 
-    The window is as wide along the lines as across them, in cycles per millimetre where voxels are square.
+    The window is twice as wide as the lines, which cut it off: one that falls to 0 within them loses resolution, and
+    has more than twice the error on T1 slices with a smooth phase. It is as wide along the lines as across them, in cycles
+    per millimetre where voxels are square.
 
     Args:
         kspace: ``(B, N, H, W)``.
         operator: with the mask and the maps of this k-space.
-        lines: width of the window; the sampled lines around the centre, at most a quarter of all.
+        lines: that are looked at; by default those sampled around the centre, at most a quarter of all.
 
     Returns:
         Complex numbers of modulus 1, ``(B, 1, H, W)``.
@@ -37,7 +39,9 @@ def centre_phase(kspace: Tensor, operator: CartesianMRI, lines: int | None = Non
             f"{lines} neighbouring lines around the centre of k-space are sampled, where at least {SMALLEST_CENTRE} "
             "are needed for the phase; give the phase, or a mask with a sampled centre."
         )
-    window = _hann(height, lines * height / width, kspace)[:, None] * _hann(width, lines, kspace)
+    columns = torch.zeros(width, device=kspace.device)
+    columns[width // 2 - lines // 2 : width // 2 - lines // 2 + lines] = 1
+    window = _hann(height, 2 * lines * height / width, kspace)[:, None] * _hann(width, 2 * lines, kspace) * columns
     return unit_phase(operator.adjoint(kspace * window))
 
 
