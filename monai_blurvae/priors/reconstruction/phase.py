@@ -17,8 +17,8 @@ def centre_phase(kspace: Tensor, operator: CartesianMRI, lines: int | None = Non
     """exp(i φ) of the image that the centre of k-space shows through a Hann window, coils combined.
 
     The window is twice as wide as the lines, which cut it off: one that falls to 0 within them loses resolution, and
-    has more than twice the error on T1 slices with a smooth phase. It is as wide along the lines as across them, in cycles
-    per millimetre where voxels are square.
+    has more than twice the error on T1 slices with a smooth phase. It is as wide along the lines as across them, in
+    cycles per millimetre where voxels are square.
 
     Args:
         kspace: ``(B, N, H, W)``.
