@@ -31,7 +31,11 @@ def test_too_many_centre_lines():
 
 @pytest.mark.parametrize(
     ("lines", "message"),
-    [([], "is empty"), ([3, 4, 3], "line 3 is more than once"), ([3, 40], "line 40 is not one of the 40 lines")],
+    [
+        ([], "is empty"),
+        ([3, 4, 3], "line 3 is in the list of sampled lines twice"),
+        ([3, 40], "line 40 is not one of the 40 lines"),
+    ],
 )
 def test_no_or_duplicate_lines(lines, message):
     with pytest.raises(DataError, match=message):
