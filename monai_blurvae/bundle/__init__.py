@@ -4,6 +4,7 @@ from monai_blurvae.bundle.command_line import begin, default_cache_dir
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.finished_run import FinishedRun, TrainedObjective
 from monai_blurvae.bundle.measures import MeasuresHandler
+from monai_blurvae.bundle.reconstruction import ScanReconstructor
 from monai_blurvae.bundle.run_folder import RunFolder, RunRecordHandler, log_skipped, prepare
 from monai_blurvae.bundle.run_report import report_run
 from monai_blurvae.bundle.running import RunningConfig, running_config
@@ -14,6 +15,7 @@ __all__ = [
     "RunFolder",
     "RunRecordHandler",
     "RunningConfig",
+    "ScanReconstructor",
     "TrainedObjective",
     "begin",
     "default_cache_dir",

@@ -12,7 +12,10 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_blurvae.errors import SettingsError
 
-STEPS = ("imports", "initialize", "finalize", "run", "preparing", "training", "evaluating", "inference")
+STEPS = (
+    *("imports", "initialize", "finalize", "run"),
+    *("preparing", "training", "evaluating", "inference", "reconstructing"),
+)
 """Top-level keys that are lists of expressions to run, not values."""
 
 FREE = frozenset(

@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 from monai.config import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform
@@ -82,9 +83,23 @@ class SaveVolumed(MapTransform):
 
     def _save(self, volume: MetaTensor) -> None:
         path = self.target(volume.meta["filename_or_obj"])
-        affine = np.asarray(volume.affine.cpu(), np.float64)
-        image = nib.Nifti1Image(np.asarray(volume.detach().cpu(), np.float32)[0], affine)
-        with writing_to(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, gzip.open(temporary, "wb", compresslevel=1) as stream:
-            image.to_stream(stream)
+        write_volume(
+            path, np.asarray(volume.detach().cpu(), np.float32)[0], np.asarray(volume.affine.cpu(), np.float64)
+        )
+
+
+def write_volume(path: Path, array: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]) -> None:
+    """Write a ``.nii.gz``, whole or not at all.
+
+    Args:
+        path: of the file; its folder is made.
+        array: ``(X, Y, Z)``.
+        affine: to RAS millimetres.
+
+    Raises:
+        RunFolderError: if it cannot be written.
+    """
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, gzip.open(temporary, "wb", compresslevel=1) as stream:
+        nib.Nifti1Image(array, affine).to_stream(stream)

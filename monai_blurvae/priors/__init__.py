@@ -1,13 +1,15 @@
-"""The learned prior: log-density, gradient and denoiser of images of any size, and the evaluation of its model."""
+"""The learned prior: a density over images of any size with its gradient and denoiser, and what is done with it."""
 
 from monai_blurvae.priors.blurvae_prior import BlurVAEPrior
 from monai_blurvae.priors.evaluation import CalibrationHandler, PatchVAEEvaluator, PriorReportHandler
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 from monai_blurvae.priors.patch_vae_prior import PatchVAEPrior
+from monai_blurvae.priors.protocol import ImagePrior
 
 __all__ = [
     "BlurVAEPrior",
     "CalibrationHandler",
+    "ImagePrior",
     "PatchPrior",
     "PatchVAEEvaluator",
     "PatchVAEPrior",

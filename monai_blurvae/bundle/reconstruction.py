@@ -1,0 +1,316 @@
+"""Reconstruct files with k-space, or volumes made into such, slice by slice."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from monai_blurvae.bundle.running import is_plain
+from monai_blurvae.data.header import VOLUME_SUFFIXES
+from monai_blurvae.data.save_volume import write_volume
+from monai_blurvae.errors import DataError, RunFolderError, SettingsError
+from monai_blurvae.files import make_folder, read_object, remove_leftovers, replacing, sha256_of, write_json, write_text
+from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
+from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
+from monai_blurvae.priors.reconstruction.operator import CartesianMRI
+from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
+from monai_blurvae.priors.reconstruction.scaling import PERCENTILE, estimate_noise_std, percentile
+from monai_blurvae.priors.reconstruction.scan import HDF5_SUFFIXES, Scan, read_scan
+from monai_blurvae.priors.reconstruction.splitting import Reconstruction
+
+logger = logging.getLogger(__name__)
+
+SETTINGS, TABLE, SLICES = "settings.json", "metrics.csv", "slices"
+
+
+class ScanReconstructor:
+    """Reconstruct every file into a folder of its own in ``output_dir``.
+
+    A folder holds ``NAME_reconstruction.nii.gz``, ``NAME_zero_filled.nii.gz``, ``settings.json``, with samples
+    ``NAME_std.nii.gz`` (of the magnitude, over draws from the posterior), and, where the fully sampled image is known,
+    ``NAME_error.nii.gz`` (reconstruction − image) and ``metrics.csv``. Slices are kept as they
+    are finished, so that a run that was cut off goes on; what is finished is not made again, and nothing is
+    overwritten.
+
+    Args:
+        method: makes an image from k-space, for example a :class:`~monai_blurvae.priors.HalfQuadraticSplitting`.
+        inputs: files, or patterns of files, one or several: fastMRI's or ISMRMRD's HDF5, or magnitude volumes, which
+            are made complex with phase and noise.
+        output_dir: folder of the results.
+        scan: further arguments of :func:`read_scan`.
+        noise_std: standard deviation of the noise's real and imaginary part, in the units of k-space; by default that
+            of the simulation, or measured.
+        coil_maps: a ``.npy`` file with complex ``(coils, H, W)`` or ``(slices, coils, H, W)``; by default those of the
+            simulation, or estimated.
+        slices: numbers of the slices to reconstruct, the others are 0; all by default.
+        sampler: draws images from the posterior, whose standard deviation is then written, too.
+        samples: how many of each slice; 0 for none.
+        device: to reconstruct on.
+    """
+
+    def __init__(
+        self,
+        method: Reconstruction,
+        inputs: str | Path | Sequence[str | Path] | None,
+        output_dir: str | Path,
+        scan: Mapping[str, Any] | None = None,
+        noise_std: float | None = None,
+        coil_maps: str | Path | None = None,
+        slices: Sequence[int] | None = None,
+        sampler: AnnealedLangevin | None = None,
+        samples: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.method = method
+        self.inputs = inputs
+        self.output_dir = Path(output_dir).expanduser()
+        self.scan = dict(scan or {})
+        self.noise_std = noise_std
+        self.coil_maps = None if coil_maps is None else Path(coil_maps).expanduser()
+        self.slices = None if slices is None else [int(index) for index in slices]
+        self.sampler = sampler if samples else None
+        self.samples = samples
+        self.device = device
+
+    def run(self) -> list[Path]:
+        """Reconstruct all files.
+
+        Returns:
+            Their folders.
+
+        Raises:
+            DataError: naming the file, if one cannot be used.
+            RunFolderError: if a folder holds what was made with other settings, or cannot be written to.
+        """
+        folders = named_folders(find_files(self.inputs))
+        for path, name in folders.items():
+            self._reconstruct(path, self.output_dir / name)
+        return [self.output_dir / name for name in folders.values()]
+
+    def _reconstruct(self, path: Path, folder: Path) -> None:
+        settings = self._settings(path)
+        finished = folder / f"{folder.name}_reconstruction.nii.gz"
+        if (folder / SETTINGS).is_file():
+            differing = _difference(read_object(folder / SETTINGS, "choose another output_dir"), settings)
+            if differing:
+                raise RunFolderError(
+                    f"{folder} holds a reconstruction whose {differing}; choose another output_dir, or remove it."
+                )
+            if finished.is_file():
+                logger.info(f"{finished} is there already.")
+                return
+        elif folder.exists() and any(folder.iterdir()):
+            raise RunFolderError(f"{folder} holds other files; choose another output_dir.")
+        scan = read_scan(path, **self.scan)
+        indices, maps, scale = self._indices(scan), self._given_maps(scan), self._scale(scan)
+        noise = self._noise(scan, scale)
+        make_folder(folder / SLICES)
+        remove_leftovers(folder)
+        write_json(folder / SETTINGS, settings)
+        logger.info(
+            f"{path}: {len(indices)} of {len(scan.kspace)} slices, {scan.kspace.shape[1]} coil(s), "
+            f"{int(scan.lines[0].sum())} of {scan.lines.shape[1]} lines, noise {noise:.3g} of white."
+        )
+        for index in tqdm(indices, desc=folder.name, unit="slice"):
+            kept = folder / SLICES / f"{index:04d}.npz"
+            if not kept.is_file():
+                images = self._slice(scan, index, scale, noise, maps)
+                with replacing(kept) as temporary, temporary.open("wb") as stream:
+                    np.savez(stream, allow_pickle=False, **images)
+        self._finish(scan, folder, indices)
+
+    def _slice(
+        self, scan: Scan, index: int, scale: float, noise: float, maps: Tensor | None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """The magnitudes of one slice, ``(h, w)``, in the units of k-space."""
+        kspace = (scan.kspace[index : index + 1] / scale).to(self.device)
+        if not kspace.any():  # no signal and no noise: padding of a volume
+            empty = np.zeros(scan.image_size, np.float32)
+            return dict.fromkeys(self._kinds(), empty)
+        coil_maps = None if maps is None else maps[index if len(maps) > 1 else 0][None]
+        if coil_maps is None and scan.coil_maps is None and kspace.shape[1] > 1:
+            coil_maps = estimate_coil_maps(kspace, scan.lines[index].float())
+        operator = scan.operator(index, coil_maps).to(self.device)
+        image = self.method(kspace, operator, noise)
+        images = {"zero_filled": operator.adjoint(kspace).abs(), "reconstruction": image.abs()}
+        if self.sampler is not None:
+            images["std"] = self.sampler(kspace, operator, noise, samples=self.samples).abs().std(0)
+        return {name: scan.crop(x[0, 0] * scale).cpu().numpy() for name, x in images.items()}
+
+    def _kinds(self) -> list[str]:
+        """Images that are made of each slice."""
+        return ["zero_filled", "reconstruction", *(["std"] if self.sampler is not None else [])]
+
+    def _finish(self, scan: Scan, folder: Path, indices: Sequence[int]) -> None:
+        names = self._kinds()
+        volumes = {name: np.zeros((len(scan.kspace), *scan.image_size), np.float32) for name in names}
+        for index in indices:
+            with np.load(folder / SLICES / f"{index:04d}.npz") as images:
+                for name in names:
+                    volumes[name][index] = images[name]
+        if scan.reference is not None:
+            chosen = torch.zeros(len(scan.kspace), dtype=torch.bool)
+            chosen[list(indices)] = True
+            reference = scan.reference.numpy()
+            compared = {name: volumes[name] for name in ("zero_filled", "reconstruction")}
+            write_text(folder / TABLE, _table(compared, reference, indices))
+            volumes["error"] = (volumes["reconstruction"] - reference) * chosen[:, None, None].numpy()
+        # the reconstruction last: it says that all is done
+        for name in sorted(volumes, key=lambda name: name == "reconstruction"):
+            write_volume(folder / f"{folder.name}_{name}.nii.gz", *scan.volume(volumes[name]))
+        for index in indices:
+            (folder / SLICES / f"{index:04d}.npz").unlink()
+        (folder / SLICES).rmdir()
+
+    def _indices(self, scan: Scan) -> list[int]:
+        count = len(scan.kspace)
+        chosen = range(count) if self.slices is None else sorted(set(self.slices))
+        outside = [index for index in chosen if not 0 <= index < count]
+        if outside or not len(chosen):
+            raise SettingsError(f"slices is {self.slices}, but {scan.source} has {count} slices, 0 to {count - 1}.")
+        return list(chosen)
+
+    def _scale(self, scan: Scan) -> float:
+        """The 99th percentile of the zero-filled magnitude of the volume, the root sum of squares of its coils."""
+        operators = (CartesianMRI(scan.lines[i].float(), _size(scan)) for i in range(len(scan.kspace)))
+        powers = [
+            operator.adjoint(kspace[:, None]).abs().square().sum(0)
+            for operator, kspace in zip(operators, scan.kspace, strict=True)
+        ]
+        scale = percentile(scan.crop(torch.stack(powers)).sqrt(), PERCENTILE)
+        if not scale > 0:
+            raise DataError(f"the zero-filled image of {scan.source} is 0 nearly everywhere; the scan may be empty.")
+        return scale
+
+    def _noise(self, scan: Scan, scale: float) -> float:
+        if self.noise_std is not None:
+            return self.noise_std / scale
+        if scan.noise_std is not None:
+            return scan.noise_std / scale
+        coils = scan.kspace.shape[1]
+        common = scan.lines.all(0).float()
+        if not common.any():
+            raise DataError(f"no line of {scan.source} is common to all slices; give noise_std.")
+        operator = CartesianMRI(common, _size(scan), torch.ones(coils, *_size(scan), dtype=torch.complex64))
+        return estimate_noise_std(scan.kspace, operator) / scale
+
+    def _given_maps(self, scan: Scan) -> Tensor | None:
+        if self.coil_maps is None:
+            return None
+        try:
+            maps = torch.from_numpy(np.load(self.coil_maps))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.coil_maps} cannot be read as .npy ({error}); write the coil maps again.") from error
+        maps = maps[None] if maps.ndim == 3 else maps
+        expected = tuple(scan.kspace.shape[1:])
+        if not maps.is_complex() or tuple(maps.shape[1:]) != expected or len(maps) not in (1, len(scan.kspace)):
+            raise DataError(
+                f"{self.coil_maps} holds {maps.dtype} of shape {tuple(maps.shape)}, where complex {expected} for "
+                f"each of the {len(scan.kspace)} slices of {scan.source}, or for all, is expected; give its own maps."
+            )
+        return maps.to(torch.complex64)
+
+    def _settings(self, path: Path) -> dict[str, Any]:
+        """What the result depends on."""
+        maps = None if self.coil_maps is None else sha256_of(self.coil_maps)
+        own: dict[str, Any] = {"noise_std": self.noise_std, "slices": self.slices, "coil_maps": maps}
+        content = sha256_of(path) if path.is_file() else None
+        if self.sampler is not None:
+            own |= {"samples": self.samples, "sampler": _described(self.sampler)}
+        return own | {"input": str(path), "sha256": content, "scan": self.scan, "method": _described(self.method)}
+
+
+def find_files(inputs: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    """Files, and all that match a pattern, in the order given, each once.
+
+    Raises:
+        DataError: if nothing is given, or something does not exist.
+    """
+    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs or [])
+    if not given:
+        raise DataError("there is no input; give HDF5 files with k-space, or volumes.")
+    found: dict[Path, None] = {}
+    for place in given:
+        path = Path(place).expanduser()
+        # a pattern may be in a folder's name, too
+        matches = [] if path.exists() else sorted(glob.glob(str(path)))  # noqa: PTH207
+        paths = [path] if path.exists() else [Path(match) for match in matches]
+        if not paths:
+            raise DataError(f"{place} does not exist; give HDF5 files with k-space, or volumes, as input.")
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def named_folders(paths: Sequence[Path]) -> dict[Path, str]:
+    """A folder's name for each file, a different one for each: its own without the suffix, if need be with a number."""
+    names: dict[Path, str] = {}
+    for path in paths:
+        suffix = next((s for s in (*VOLUME_SUFFIXES, *HDF5_SUFFIXES) if path.name.lower().endswith(s)), "")
+        stem = path.name[: len(path.name) - len(suffix)]
+        name, number = stem, 2
+        while name in names.values():
+            name, number = f"{stem}_{number}", number + 1
+        names[path] = name
+    return names
+
+
+def _size(scan: Scan) -> tuple[int, int]:
+    return (scan.kspace.shape[-2], scan.kspace.shape[-1])
+
+
+def _described(component: Any) -> dict[str, Any]:
+    """Class and plain attributes of a method, and of its prior with a checksum of the weights."""
+    attributes = {name: value for name, value in vars(component).items() if not name.startswith("_")}
+    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in attributes.items() if is_plain(v)}
+    plain.pop("training", None)
+    described: dict[str, Any] = {"class": type(component).__name__, **plain}
+    if "prior" in attributes:
+        described["prior"] = _described(attributes["prior"])
+    if isinstance(component, torch.nn.Module):
+        digest = hashlib.sha256()
+        for name, tensor in component.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        described["weights"] = digest.hexdigest()
+    return described
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+    """The first setting that is another, in words; empty if there is none."""
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found = _difference(old, new, f"{prefix}{name} ")
+            if found:
+                return found
+        elif old != new:
+            return f"{prefix}{name} was {old!r} and is {new!r} now"
+    return ""
+
+
+def _table(volumes: Mapping[str, np.ndarray[Any, Any]], reference: np.ndarray[Any, Any], indices: Sequence[int]) -> str:
+    """A row for each slice with anatomy and method, and the mean over these."""
+    largest = float(reference.max())
+    chosen = [index for index in indices if reference[index].any()]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["slice", "method", *MEASURES])
+    true = torch.from_numpy(reference[chosen])[:, None]
+    for name, volume in volumes.items():
+        rows = reconstruction_measures(torch.from_numpy(volume[chosen])[:, None], true, largest) if chosen else []
+        for index, row in zip(chosen, rows, strict=True):
+            writer.writerow([index, name, *(f"{row[measure]:.6g}" for measure in MEASURES)])
+        if rows:
+            means = [float(np.mean([row[measure] for row in rows])) for measure in MEASURES]
+            writer.writerow(["mean", name, *(f"{mean:.6g}" for mean in means)])
+    return stream.getvalue()

@@ -1,0 +1,41 @@
+"""MR reconstruction from undersampled Cartesian k-space: the operator, a learned prior's use, and its competitors.
+
+Images are complex ``(B, 1, H, W)``, k-space is complex ``(B, coils, H, W)`` with its centre at index n // 2 of both
+axes and lines along H, and a unitary DFT between them.
+"""
+
+from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, ZeroFilled
+from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
+from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
+from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask, mask_of_lines
+from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
+from monai_blurvae.priors.reconstruction.operator import CartesianMRI, centred_fft, centred_ifft
+from monai_blurvae.priors.reconstruction.phase import centre_phase
+from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
+from monai_blurvae.priors.reconstruction.scaling import estimate_noise_std, kspace_scale
+from monai_blurvae.priors.reconstruction.simulate import simulate_coil_maps, simulate_kspace, simulate_phase
+from monai_blurvae.priors.reconstruction.splitting import HalfQuadraticSplitting, Reconstruction
+
+__all__ = [
+    "MEASURES",
+    "AnnealedLangevin",
+    "CartesianMRI",
+    "DeepDensityPrior",
+    "HalfQuadraticSplitting",
+    "RealLeastSquares",
+    "Reconstruction",
+    "TotalVariation",
+    "ZeroFilled",
+    "centre_phase",
+    "centred_fft",
+    "centred_ifft",
+    "estimate_coil_maps",
+    "estimate_noise_std",
+    "gaussian_line_mask",
+    "kspace_scale",
+    "mask_of_lines",
+    "reconstruction_measures",
+    "simulate_coil_maps",
+    "simulate_kspace",
+    "simulate_phase",
+]

@@ -1,0 +1,118 @@
+"""Half-quadratic splitting with the denoiser of a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_blurvae.priors.protocol import ImagePrior
+from monai_blurvae.priors.reconstruction.operator import CartesianMRI
+from monai_blurvae.priors.reconstruction.phase import centre_phase
+from monai_blurvae.priors.reconstruction.scaling import check_units
+from monai_blurvae.seeding import numpy_rng
+
+OFFSETS = 8
+"""The grid of patches is shifted by 0 to 7 pixels along each axis, those of a patch."""
+
+Watcher = Callable[[int, Tensor], object]
+"""Called with the number of a step, from 1, and the image after it."""
+
+
+class Reconstruction(Protocol):
+    """Anything that makes an image from k-space."""
+
+    def __call__(
+        self, kspace: Tensor, operator: CartesianMRI, noise_std: float = 0.0, phase: Tensor | None = None
+    ) -> Tensor:
+        """The complex image ``(B, 1, H, W)`` of k-space ``(B, N, H, W)``."""
+        ...
+
+
+class HalfQuadraticSplitting:
+    """Alternate between the data and the posterior mean under a prior, with less and less noise σ.
+
+    Step t takes the image x that minimises ‖A x − y‖² / s² + ‖x − v‖² / σ_t², for noise s in k-space, then
+    v = E[image | x] under the prior at σ_t (Zoran & Weiss 2011; Zhang et al. 2021). The result is the last v, not x;
+    where s is 0 it is v with the measured samples put back.
+
+    Args:
+        prior: the density.
+        steps: number of σ.
+        sigma_start: the first σ, where k-space is scaled so that the zero-filled 99th percentile is 1.
+        sigma_end: the last; those between are a geometric sequence.
+        random_offsets: shift the prior's grid of patches in every step.
+        seed: of the offsets.
+
+    Raises:
+        ValueError: unless there is a step, and ``sigma_start`` ≥ ``sigma_end`` > 0.
+    """
+
+    def __init__(
+        self,
+        prior: ImagePrior,
+        steps: int = 60,
+        sigma_start: float = 0.1,
+        sigma_end: float = 0.01,
+        random_offsets: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if steps < 1 or not sigma_start >= sigma_end > 0:
+            raise ValueError(
+                f"steps is {steps}, sigma_start {sigma_start:g} and sigma_end {sigma_end:g}; give at least one step "
+                "and sigma_start ≥ sigma_end > 0."
+            )
+        self.prior = prior
+        self.sigmas = [float(sigma) for sigma in np.geomspace(sigma_start, sigma_end, steps)]
+        self.random_offsets = random_offsets
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        kspace: Tensor,
+        operator: CartesianMRI,
+        noise_std: float = 0.0,
+        phase: Tensor | None = None,
+        watcher: Watcher | None = None,
+    ) -> Tensor:
+        """Reconstruct slices.
+
+        Args:
+            kspace: y, complex ``(B, N, H, W)``, divided by :func:`kspace_scale`.
+            operator: A.
+            noise_std: s, of the real and the imaginary part of y, each.
+            phase: of the image, complex of modulus 1, ``(B, 1, H, W)``; by default that of the centre of k-space.
+            watcher: called after every step.
+
+        Returns:
+            Complex, ``(B, 1, H, W)``.
+
+        Raises:
+            DataError: if k-space does not fit the operator, holds NaN, or is in other units.
+        """
+        check_units(kspace, operator)
+        phase = centre_phase(kspace, operator) if phase is None else phase
+        rng = numpy_rng(self.seed, "offsets")
+        image = operator.adjoint(kspace)
+        for step, sigma in enumerate(self.sigmas, 1):
+            image = operator.nearest(image, kspace, (noise_std / sigma) ** 2)
+            row, column = rng.integers(0, OFFSETS, 2) if self.random_offsets else (0, 0)
+            denoised = self.prior.denoise(as_channels(image), sigma, phase=phase, offset=(int(row), int(column)))
+            image = as_complex(denoised)
+            if watcher is not None:
+                watcher(step, image)
+        return image if noise_std > 0 else operator.nearest(image, kspace, 0.0, iterations=100, tolerance=1e-7)
+
+
+def as_channels(image: Tensor) -> Tensor:
+    """Complex images ``(B, 1, H, W)`` as real and imaginary part, ``(B, 2, H, W)``."""
+    return torch.view_as_real(image[:, 0]).movedim(-1, 1)
+
+
+def as_complex(channels: Tensor) -> Tensor:
+    """The inverse of :func:`as_channels`."""
+    return torch.view_as_complex(channels.movedim(1, -1).contiguous())[:, None]

@@ -1,0 +1,231 @@
+"""Whole files, from k-space or magnitudes to NIfTI and tables, by the bundle."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from monai_blurvae.bundle import ScanReconstructor
+from monai_blurvae.bundle.reconstruction import find_files, named_folders
+from monai_blurvae.errors import DataError, RunFolderError, SettingsError
+from monai_blurvae.priors.reconstruction import (
+    AnnealedLangevin,
+    HalfQuadraticSplitting,
+    RealLeastSquares,
+    ZeroFilled,
+    centred_fft,
+    simulate_coil_maps,
+)
+from tests.priors.gaussian import GaussianPrior, power_law
+from tests.priors.phantom import head
+from tests.priors.raw_data import write_fastmri
+from tests.volumes import ROOT, cause, run, save
+
+RECONSTRUCT = str(ROOT / "bundles/hcp/reconstruct.json")
+PRIOR = "$__import__('tests.bundle.test_reconstruction', fromlist=['']).prior()"
+SCAN = {"acceleration": 2, "centre_lines": 9, "slice_axis": 2}
+AFFINE = np.array([[0, -2.0, 0, 10], [2.0, 0, 0, 20], [0, 0, 3.0, 30], [0, 0, 0, 1]])
+
+
+def prior():
+    return GaussianPrior(power_law(40, 48, 2.0, 1e-3, torch.float32), imaginary_std=0.02)
+
+
+def volume(path, slices=3, first_empty=False):
+    """Axial slices of 40×48 in RAS, stored turned."""
+    array = 500 * head(48, 40, slices)[:, 0].permute(1, 2, 0).numpy()
+    if first_empty:
+        array[:, :, 0] = 0
+    return save(path, array.astype(np.float32), affine=AFFINE)
+
+
+def method():
+    return HalfQuadraticSplitting(prior(), 10)
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_volume_by_the_bundle(tmp_path):
+    path = volume(tmp_path / "in" / "a.nii.gz")
+    settings = {"input": str(path), "output_dir": str(tmp_path / "out"), "prior": PRIOR, "device": "cpu"}
+    run("reconstructing", RECONSTRUCT, **settings, **SCAN, steps=10)
+    folder = tmp_path / "out" / "a"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *("a_error.nii.gz", "a_reconstruction.nii.gz", "a_zero_filled.nii.gz", "metrics.csv", "settings.json")
+    ]
+    image = nib.load(folder / "a_reconstruction.nii.gz")
+    true = nib.load(path)
+    np.testing.assert_allclose(image.affine, true.affine)
+    assert image.shape == true.shape
+    error = image.get_fdata() - true.get_fdata()
+    np.testing.assert_allclose(nib.load(folder / "a_error.nii.gz").get_fdata(), error, atol=1e-3)
+    rows = table(folder / "metrics.csv")
+    assert [(row["slice"], row["method"]) for row in rows] == [
+        (index, name) for name in ("zero_filled", "reconstruction") for index in ("0", "1", "2", "mean")
+    ]
+    for index in range(3):
+        nmse = np.square(error[..., index]).sum() / np.square(true.get_fdata()[..., index]).sum()
+        assert float(rows[4 + index]["nmse"]) == pytest.approx(nmse, rel=1e-3)
+        psnr = 10 * np.log10(500**2 / np.square(error[..., index]).mean())
+        assert float(rows[4 + index]["psnr"]) == pytest.approx(psnr, rel=1e-3)
+    assert float(rows[7]["psnr"]) > float(rows[3]["psnr"]) + 1
+
+
+def test_the_config_parses_alone_and_needs_an_input(tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        run("reconstructing", RECONSTRUCT, prior=PRIOR, output_dir=str(tmp_path / "out"))
+    assert str(cause(error.value)) == "there is no input; give HDF5 files with k-space, or volumes."
+    with pytest.raises(RuntimeError) as error:
+        run("reconstructing", RECONSTRUCT, prior=PRIOR, output_dir=str(tmp_path / "out"), acelleration=3)
+    assert "did you mean 'acceleration'" in str(cause(error.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_cut_off_goes_on(tmp_path):
+    """The same volume with and without an interruption; slices that are there are not made again."""
+    path = volume(tmp_path / "a.nii.gz")
+    calls = []
+
+    def counting(stop):
+        def reconstruct(kspace, operator, noise_std=0.0, phase=None):
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return RealLeastSquares(5)(kspace, operator)
+
+        reconstruct.iterations = 5
+        return reconstruct
+
+    with pytest.raises(KeyboardInterrupt):
+        ScanReconstructor(counting(2), path, tmp_path / "out", SCAN).run()
+    assert not (tmp_path / "out" / "a" / "a_reconstruction.nii.gz").exists()
+    ScanReconstructor(counting(None), path, tmp_path / "out", SCAN).run()
+    assert len(calls) == 3
+    ScanReconstructor(counting(None), path, tmp_path / "whole", SCAN).run()
+    folders = [tmp_path / name / "a" for name in ("out", "whole")]
+    for name in ("metrics.csv", "settings.json"):
+        assert len({(folder / name).read_bytes() for folder in folders}) == 1
+    images = [nib.load(folder / "a_reconstruction.nii.gz").get_fdata() for folder in folders]
+    np.testing.assert_array_equal(*images)
+
+
+def test_nothing_is_overwritten(tmp_path):
+    path = volume(tmp_path / "a.nii.gz", 1)
+    ScanReconstructor(method(), path, tmp_path / "out", SCAN).run()
+    written = {p: p.read_bytes() for p in (tmp_path / "out" / "a").iterdir()}
+    ScanReconstructor(method(), path, tmp_path / "out", SCAN).run()
+    for changed, message in (
+        (
+            ScanReconstructor(method(), path, tmp_path / "out", SCAN | {"acceleration": 3}),
+            "scan acceleration was 2 and is",
+        ),
+        (ScanReconstructor(HalfQuadraticSplitting(prior(), 11), path, tmp_path / "out", SCAN), "method sigmas was"),
+        (
+            ScanReconstructor(ZeroFilled(), path, tmp_path / "out", SCAN),
+            "method class was 'HalfQuadraticSplitting' and is",
+        ),
+    ):
+        with pytest.raises(RunFolderError, match=message):
+            changed.run()
+    volume(path, 2)
+    with pytest.raises(RunFolderError, match="sha256 was"):
+        ScanReconstructor(method(), path, tmp_path / "out", SCAN).run()
+    assert {p: p.read_bytes() for p in (tmp_path / "out" / "a").iterdir()} == written
+    (tmp_path / "other" / "a").mkdir(parents=True)
+    (tmp_path / "other" / "a" / "mine.txt").touch()
+    with pytest.raises(RunFolderError, match="holds other files"):
+        ScanReconstructor(method(), path, tmp_path / "other", SCAN).run()
+
+
+def test_chosen_and_empty_slices(tmp_path):
+    path = volume(tmp_path / "a.nii.gz", 3, first_empty=True)
+    scan = SCAN | {"noise_std": 0.0}
+    ScanReconstructor(method(), path, tmp_path / "out", scan, slices=[0, 2]).run()
+    image = nib.load(tmp_path / "out" / "a" / "a_reconstruction.nii.gz").get_fdata()
+    assert not image[..., :2].any()
+    assert image[..., 2].any()
+    assert not nib.load(tmp_path / "out" / "a" / "a_error.nii.gz").get_fdata()[..., 1].any()
+    assert {row["slice"] for row in table(tmp_path / "out" / "a" / "metrics.csv")} == {"2", "mean"}
+    with pytest.raises(SettingsError, match=r"slices is \[3\], but .*a.nii.gz has 3 slices, 0 to 2"):
+        ScanReconstructor(method(), path, tmp_path / "three", scan, slices=[3]).run()
+
+
+def test_uncertainty(tmp_path):
+    path = volume(tmp_path / "a.nii.gz", 1)
+    sampler = AnnealedLangevin(prior(), 3, 1)
+    scan = SCAN | {"acceleration": 3}
+    ScanReconstructor(method(), path, tmp_path / "out", scan, sampler=sampler, samples=3).run()
+    deviation = nib.load(tmp_path / "out" / "a" / "a_std.nii.gz").get_fdata()
+    assert deviation.shape == nib.load(path).shape
+    assert (deviation > 0).all()
+    assert {row["method"] for row in table(tmp_path / "out" / "a" / "metrics.csv")} == {"zero_filled", "reconstruction"}
+    with pytest.raises(RunFolderError, match="samples was 3 and is 2 now"):
+        ScanReconstructor(method(), path, tmp_path / "out", scan, sampler=sampler, samples=2).run()
+
+
+def raw(path, factor=1.0, coils=3):
+    """A fully sampled scan as fastMRI writes it, in small units, and its images."""
+    pytest.importorskip("h5py")
+    images = simulate_coil_maps(coils, (40, 48)) * head(40, 48, 2)
+    noise = 0.005 * torch.randn(images.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    write_fastmri(path, (factor * (centred_fft(images) + noise)).numpy())
+    return path
+
+
+def test_raw_data_with_estimated_maps(tmp_path):
+    """Units are arbitrary: a factor comes out as it went in."""
+    pytest.importorskip("sigpy")
+    for name, factor in (("a", 1.0), ("b", 1e-6)):
+        path = raw(tmp_path / f"{name}.h5", factor)
+        scan = {"acceleration": 2, "centre_lines": 13}
+        ScanReconstructor(method(), path, tmp_path / "out", scan, noise_std=0.0035 * factor).run()
+    results = [nib.load(tmp_path / "out" / n / f"{n}_reconstruction.nii.gz").get_fdata() for n in "ab"]
+    np.testing.assert_allclose(results[1] * 1e6, results[0], atol=2e-3)
+    rows = table(tmp_path / "out" / "a" / "metrics.csv")
+    assert float(rows[-1]["psnr"]) > float(rows[2]["psnr"]) + 1
+
+
+def test_given_maps(tmp_path):
+    path = raw(tmp_path / "a.h5")
+    np.save(tmp_path / "maps.npy", simulate_coil_maps(3, (40, 48))[0].numpy())
+    scan = {"acceleration": 2, "centre_lines": 13}
+    ScanReconstructor(method(), path, tmp_path / "out", scan, coil_maps=tmp_path / "maps.npy").run()
+    assert (tmp_path / "out" / "a" / "metrics.csv").is_file()
+    for maps in (simulate_coil_maps(2, (40, 48))[0].numpy(), simulate_coil_maps(3, (40, 40))[0].numpy(), np.ones(3)):
+        np.save(tmp_path / "other.npy", maps)
+        with pytest.raises(DataError, match=r"other.npy holds .* is expected; give its own maps"):
+            ScanReconstructor(method(), path, tmp_path / "bad", scan, coil_maps=tmp_path / "other.npy").run()
+    (tmp_path / "other.npy").write_bytes(b"x")
+    with pytest.raises(DataError, match="cannot be read as"):
+        ScanReconstructor(method(), path, tmp_path / "worse", scan, coil_maps=tmp_path / "other.npy").run()
+
+
+def test_undersampled_raw_data_has_no_table(tmp_path):
+    pytest.importorskip("h5py")
+    mask = np.zeros(48, bool)
+    mask[::3], mask[19:29] = True, True
+    kspace = centred_fft(head(40, 48, 1).to(torch.complex64)).numpy()[:, 0] * mask
+    write_fastmri(tmp_path / "a.h5", kspace, mask=mask)
+    folders = ScanReconstructor(method(), tmp_path / "a.h5", tmp_path / "out").run()
+    assert folders == [tmp_path / "out" / "a"]
+    assert sorted(p.name for p in folders[0].iterdir()) == [
+        *("a_reconstruction.nii.gz", "a_zero_filled.nii.gz", "settings.json")
+    ]
+    assert json.loads((folders[0] / "settings.json").read_text())["method"]["prior"]["weights"]
+
+
+def test_files_and_their_folders(tmp_path):
+    for name in ("a.nii.gz", "a.h5", "b.mrd"):
+        (tmp_path / name).touch()
+    pattern = str(tmp_path / "*.h5")
+    found = find_files([tmp_path / "b.mrd", pattern, pattern, str(tmp_path / "a.nii.gz")])
+    assert [path.name for path in found] == ["b.mrd", "a.h5", "a.nii.gz"]
+    assert list(named_folders(found).values()) == ["b", "a", "a_2"]
+    with pytest.raises(DataError, match=r"c\*.h5 does not exist"):
+        find_files(str(tmp_path / "c*.h5"))

@@ -1,0 +1,160 @@
+"""Half-quadratic splitting against the closed form that it has under a Gaussian prior."""
+
+import pytest
+import torch
+
+from monai_blurvae.errors import DataError
+from monai_blurvae.priors import ImagePrior
+from monai_blurvae.priors.reconstruction import (
+    CartesianMRI,
+    DeepDensityPrior,
+    HalfQuadraticSplitting,
+    ZeroFilled,
+    centred_fft,
+    centred_ifft,
+    kspace_scale,
+    reconstruction_measures,
+)
+from monai_blurvae.priors.reconstruction.splitting import as_channels, as_complex
+from tests.priors.gaussian import GaussianPrior, power_law
+from tests.priors.phantom import scan
+
+SIZE = (48, 40)
+
+
+def prior(dtype=torch.float32):
+    return GaussianPrior(power_law(*SIZE, 2.0, 1e-3, dtype), imaginary_std=0.02)
+
+
+def test_the_test_prior_is_one():
+    assert isinstance(prior(), ImagePrior)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_test_prior_obeys_tweedie(channels):
+    gaussian = prior(torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, channels, *SIZE, dtype=torch.float64, generator=generator).requires_grad_()
+    sigma = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    phase = torch.polar(*torch.tensor([1.0, 0.7], dtype=torch.float64)).expand(2, 1, *SIZE)
+    given = {"phase": phase} if channels == 2 else {}
+    (gradient,) = torch.autograd.grad(gaussian.log_prob(x, sigma, **given).sum(), x)
+    torch.testing.assert_close(gaussian.grad(x, sigma, **given), gradient)
+
+
+def test_closed_form_at_one_sigma():
+    """(x, v) minimise ‖A x − y‖²/s² + ‖x − v‖²/σ² + vᵀ Σ⁻¹ v; with a mask that has k and −k all of it is diagonal."""
+    mask = torch.zeros(40)
+    mask[[20, 21, 19, 22, 18, 24, 16, 29, 11, 23, 17]] = 1
+    operator = CartesianMRI(mask, SIZE)
+    generator = torch.Generator().manual_seed(0)
+    kspace = centred_fft(torch.complex(*torch.randn(2, 1, 1, *SIZE, generator=generator, dtype=torch.float64)))
+    kspace = operator.mask * kspace
+    noise, sigma = 0.3, 0.5
+    gaussian = prior(torch.float64)
+    ones = torch.ones(1, 1, *SIZE, dtype=torch.complex128)
+    found = HalfQuadraticSplitting(gaussian, 400, sigma, sigma)(kspace, operator, noise, ones)
+
+    def part(image, variance):
+        """x = y (S + σ²)/(S + σ² + s²) where sampled, 0 elsewhere, and v = x S/(S + σ²)."""
+        gain = operator.mask * variance / (variance + sigma**2 + noise**2)
+        return centred_ifft(gain * centred_fft(image.to(torch.complex128))).real
+
+    zero_filled = centred_ifft(kspace)
+    real = part(zero_filled.real, torch.fft.fftshift(gaussian.variance))
+    imaginary = part(zero_filled.imag, torch.full(SIZE, 0.02**2, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.complex(real, imaginary), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("coils", [1, 4])
+def test_measured_samples_are_kept_where_there_is_no_noise(coils):
+    kspace, operator, _ = scan(coils=coils, noise_std=0.0)
+    image = HalfQuadraticSplitting(prior(), 20)(kspace, operator)
+    kept = 1e-6 if coils == 1 else 5e-5  # many coils take conjugate gradients, in float32
+    assert (operator.forward(image) - kspace).abs().max() < kept * kspace.abs().max()
+
+
+@pytest.mark.parametrize("coils", [1, 4])
+def test_it_is_nearer_than_zero_filling(coils):
+    kspace, operator, image = scan(coils=coils)
+    quality = [
+        reconstruction_measures(method(kspace, operator, 0.01), image)[0]["psnr"]
+        for method in (ZeroFilled(), HalfQuadraticSplitting(prior()))
+    ]
+    assert quality[1] > quality[0] + 1
+
+
+def test_slices_of_a_batch_are_reconstructed_each_by_itself():
+    kspace, operator, _ = scan(coils=3, slices=2)
+    method = HalfQuadraticSplitting(prior(), 5)
+    both = method(kspace, operator, 0.01)
+    torch.testing.assert_close(both[1:], method(kspace[1:], operator, 0.01), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", [HalfQuadraticSplitting, DeepDensityPrior])
+def test_a_global_phase_leaves_the_magnitude_unchanged(method):
+    kspace, operator, _ = scan()
+    turned = kspace * torch.polar(torch.tensor(1.0), torch.tensor(1.9))
+    arguments = (operator, 0.01)
+    magnitudes = [method(prior())(y, *arguments).abs() for y in (kspace, turned)]
+    torch.testing.assert_close(magnitudes[0], magnitudes[1], atol=2e-5, rtol=0)
+
+
+def test_offsets_are_drawn_and_the_same_again():
+    kspace, operator, _ = scan()
+    gaussians = [prior(), prior(), prior(), prior()]
+    HalfQuadraticSplitting(gaussians[0], 40)(kspace, operator, 0.01)
+    HalfQuadraticSplitting(gaussians[1], 40)(kspace, operator, 0.01)
+    HalfQuadraticSplitting(gaussians[2], 40, seed=1)(kspace, operator, 0.01)
+    HalfQuadraticSplitting(gaussians[3], 40, random_offsets=False)(kspace, operator, 0.01)
+    drawn = [gaussian.offsets for gaussian in gaussians]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    assert set(drawn[3]) == {(0, 0)}
+    assert {row for row, _ in drawn[0]} == {column for _, column in drawn[0]} == set(range(8))
+
+
+def test_steps_are_watched():
+    kspace, operator, _ = scan()
+    seen = []
+    image = HalfQuadraticSplitting(prior(), 7)(kspace, operator, 0.01, watcher=lambda step, x: seen.append((step, x)))
+    assert [step for step, _ in seen] == list(range(1, 8))
+    torch.testing.assert_close(seen[-1][1], image)
+    seen.clear()
+    DeepDensityPrior(prior(), 3, 2)(kspace, operator, watcher=lambda step, x: seen.append(step))
+    assert seen == [1, 2, 3]
+
+
+def test_ddp_keeps_the_samples_of_one_coil():
+    kspace, operator, _ = scan()
+    image = DeepDensityPrior(prior(), 3)(kspace, operator)
+    assert (operator.forward(image) - kspace).abs().max() < 1e-6 * kspace.abs().max()
+
+
+@pytest.mark.parametrize("method", [HalfQuadraticSplitting, DeepDensityPrior])
+def test_other_units(method):
+    kspace, operator, _ = scan()
+    with pytest.raises(DataError, match=r"k-space is in other units: the 99th percentile .* where about 1 is expected"):
+        method(prior())(kspace * 1e-5, operator)
+    assert kspace_scale(kspace * 1e-5, operator) == pytest.approx(1e-5 * kspace_scale(kspace, operator))
+
+
+@pytest.mark.parametrize("method", [HalfQuadraticSplitting, DeepDensityPrior])
+def test_bad_kspace_is_refused(method):
+    kspace, operator, _ = scan()
+    with pytest.raises(DataError, match=r"where complex \(B, coils, H, W\) is expected"):
+        method(prior())(kspace[0], operator)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="sigma_start ≥ sigma_end > 0"):
+        HalfQuadraticSplitting(prior(), sigma_start=0.01, sigma_end=0.1)
+    with pytest.raises(ValueError, match="blocks is 0"):
+        DeepDensityPrior(prior(), blocks=0)
+
+
+def test_channels():
+    image = torch.complex(*torch.randn(2, 3, 1, 4, 5))
+    channels = as_channels(image)
+    torch.testing.assert_close(channels[:, 1], image[:, 0].imag)
+    torch.testing.assert_close(as_complex(channels), image)
