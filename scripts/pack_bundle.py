@@ -3,8 +3,8 @@
     python scripts/pack_bundle.py outputs/hcp/0001 packed
 
 writes ``packed/hcp`` and ``packed/hcp.zip``. From the unpacked folder training, evaluation and inference run without
-further options, and MONAI's own checks pass on it; a learned prior comes with its training alone. No path of this
-machine and no subject's name goes into it.
+further options, and MONAI's own checks pass on it; a learned prior comes with training and reconstruction. No path of
+this machine and no subject's name goes into it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from monai_blurvae.files import make_folder, read_object, replacing, write_json
 from monai_blurvae.run_files import INFERENCE, LINEAR, METADATA, SUMMARY
 
 ROOT = Path(__file__).resolve().parents[1]
+RECONSTRUCT = "reconstruct.json"
 OF_THIS_MACHINE = (
     *("dataset_dir", "image_pattern", "subject_pattern", "datalist", "partition_file", "skip_bad_files"),
     *("cache_dir", "sample_dir"),
@@ -85,6 +86,8 @@ def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
         write_json(configs / "evaluate.json", with_run_values(evaluate, run.config) | {"bundle_root": "."})
         place = {"bundle_root": ".", "model_file": "$@bundle_root + '/models/model.pt'"}
         write_json(configs / INFERENCE, with_run_values(inference, run.config) | place)
+    elif (source / RECONSTRUCT).is_file():
+        write_json(configs / RECONSTRUCT, read_object(source / RECONSTRUCT) | {"bundle_root": "."})
     write_json(configs / METADATA, run_metadata(metadata, run.config) | _measured(run) | _environment(metadata))
     shutil.copyfile(source / "logging.conf", configs / "logging.conf")
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
@@ -94,6 +95,9 @@ def test_run_bundle_zip_and_weights_load_the_same_prior(prior_run, packed, tmp_p
     values = [prior.log_prob(images(), 0.1) for prior in priors]
     assert all(torch.equal(value, values[0]) for value in values)
     assert not (tmp_path / "hcp" / "configs" / "inference.json").exists()
+    parser = ConfigParser(ConfigParser.load_config_file(tmp_path / "hcp" / "configs" / "reconstruct.json"))
+    parser.update({"bundle_root": str(tmp_path / "hcp"), "inference": "importance"})
+    assert torch.equal(parser.get_parsed_content("prior").log_prob(images(), 0.1), values[0])
 
 
 def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_path):
