@@ -467,7 +467,7 @@ def test_a_network_learns_which_channel_is_which(architecture):
     corners = list(itertools.product([-0.7, 0.7], repeat=3))
     colours = torch.tensor(corners).view(8, 3, 1, 1).expand(8, 3, 16, 16).clone()
     objective = ELBOLoss(WienerLoss(), beta=0.01, warmup_epochs=60)
-    trainer = make_trainer(objective, [{"image": colours}], max_epochs=150, architecture=architecture)
+    trainer = make_trainer(objective, [{"image": colours}], max_epochs=300, architecture=architecture)
     for group in trainer.optimizer.param_groups:
         group["lr"] = 1e-2
     trainer.run()

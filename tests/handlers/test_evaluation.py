@@ -198,7 +198,7 @@ def test_the_same_samples_whatever_is_evaluated(tmp_path):
     np.testing.assert_array_equal(a.sample_power, b.sample_power)
     assert (a.image_power != b.reconstruction_power).any()
     many = network.sample(4000, torch.Generator().manual_seed(2))
-    np.testing.assert_allclose(np.log10(a.sample_power), np.log10(direct_power(many)), atol=0.1)
+    np.testing.assert_allclose(np.log10(a.sample_power), np.log10(direct_power(many)), atol=0.15)
 
 
 def test_a_second_evaluation_begins_anew(tmp_path):
