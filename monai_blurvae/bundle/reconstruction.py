@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,10 @@ class ScanReconstructor:
         elif folder.exists() and any(folder.iterdir()):
             raise RunFolderError(f"{folder} holds other files; choose another output_dir.")
         scan = read_scan(path, **self.scan)
-        indices, maps, scale = self._indices(scan), self._given_maps(scan), self._scale(scan)
+        indices = self._indices(scan)
+        if self.coil_maps is not None:
+            scan = replace(scan, coil_maps=self._given_maps(scan, self.coil_maps))
+        scale = self._scale(scan)
         noise = self._noise(scan, scale)
         make_folder(folder / SLICES)
         remove_leftovers(folder)
@@ -125,22 +129,19 @@ class ScanReconstructor:
         for index in tqdm(indices, desc=folder.name, unit="slice"):
             kept = folder / SLICES / f"{index:04d}.npz"
             if not kept.is_file():
-                images = self._slice(scan, index, scale, noise, maps)
+                images = self._slice(scan, index, scale, noise)
                 with replacing(kept) as temporary, temporary.open("wb") as stream:
                     np.savez(stream, allow_pickle=False, **images)
         self._finish(scan, folder, indices)
 
-    def _slice(
-        self, scan: Scan, index: int, scale: float, noise: float, maps: Tensor | None
-    ) -> dict[str, np.ndarray[Any, Any]]:
+    def _slice(self, scan: Scan, index: int, scale: float, noise: float) -> dict[str, np.ndarray[Any, Any]]:
         """The magnitudes of one slice, ``(h, w)``, in the units of k-space."""
         kspace = (scan.kspace[index : index + 1] / scale).to(self.device)
         if not kspace.any():  # no signal and no noise: padding of a volume
             empty = np.zeros(scan.image_size, np.float32)
             return dict.fromkeys(self._kinds(), empty)
-        coil_maps = None if maps is None else maps[index if len(maps) > 1 else 0][None]
-        if coil_maps is None and scan.coil_maps is None and kspace.shape[1] > 1:
-            coil_maps = estimate_coil_maps(kspace, scan.lines[index].float())
+        estimated = scan.coil_maps is None and kspace.shape[1] > 1
+        coil_maps = estimate_coil_maps(kspace, scan.lines[index].float()) if estimated else None
         operator = scan.operator(index, coil_maps).to(self.device)
         image = self.method(kspace, operator, noise)
         images = {"zero_filled": operator.adjoint(kspace).abs(), "reconstruction": image.abs()}
@@ -205,18 +206,16 @@ class ScanReconstructor:
         operator = CartesianMRI(common, _size(scan), torch.ones(coils, *_size(scan), dtype=torch.complex64))
         return estimate_noise_std(scan.kspace, operator) / scale
 
-    def _given_maps(self, scan: Scan) -> Tensor | None:
-        if self.coil_maps is None:
-            return None
+    def _given_maps(self, scan: Scan, file: Path) -> Tensor:
         try:
-            maps = torch.from_numpy(np.load(self.coil_maps))
+            maps = torch.from_numpy(np.load(file))
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.coil_maps} cannot be read as .npy ({error}); write the coil maps again.") from error
+            raise DataError(f"{file} cannot be read as .npy ({error}); write the coil maps again.") from error
         maps = maps[None] if maps.ndim == 3 else maps
         expected = tuple(scan.kspace.shape[1:])
         if not maps.is_complex() or tuple(maps.shape[1:]) != expected or len(maps) not in (1, len(scan.kspace)):
             raise DataError(
-                f"{self.coil_maps} holds {maps.dtype} of shape {tuple(maps.shape)}, where complex {expected} for "
+                f"{file} holds {maps.dtype} of shape {tuple(maps.shape)}, where complex {expected} for "
                 f"each of the {len(scan.kspace)} slices of {scan.source}, or for all, is expected; give its own maps."
             )
         return maps.to(torch.complex64)

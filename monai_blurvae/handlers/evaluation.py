@@ -163,7 +163,7 @@ class EvaluationReportHandler:
         shown = self._shown()
         about = self._about(facts, engine.state.metrics.get("active_units"))
         record = self._record(about, shown)
-        write_text(folder / METRICS_CSV, self._table())
+        write_text(folder / METRICS_CSV, csv_text(self._rows))
         write_text(folder / METRICS_MD, self._markdown(about))
         save_figure(self._figure(shown, about["title"]), folder / RECONSTRUCTIONS)
         save_figure(self._sample_figure(shown, about["title"]), folder / SAMPLES)
@@ -178,16 +178,6 @@ class EvaluationReportHandler:
     def _mean_and_std(self, name: str) -> tuple[float, float]:
         values = [row[name] for row in self._rows]
         return fmean(values), stdev(values) if len(values) > 1 else 0.0
-
-    def _table(self) -> str:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, list(self._rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-            for row in self._rows
-        )
-        return table.getvalue()
 
     def _markdown(self, about: Mapping[str, Any]) -> str:
         lines = [f"# {about['title']}", "", f"{about['evaluated_on']}.", ""]
@@ -296,6 +286,17 @@ class EvaluationReportHandler:
             "fitted_on": densities.fitted_on,
             "missing": densities.missing,
         }
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the columns of the first as CSV, floats with six digits."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
+    )
+    return table.getvalue()
 
 
 def places_of(batch: Mapping[str, Any], count: int, before: int) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 from functools import partial
@@ -22,7 +20,7 @@ from monai_blurvae.data.facts import facts_of
 from monai_blurvae.engines.batch import images_of
 from monai_blurvae.files import FilePath, make_folder, resolved, write_text
 from monai_blurvae.functional import image_of, kl_standard_normal, patches_of
-from monai_blurvae.handlers.evaluation import mean_and_std_text, places_of
+from monai_blurvae.handlers.evaluation import csv_text, mean_and_std_text, places_of
 from monai_blurvae.metrics.image_quality import Output, as_batch
 from monai_blurvae.networks import PatchVAE, unwrapped
 from monai_blurvae.networks.patch_vae import MODEL_RANGE, SIGMAS
@@ -192,7 +190,7 @@ class PriorReportHandler:
         folder = make_folder(resolved(self.folder))
         means = {name: fmean(row[name] for row in self._rows) for name in self._names()}
         engine.state.metrics.update({name: value for name, value in means.items() if name.startswith("psnr")})
-        write_text(folder / METRICS_CSV, self._table())
+        write_text(folder / METRICS_CSV, csv_text(self._rows))
         write_text(folder / METRICS_MD, self._markdown())
         key = KEY_SIGMA
         logger.info(
@@ -203,16 +201,6 @@ class PriorReportHandler:
 
     def _names(self) -> list[str]:
         return [metric_name(name, sigma) for name in (*QUANTITIES, "psnr") for sigma in SIGMAS]
-
-    def _table(self) -> str:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, list(self._rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-            for row in self._rows
-        )
-        return table.getvalue()
 
     def _markdown(self) -> str:
         facts, network = facts_of(self.dataset), unwrapped(self.network)

@@ -192,13 +192,13 @@ def test_a_wrapped_network_and_a_folder_that_is_a_path(tmp_path):
 
 def test_the_same_samples_whatever_is_evaluated(tmp_path):
     network, images = make_network(), make_images()
-    a, _ = evaluate(tmp_path / "a", network, named(images), count=3)
-    b, _ = evaluate(tmp_path / "b", network, named(-images), count=3)
+    a, _ = evaluate(tmp_path / "a", network, named(images), count=3, seed=1)
+    b, _ = evaluate(tmp_path / "b", network, named(-images), count=3, seed=1)
     np.testing.assert_array_equal(a.samples, b.samples)
     np.testing.assert_array_equal(a.sample_power, b.sample_power)
     assert (a.image_power != b.reconstruction_power).any()
     many = network.sample(4000, torch.Generator().manual_seed(2))
-    np.testing.assert_allclose(np.log10(a.sample_power), np.log10(direct_power(many)), atol=0.15)
+    np.testing.assert_allclose(np.log10(a.sample_power), np.log10(direct_power(many)), atol=0.1)
 
 
 def test_a_second_evaluation_begins_anew(tmp_path):

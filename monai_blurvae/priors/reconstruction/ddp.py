@@ -9,7 +9,7 @@ from monai_blurvae.priors.protocol import ImagePrior
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI
 from monai_blurvae.priors.reconstruction.phase import unit_phase
 from monai_blurvae.priors.reconstruction.scaling import check_units
-from monai_blurvae.priors.reconstruction.splitting import OFFSETS, Watcher
+from monai_blurvae.priors.reconstruction.splitting import Watcher, random_offset
 from monai_blurvae.seeding import numpy_rng
 
 
@@ -82,8 +82,7 @@ class DeepDensityPrior:
         image = operator.adjoint(kspace)
         for block in range(1, self.blocks + 1):
             for _ in range(self.steps_per_block):
-                row, column = rng.integers(0, OFFSETS, 2)
-                gradient = self.prior.grad(image.abs(), self.sigma, offset=(int(row), int(column)))
+                gradient = self.prior.grad(image.abs(), self.sigma, offset=random_offset(rng))
                 image = image + self.step_size * gradient * unit_phase(image)
             image = image + operator.adjoint(kspace - operator.forward(image))
             if watcher is not None:

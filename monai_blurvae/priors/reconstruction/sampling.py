@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from monai_blurvae.priors.protocol import ImagePrior
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI
 from monai_blurvae.priors.reconstruction.phase import centre_phase
 from monai_blurvae.priors.reconstruction.scaling import check_units
-from monai_blurvae.priors.reconstruction.splitting import OFFSETS, as_channels, as_complex
+from monai_blurvae.priors.reconstruction.splitting import as_channels, as_complex, noise_levels, random_offset
 from monai_blurvae.seeding import numpy_rng, torch_rng
 
 
@@ -51,7 +50,7 @@ class AnnealedLangevin:
                 "step_size between 0 and 1."
             )
         self.prior = prior
-        self.sigmas = [float(sigma) for sigma in np.geomspace(sigma_start, sigma_end, steps)]
+        self.sigmas = noise_levels(sigma_start, sigma_end, steps)
         self.steps_per_sigma = steps_per_sigma
         self.step_size = step_size
         self.seed = seed
@@ -90,9 +89,8 @@ class AnnealedLangevin:
         for sigma in self.sigmas:
             step = self.step_size * sigma**2
             for _ in range(self.steps_per_sigma):
-                row, column = offsets.integers(0, OFFSETS, 2)
-                shift = (int(row), int(column))
-                score = as_complex(self.prior.grad(as_channels(image), sigma, phase=phase, offset=shift))
+                offset = random_offset(offsets)
+                score = as_complex(self.prior.grad(as_channels(image), sigma, phase=phase, offset=offset))
                 fit = operator.adjoint(kspace - operator.forward(image)) / (noise_std**2 + sigma**2)
                 noise = torch.randn(2, *image.shape, generator=rng).to(image.device, image.real.dtype)
                 image = image + step * (score + fit) + (2 * step) ** 0.5 * torch.complex(noise[0], noise[1])

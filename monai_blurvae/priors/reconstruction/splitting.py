@@ -66,7 +66,7 @@ class HalfQuadraticSplitting:
                 "and sigma_start ≥ sigma_end > 0."
             )
         self.prior = prior
-        self.sigmas = [float(sigma) for sigma in np.geomspace(sigma_start, sigma_end, steps)]
+        self.sigmas = noise_levels(sigma_start, sigma_end, steps)
         self.random_offsets = random_offsets
         self.seed = seed
 
@@ -100,12 +100,23 @@ class HalfQuadraticSplitting:
         image = operator.adjoint(kspace)
         for step, sigma in enumerate(self.sigmas, 1):
             image = operator.nearest(image, kspace, (noise_std / sigma) ** 2)
-            row, column = rng.integers(0, OFFSETS, 2) if self.random_offsets else (0, 0)
-            denoised = self.prior.denoise(as_channels(image), sigma, phase=phase, offset=(int(row), int(column)))
+            offset = random_offset(rng) if self.random_offsets else (0, 0)
+            denoised = self.prior.denoise(as_channels(image), sigma, phase=phase, offset=offset)
             image = as_complex(denoised)
             if watcher is not None:
                 watcher(step, image)
         return image if noise_std > 0 else operator.nearest(image, kspace, 0.0, iterations=100, tolerance=1e-7)
+
+
+def noise_levels(start: float, end: float, steps: int) -> list[float]:
+    """A geometric sequence of σ from the first to the last."""
+    return [float(sigma) for sigma in np.geomspace(start, end, steps)]
+
+
+def random_offset(rng: np.random.Generator) -> tuple[int, int]:
+    """(row, column) by which a prior's grid of patches is shifted."""
+    row, column = rng.integers(0, OFFSETS, 2)
+    return int(row), int(column)
 
 
 def as_channels(image: Tensor) -> Tensor:
