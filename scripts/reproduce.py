@@ -65,7 +65,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--importance_samples", type=int, default=16)
     add("--rate", type=float, help="validation KL in nats at which rows are compared, in later commands too")
     add("--validation_only", action="store_true", help="leave the test subjects alone and report on validation")
-    add("--jobs", type=int, help="trainings side by side, one thread each; default: one for each core, at most 4 on a GPU")
+    add(
+        "--jobs",
+        type=int,
+        help="trainings side by side, one thread each; default: one for each core, at most 4 on a GPU",
+    )
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
 
