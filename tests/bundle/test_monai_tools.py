@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, Weight
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.transforms import AsDiscreted, CopyItemsd, EnsureChannelFirstd, LoadImaged
 
+from tests.commands import environment
 from tests.volumes import HCP, ROOT, make_dataset
 
 REQUIRED = (
@@ -59,15 +59,10 @@ def packed(finished_run, tmp_path_factory):
     return work / "empty" / "hcp"
 
 
-def environment(**more):
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in more.items()}}
-
-
-def command(folder, *arguments, **env):
+def command(folder, *arguments, extras=(), **more):
     line = [sys.executable, "-m", "monai.bundle", *map(str, arguments)]
-    return subprocess.run(
-        line, cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=900, check=False
-    )
+    env = environment(*extras, **more)
+    return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
@@ -299,7 +294,7 @@ def test_tracking_by_mlflow(packed, hcp_dir, cache_dir, tmp_path, decollate):
     done = command(
         packed, "run", "training", "--config_file", "configs/train.json", "--tracking", "mlflow",
         "--output_dir", output, "--train#trainer#decollate", decollate, "--validate#evaluator#decollate", decollate,
-        HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir,
+        extras=["tracking", "study", "sample"], HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     with contextlib.closing(sqlite3.connect(output / "mlruns.db")) as database:

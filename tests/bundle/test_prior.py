@@ -14,6 +14,7 @@ from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks.patch_vae import SIGMAS
 from monai_blurvae.priors import PatchVAEPrior
+from tests.commands import environment
 from tests.volumes import ROOT, TRAIN, cause, run
 
 CONFIG = [TRAIN, str(ROOT / "configs/prior.yaml")]
@@ -36,7 +37,7 @@ def prior_run(hcp_dir, cache_dir, tmp_path_factory):
     settings = {"dataset_dir": hcp_dir, "cache_dir": cache_dir, "run_dir": folder, **SMALL}
     line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIG)]
     line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -46,7 +47,7 @@ def packed(prior_run, tmp_path_factory):
     """The zip of its bundle."""
     folder = tmp_path_factory.mktemp("packed")
     line = [sys.executable, str(ROOT / "scripts/pack_bundle.py"), str(prior_run), str(folder)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "hcp.zip"
 
