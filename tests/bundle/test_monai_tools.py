@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import monai.bundle
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -17,8 +18,9 @@ from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, Weight
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.transforms import AsDiscreted, CopyItemsd, EnsureChannelFirstd, LoadImaged
 
+from monai_blurvae.data import sample
 from tests.commands import environment
-from tests.volumes import HCP, ROOT, make_dataset
+from tests.volumes import HCP, ROOT, brain, make_dataset
 
 REQUIRED = (
     *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task"),
@@ -57,6 +59,15 @@ def packed(finished_run, tmp_path_factory):
         assert all(name.startswith("hcp/") for name in archive.namelist())
         archive.extractall(work / "empty")
     return work / "empty" / "hcp"
+
+
+@pytest.fixture(scope="module")
+def small_sample(cache_dir):
+    """The built-in sample in the cache, as a command finds it from the second time on, of volumes that take no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "_load_template", lambda: ({}, np.diag([0.7, 0.7, 0.7, 1.0])))
+        patch.setattr(sample, "_subject", lambda template, seed: brain(seed).T.astype(np.float32))
+        return sample.make_sample(sample.sample_dir(cache_dir))
 
 
 def command(folder, *arguments, extras=(), **more):
@@ -145,6 +156,7 @@ def test_ckpt_export(packed, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_sample")
 def test_training_evaluation_and_inference_from_the_folder_without_further_options(packed, hcp_dir, cache_dir):
     here = {"HCP_DIR": hcp_dir, "BLURVAE_CACHE_DIR": cache_dir}
     for run_id, config in (("training", "train"), ("evaluating", "evaluate"), ("inference", "inference")):
