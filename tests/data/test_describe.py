@@ -38,7 +38,9 @@ def parsed(**changes):
 def test_two_parses_are_equal_also_in_another_process():
     assert describe_transform(parsed()) == describe_transform(parsed())
     program = "from tests.data.test_describe import parsed, transform_key; print(transform_key(parsed()))"
-    other = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True)
+    other = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
     assert other.stdout.strip() == transform_key(parsed())
     assert "0x" not in json.dumps(describe_transform(parsed()))
 
