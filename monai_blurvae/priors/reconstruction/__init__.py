@@ -6,6 +6,7 @@ axes and lines along H, and a unitary DFT between them.
 
 from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, ZeroFilled
 from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
+from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, ConvergenceWatcher
 from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
 from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask, mask_of_lines
 from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
@@ -17,9 +18,11 @@ from monai_blurvae.priors.reconstruction.simulate import simulate_coil_maps, sim
 from monai_blurvae.priors.reconstruction.splitting import HalfQuadraticSplitting, Reconstruction
 
 __all__ = [
+    "CONVERGENCE",
     "MEASURES",
     "AnnealedLangevin",
     "CartesianMRI",
+    "ConvergenceWatcher",
     "DeepDensityPrior",
     "HalfQuadraticSplitting",
     "RealLeastSquares",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI, conjugate_gradients
 from monai_blurvae.priors.reconstruction.phase import centre_phase
-from monai_blurvae.priors.reconstruction.splitting import as_complex
+from monai_blurvae.priors.reconstruction.splitting import CENTRE_PHASE, as_complex
 
 
 class ZeroFilled:
@@ -27,6 +27,8 @@ class RealLeastSquares:
     Args:
         iterations: of conjugate gradients from 0, which regularise by being few.
     """
+
+    phase_from = CENTRE_PHASE
 
     def __init__(self, iterations: int = 20) -> None:
         self.iterations = iterations
