@@ -44,6 +44,8 @@ Numbers = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
 
 SETTINGS, SLICES = "settings.json", "slices"
+PLAUSIBLE_MAPS = (0.3, 3.0)
+"""Of the largest root sum of squares of coil maps, which is 1 by convention; with others the image has other units."""
 PICTURED = 6
 """Slices of each file that the report can show, evenly spread."""
 
@@ -144,7 +146,10 @@ class ScanReconstructor:
         for index in tqdm(indices, desc=folder.name, unit="slice"):
             kept = folder / SLICES / f"{index:04d}.npz"
             if not kept.is_file():
-                images = self._slice(scan, index, scale, noise)
+                try:
+                    images = self._slice(scan, index, scale, noise)
+                except DataError as error:
+                    raise DataError(f"{path}, slice {index}: {error}") from error
                 with replacing(kept) as temporary, temporary.open("wb") as stream:
                     np.savez(stream, allow_pickle=False, **images)
         self._finish(scan, folder, indices, {"white": scale, "noise": noise})
@@ -160,7 +165,8 @@ class ScanReconstructor:
         operator = scan.operator(index, coil_maps).to(self.device)
         watcher = self._watcher(scan, index, kspace, operator, scale)
         start = time.perf_counter()
-        image = self.method(kspace, operator, noise, **({} if watcher is None else {"watcher": watcher}))
+        watched: dict[str, Any] = {} if watcher is None else {"watcher": watcher}
+        image = self.method(kspace, operator, noise, **watched)
         seconds = time.perf_counter() - start
         images = {"zero_filled": operator.adjoint(kspace).abs(), "reconstruction": image.abs()}
         if self.sampler is not None:
@@ -263,6 +269,11 @@ class ScanReconstructor:
 
     def _noise(self, scan: Scan, scale: float) -> float:
         if self.noise_std is not None:
+            if not 0 <= self.noise_std < scale:
+                raise SettingsError(
+                    f"noise_std is {self.noise_std:g}, where a number between 0 and {scale:.3g}, the zero-filled 99th "
+                    f"percentile of {scan.source}, is expected; give it in the units of k-space."
+                )
             return self.noise_std / scale
         if scan.noise_std is not None:
             return scan.noise_std / scale
@@ -284,6 +295,12 @@ class ScanReconstructor:
             raise DataError(
                 f"{file} holds {maps.dtype} of shape {tuple(maps.shape)}, where complex {expected} for "
                 f"each of the {len(scan.kspace)} slices of {scan.source}, or for all, is expected; give its own maps."
+            )
+        sensitivity = float(maps.abs().square().sum(1).amax().sqrt())
+        if not PLAUSIBLE_MAPS[0] <= sensitivity <= PLAUSIBLE_MAPS[1]:
+            raise DataError(
+                f"{file} holds maps whose root sum of squares is up to {sensitivity:.3g}, where 1 is expected; divide "
+                "them by it, pixel by pixel, or estimate them again."
             )
         return maps.to(torch.complex64)
 

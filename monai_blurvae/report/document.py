@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_blurvae.handlers.evaluation import SPECTRUM_SAMPLES
-from monai_blurvae.report import content, figures
+from monai_blurvae.report import content, figures, prior
 from monai_blurvae.report.charts import need_matplotlib
 from monai_blurvae.report.findings import check_run
 from monai_blurvae.report.page import refuse_other_file, render_page, write_page
@@ -26,6 +26,17 @@ SECTIONS = [
     ("reproduce", "Reproduce"),
 ]
 """Id and label of the parts."""
+PRIOR_SECTIONS = [
+    ("findings", "Warnings"),
+    ("results", "Results"),
+    ("training", "Training"),
+    ("examples", "Denoising"),
+    ("patches", "Patches"),
+    ("data", "Data"),
+    ("settings", "Settings"),
+    ("reproduce", "Reproduce"),
+]
+"""Likewise, of a learned prior."""
 
 
 def write_report(
@@ -63,25 +74,34 @@ def render(run: RunRecord) -> str:
         ImportError: without matplotlib, naming the extra.
     """
     title = f"Run {run.path.resolve().name}"
+    if run.is_prior:
+        return render_page("prior.html.jinja", title, PRIOR_SECTIONS, run.path, **_common(run), **prior.shown(run))
     return render_page("report.html.jinja", title, SECTIONS, run.path, **_everything(run))
 
 
 def _everything(run: RunRecord) -> dict[str, Any]:
     """What the template shows, by the names that it has there."""
     return {
-        "run": run,
-        "subtitle": content.subtitle(run),
+        **_common(run),
         "tiles": content.tiles(run),
         "checks": check_run(run),
+        "training_charts": figures.training_charts(run.history),
+        "stages": figures.picture_stages(run.history),
+        **_kernels(run),
+        **_evaluation(run),
+    }
+
+
+def _common(run: RunRecord) -> dict[str, Any]:
+    """What is told of every run."""
+    return {
+        "run": run,
+        "subtitle": content.subtitle(run),
         "setting_groups": content.setting_groups(run.settings),
         "splits": None if run.datalist is None else content.splits(run.datalist),
         "data_facts": content.data_facts(run),
-        "training_charts": figures.training_charts(run.history),
-        "stages": figures.picture_stages(run.history),
         "repeat_command": content.repeat_command(run.path),
         "same_split_option": content.same_split_option(run.path),
-        **_kernels(run),
-        **_evaluation(run),
     }
 
 

@@ -39,6 +39,8 @@ CURVES = {
     "psnr": ("PSNR of the magnitude", "PSNR (dB)"),
 }
 """Title and label of each of :data:`CONVERGENCE`."""
+SHARES = {50: ("median", BLUE, "-"), 0: ("lowest", GREY, ":"), 100: ("highest", GREY, "--")}
+"""Label, colour and line of the percentiles over the slices that are drawn."""
 
 Numbers = npt.NDArray[np.float64]
 
@@ -237,11 +239,10 @@ def _charts(id: str, rows: Sequence[Mapping[str, str]]) -> list[Chart]:
 
 def _chart(id: str, name: str, known: Sequence[tuple[int, Sequence[float]]], slices: int) -> Chart:
     title, label = CURVES[name]
-    shown = {"median": (np.median, BLUE, "-"), "lowest": (np.min, GREY, ":"), "highest": (np.max, GREY, "--")}
     x = [step for step, _ in known]
     series = []
-    for kind, (function, colour, line) in shown.items():
-        y = np.array([function(found) for _, found in known])
+    for percentile, (kind, colour, line) in SHARES.items():
+        y = np.array([np.percentile(found, percentile) for _, found in known])
         y = y if name == "psnr" else np.log10(np.maximum(y, np.finfo(float).tiny))
         series.append(Series(kind, x, list(y), colour, line=line))
     last = float(np.median(known[-1][1]))

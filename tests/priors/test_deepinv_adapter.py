@@ -218,7 +218,8 @@ def test_diffusion_posterior_sampling():
     physics, y, prior = small_problem()
 
     def residual(weight):
-        sampler = DPS(DeepinvDenoiser(prior), schedule="ve", num_steps=30, weight=weight, rng=torch.Generator())
+        rng = torch.Generator()
+        sampler = DPS(DeepinvDenoiser(prior), schedule="ve", num_steps=60, weight=weight, guidance="annealed", rng=rng)
         sample = sampler(y, physics, x_init=(1, 1, 16, 12), seed=0)
         assert torch.isfinite(sample).all()
         return float((physics.A(sample) - y).norm() / y.norm())
