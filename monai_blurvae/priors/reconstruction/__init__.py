@@ -9,7 +9,7 @@ from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
 from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, ConvergenceWatcher
 from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
 from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask, mask_of_lines
-from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
+from monai_blurvae.priors.reconstruction.measures import MEASURES, magnitude_psnr, reconstruction_measures
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI, centred_fft, centred_ifft
 from monai_blurvae.priors.reconstruction.phase import centre_phase
 from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
@@ -36,6 +36,7 @@ __all__ = [
     "estimate_noise_std",
     "gaussian_line_mask",
     "kspace_scale",
+    "magnitude_psnr",
     "mask_of_lines",
     "reconstruction_measures",
     "simulate_coil_maps",
