@@ -174,7 +174,7 @@ class PriorReportHandler:
         self.quarter_turns = quarter_turns
         self._rows: list[dict[str, Any]] = []
         self._pictures: dict[str, list[Tensor]] = {}
-        self._shown: set[int] = set()
+        self._examples: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to a :class:`PatchVAEEvaluator`, after the handler that loads the weights."""
@@ -185,7 +185,7 @@ class PriorReportHandler:
     def _start(self, engine: Engine) -> None:
         self._rows = []
         self._pictures = {"images": [], "noisy": [], "denoised": []}
-        self._shown = set(evenly_spread(len(self.dataset), EXAMPLES))
+        self._examples = []
 
     def _collect(self, engine: Engine) -> None:
         batch, output = engine.state.batch, engine.state.output
@@ -197,12 +197,19 @@ class PriorReportHandler:
         found = [self._denoised(images, sigma, before) for sigma in SIGMAS]
         noisy, denoised = (torch.stack(both, 1)[:, :, 0] for both in zip(*found, strict=True))
         columns |= {metric_name("psnr", s): self._psnr(images, denoised[:, i, None]) for i, s in enumerate(SIGMAS)}
-        for i in range(len(images)):
-            if before + i in self._shown:
-                for name, values in (("images", images[i, 0]), ("noisy", noisy[i]), ("denoised", denoised[i])):
-                    self._pictures[name].append(values.cpu() / MODEL_RANGE + 0.5)
-        for i, place in enumerate(places_of(batch, len(images), len(self._rows))):
+        places = places_of(batch, len(images), before)
+        for i, place in enumerate(places):
             self._rows.append(place | {name: float(values[i]) for name, values in columns.items()})
+        for i in self._shown(len(images), engine):
+            self._examples.append(places[i])
+            for name, values in (("images", images[i, 0]), ("noisy", noisy[i]), ("denoised", denoised[i])):
+                self._pictures[name].append(values.cpu() / MODEL_RANGE + 0.5)
+
+    def _shown(self, count: int, engine: Engine) -> list[int]:
+        """Which images of a batch are kept as examples, evenly spread over all batches."""
+        batches = evenly_spread(engine.state.epoch_length, EXAMPLES)
+        wanted = min(-(-EXAMPLES // len(batches)), EXAMPLES - len(self._examples))
+        return evenly_spread(count, wanted) if engine.state.iteration - 1 in batches and wanted else []
 
     def _denoised(self, images: Tensor, sigma: float, before: int) -> tuple[Tensor, Tensor]:
         """Images with noise, and without it again, on [−1, 1]."""
@@ -257,14 +264,13 @@ class PriorReportHandler:
         """Examples and patches in [0, 1], and the means."""
         facts, network = facts_of(self.dataset), unwrapped(self.network)
         columns = {name: [row[name] for row in self._rows] for name in self._names()}
-        rows = [row for i, row in enumerate(self._rows) if i in self._shown]
         about = {
             "title": self.title,
             "remark": facts.remark,
             "evaluated_on": facts.count_text(len(self._rows)),
             "sigmas": list(SIGMAS),
             "metrics": {name: fmean(values) for name, values in columns.items()},
-            "examples": [{k: v for k, v in row.items() if k not in columns} for row in rows],
+            "examples": self._examples,
             "inference": _inference(network),
             "bank": len(network.bank),
             "patch_size": network.patch_size,
