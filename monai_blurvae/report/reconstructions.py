@@ -59,6 +59,7 @@ class ShownScan(NamedTuple):
         tables: of the measures, where the image is known: the means, and each slice.
         charts: of the convergence, where the method was watched.
         mask: the lines.
+        facts: name and value of what is known of the scan.
         groups: of settings.
     """
 
@@ -72,6 +73,7 @@ class ShownScan(NamedTuple):
     tables: Sequence[Table]
     charts: Sequence[Chart]
     mask: Picture
+    facts: Sequence[tuple[str, str]]
     groups: Sequence[SettingGroup]
 
 
@@ -141,7 +143,7 @@ def _scan(path: Path, id: str, most: int) -> ShownScan:
         _tables(rows),
         _charts(id, steps),
         _mask(about),
-        _groups(about, read_object(path.with_name("settings.json"), remedy)),
+        *_settings(about, read_object(path.with_name("settings.json"), remedy)),
     )
 
 
@@ -246,9 +248,9 @@ def _chart(id: str, name: str, known: Sequence[tuple[int, Sequence[float]]], sli
         y = y if name == "psnr" else np.log10(np.maximum(y, np.finfo(float).tiny))
         series.append(Series(kind, x, list(y), colour, line=line))
     last = float(np.median(known[-1][1]))
-    unit = " dB" if name == "psnr" else ""
-    over = f", over {slices} slices" if slices > 1 else ""
-    caption = f"{title}{over}. Step {x[-1]}: {last:.3g}{unit}{' in the median' if slices > 1 else ''}."
+    reached = f"{last:.2f} dB" if name == "psnr" else f"{last:.3g}"
+    over, median = (f", over {slices} slices", " in the median") if slices > 1 else ("", "")
+    caption = f"{title}{over}. Step {x[-1]}: {reached}{median}."
     svg = line_chart(f"{id}-{name}", caption, STEP, label, series if slices > 1 else series[:1])
     return Chart(svg, caption)
 
@@ -260,7 +262,10 @@ def _mask(about: Mapping[str, Any]) -> Picture:
     return picture(pixels, text, text)
 
 
-def _groups(about: Mapping[str, Any], settings: Mapping[str, Any]) -> list[SettingGroup]:
+def _settings(
+    about: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[list[tuple[str, str]], list[SettingGroup]]:
+    """What is known of the scan, and the settings by what they are about."""
     method = dict(settings.get("method", {}))
     prior = method.pop("prior", {})
     sigmas = method.pop("sigmas", None)
@@ -269,15 +274,15 @@ def _groups(about: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Setti
     scan = {
         "file": about["source"],
         "k-space": f"{about['size'][0]} × {about['size'][1]}, {about['coils']} coil(s)",
-        "acceleration": len(lines) / sum(lines),
+        "acceleration": f"{len(lines) / sum(lines):.4g}",
         "sampled lines": f"{sum(lines)} of {len(lines)}, {about['centre_lines']} around the centre",
-        "white, the zero-filled 99th percentile": about["white"],
+        "white, the zero-filled 99th percentile": f"{about['white']:.4g}",
         "noise": f"{about['noise']:.4g} of white, {about['noise_from']}",
         "coil maps": about["maps_from"],
         "phase": about["phase_from"],
     }
-    groups = {"Scan": scan, "Method": {**method, **schedule}, "Prior": prior, "As given": settings.get("scan", {})}
-    return [
+    groups = {"Method": {**method, **schedule}, "Prior": prior, "As given": settings.get("scan", {})}
+    return list(scan.items()), [
         SettingGroup(title, [Setting(name, value_text(value), False) for name, value in found.items()])
         for title, found in groups.items()
         if found

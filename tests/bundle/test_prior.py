@@ -160,7 +160,7 @@ def test_the_report_of_a_run(prior_run):
     for start in ("image", *(f"{what} {s:g}" for s in SIGMAS for what in ("with noise of", "denoised at"))):
         assert sum(alt.startswith(start) for alt in alts) == 2, start  # images of the test
     assert sum("patches of the evaluated" in alt or "m(z)" in alt for alt in alts) == 3
-    assert "cannot be read" not in page.text
+    assert "npz cannot be read" not in page.text
 
 
 def test_evaluating_again_gives_the_same_table(prior_run, cache_dir, tmp_path):
@@ -187,7 +187,8 @@ def test_evaluating_on_other_data(prior_run, cache_dir, tmp_path):
 
 
 def test_a_prior_is_no_model_of_an_inference(prior_run, tmp_path):
-    settings = {"run_dir": str(prior_run), "input": str(save(tmp_path / "a.nii.gz", brain()))}
+    save(tmp_path / "data" / "a.nii.gz", brain())
+    settings = {"run_dir": str(prior_run), "dataset_dir": str(tmp_path / "data"), "image_pattern": "*.nii.gz"}
     with pytest.raises(RuntimeError) as error:
         run("inference", str(ROOT / "bundles/hcp/inference.json"), **settings, output_dir=str(tmp_path / "out"))
     assert "another network than BlurVAE" in str(cause(error.value))
