@@ -15,7 +15,6 @@ from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import replacing
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 
-
 ARRAYS = ("weights", "means", "covariances")
 """Of a file of a mixture."""
 

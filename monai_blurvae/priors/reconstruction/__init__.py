@@ -4,7 +4,7 @@ Images are complex ``(B, 1, H, W)``, k-space is complex ``(B, coils, H, W)`` wit
 axes and lines along H, and a unitary DFT between them.
 """
 
-from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, ZeroFilled
+from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, WaveletSparsity, ZeroFilled
 from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
 from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, ConvergenceWatcher
 from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
@@ -28,6 +28,7 @@ __all__ = [
     "RealLeastSquares",
     "Reconstruction",
     "TotalVariation",
+    "WaveletSparsity",
     "ZeroFilled",
     "centre_phase",
     "centred_fft",
