@@ -6,7 +6,8 @@ adds other data, on which nothing is tuned. What is there already is not made ag
 settings, methods or priors, run the command with the same --output once more. Its page is OUTPUT/comparison.md.
 
     python scripts/benchmark_prior.py --dataset_dir ~/t1 --image_pattern "*.nii.gz" --slice_axis 2 \
-        --priors patch_vae=outputs/prior/0001 --accelerations 3 --coils 1 --phase smooth --noise 0.01 --output outputs/priors
+        --priors patch_vae=outputs/prior/0001 --accelerations 3 --coils 1 --phase smooth --noise 0.01 \
+        --output outputs/priors
 """
 
 from __future__ import annotations
@@ -84,9 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--datalist", type=Path)
     data.add_argument("--slice_axis", type=int, choices=(0, 1, 2), default=1)
     data.add_argument("--cache_dir", type=Path, default=default_cache_dir())
-    data.add_argument(
-        "--cross_dir", type=Path, help="other data that is reconstructed with what was tuned for the first"
-    )
+    data.add_argument("--cross_dir", type=Path, help="other data, for what was tuned on the first")
     data.add_argument("--cross_pattern", default="**/*.nii.gz")
     return parser
 
@@ -132,7 +131,7 @@ def load_prior(path: Path, likelihood: str) -> PatchPrior:
         return PatchVAEPrior.load(run.path)
     if not isinstance(network, BlurVAE):
         raise SettingsError(f"{path} trained a {type(network).__name__}; give runs of a PatchVAE or a BlurVAE.")
-    load_weights(run.model_file, network)
+    load_weights(network, run.model_file)
     dataset = parser.get_parsed_content("validate#dataset")
     images = torch.stack([dataset[i]["image"] for i in range(min(len(dataset), FITTED_IMAGES))])
     fitted = fit_likelihoods(network, images, uses_kernel=likelihood == "kernel")
