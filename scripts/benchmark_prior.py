@@ -220,9 +220,7 @@ def _require_same(arguments: argparse.Namespace, data: Datalist, priors: Mapping
         "split": hashlib.sha256(split.encode()).hexdigest(),
         "slice_axis": arguments.slice_axis,
         "seed": arguments.seed,
-        "slices": arguments.slices,
         "steps": arguments.steps,
-        "validation_subjects": arguments.validation_subjects,
     }
     before = read_object(path, "choose another --output") if path.is_file() else {}
     known: dict[str, str] = before.pop("priors", {})

@@ -86,8 +86,8 @@ def test_a_folder_of_another_comparison_is_left_alone(hcp_dir, cache_dir, weight
     line = arguments(tmp_path, hcp_dir, cache_dir, weights, "--methods", "zero_filled", "tiny")
     assert main(line) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")}
-    assert main([*line, "--slices", "2"]) == 1
-    assert "in which slices was another; choose another --output" in capsys.readouterr().err
+    assert main([*line, "--steps", "2"]) == 1
+    assert "in which steps was another; choose another --output" in capsys.readouterr().err
     other = torch.load(weights, weights_only=True)
     other["bank"] = other["bank"] + 1
     torch.save(other, tmp_path / "other.pt")
