@@ -30,7 +30,7 @@ from monai.bundle import ConfigParser
 
 from monai_blurvae.bundle import FinishedRun, default_cache_dir
 from monai_blurvae.data.datalist import Datalist, evaluation_datalist, load_datalist
-from monai_blurvae.errors import BlurVAEError, RunFolderError, SettingsError
+from monai_blurvae.errors import RunFolderError, SettingsError, user_error
 from monai_blurvae.files import make_folder, read_object, write_json
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.metrics import fit_likelihoods
@@ -64,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--priors", nargs="+", type=_named_run, default=[], metavar="NAME=RUN", help="runs of prior.yaml or a BlurVAE")
     add("--likelihood", choices=LIKELIHOODS, default="spectrum", help="of a BlurVAE (default: %(default)s)")
-    add("--output", type=Path, required=True, help="folder of the comparison")
+    add("--output", type=Path, help="folder of the comparison")
     add("--accelerations", nargs="+", type=float, default=[2.0, 3.0, 4.0, 5.0])
     add("--coils", nargs="+", type=int, default=[1, 8])
     add("--phase", nargs="+", choices=list(PHASES), default=list(PHASES))
@@ -92,6 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """End the program with a sentence where an option is out of its range."""
+    if arguments.output is None and not arguments.list:
+        parser.error("--output, the folder of the comparison, is missing.")
     for name in ("subjects", "validation_subjects", "slices", "steps", "mixture_patches", "threads"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -203,12 +205,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Timeout:
         print(f"error: another process is working on {parsed.output}; wait for it.", file=sys.stderr)
         return 1
-    except (BlurVAEError, ImportError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
         return 130
+    except Exception as error:
+        shown = error if isinstance(error, ImportError) else user_error(error)
+        if shown is None:
+            raise
+        print(f"error: {shown}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -98,7 +98,7 @@ def _introduction(comparison: Comparison, remark: str) -> list[str]:
 def _table(comparison: Comparison, setting: Setting, data: str, by: By) -> list[str]:
     against = [name for name in BASELINES if name in by]
     heads = ["method", "parameters", "PSNR (dB)", "SSIM", "RMSE %", "NMSE"]
-    heads += [f"gain over {BASELINES[name]} (dB), least" for name in against] + ["s a slice"]
+    heads += [f"gain over {BASELINES[name]} (dB), least" for name in against] + ["CPU s a slice"]
     lines = [f"## {setting.title}: {TITLES[data]}", "", _line(heads), "|---" * len(heads) + "|"]
     lines += [_line(_cells(method, by, against)) for method in comparison.methods if method.name in by]
     return [*lines, ""]

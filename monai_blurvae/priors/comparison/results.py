@@ -25,7 +25,7 @@ class Result:
         index: of the slice.
         parameters: of the method.
         measures: :data:`~monai_blurvae.priors.reconstruction.MEASURES` by name.
-        seconds: that it took.
+        seconds: of processor time, of all threads, which what else the machine does leaves alone.
         psnr_of_steps: where they were looked at.
     """
 
