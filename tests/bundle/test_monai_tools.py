@@ -81,8 +81,9 @@ def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
     configs = {
         f"configs/{n}" for n in ("train.json", "evaluate.json", "inference.json", "metadata.json", "logging.conf")
     }
-    models = {"models/model.pt", "models/linear.pt"}
-    assert names == {*configs, *models, "docs/README.md", "docs/data_license.txt", "LICENSE"}
+    models = {"models/model.pt", "models/linear.pt", "models/densities.pt"}
+    docs = {"docs/README.md", "docs/model_card.md", "docs/data_license.txt"}
+    assert names == {*configs, *models, *docs, "LICENSE"}
     for path in packed.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert str(hcp_dir).encode() not in content
