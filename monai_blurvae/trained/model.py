@@ -285,9 +285,10 @@ class TrainedModel:
         return ADD_CHANNEL(LoadImage(reader=VolumeReader())(str(path)))
 
     def _channel_first(self, image: npt.NDArray[Any] | Tensor) -> MetaTensor:
-        values = torch.as_tensor(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
-        if values.is_complex():
+        if image.is_complex() if isinstance(image, Tensor) else np.iscomplexobj(image):
             raise DataError("the image holds complex numbers; give its magnitude.")
+        # a copy, since arrays may be read-only, or of a byte order that torch does not know
+        values = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image, np.float32, order="C"))
         meta = deepcopy(image.meta) if isinstance(image, MetaTensor) else None
         tensor = MetaTensor(values.as_subclass(Tensor).float().cpu(), meta=meta)
         channels, planar = self.image_shape[0], len(self.image_shape) == 3
