@@ -78,7 +78,7 @@ CASES = {
     ),
     "no centre": (
         lambda f: (without_centre(f), {}),
-        "a.h5, slice 0: 1 neighbouring lines around the centre of k-space are sampled, where at least 4 are needed",
+        "a.h5, slice 0: 0 neighbouring lines around the centre of k-space are sampled, where at least 4 are needed",
     ),
     "untrained": (
         lambda f: (torch.save(PatchVAE().state_dict(), f / "new.pt"), {"run_dir": f / "new.pt"}),

@@ -46,8 +46,8 @@ def about(bank=(50.0, -7.0), psnr=(41.0, 26.0), kl=(2.0, 1.0)):
         (
             {"bank": (45.5, -7.0), "psnr": (39.5, 26.0)},
             [
-                "The bank of 256 latents is below the ELBO at σ = 0.01, by up to 3.50 nats: take 'importance', "
-                "'bank' is refused.",
+                "The bank of 256 latents is below the ELBO at σ = 0.01, by up to 3.50 nats a patch: take "
+                "'importance', 'bank' is refused.",
                 "The denoiser does harm at some σ: the PSNR changes by −0.50 to 6.00 dB.",
             ],
         ),
