@@ -39,6 +39,7 @@ def test_a_loaded_model(finished_run, hcp_dir):
     assert namespace["score"].shape == (1, 1, 48, 44)
 
 
+@pytest.mark.slow
 def test_the_exports(finished_run):
     pytest.importorskip("onnxruntime")
     assert export.main([str(finished_run[1])]) == 0

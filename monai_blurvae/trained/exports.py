@@ -75,7 +75,7 @@ def write_exports(run_dir: str | Path, output: str | Path, formats: Sequence[str
     if folder.exists():
         raise RunFolderError(f"{folder} is there already; choose another folder, or remove it.")
     _require_formats(formats)
-    release = make_release(run_dir)
+    release = make_release(run_dir, formats)
     partial = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -91,17 +91,20 @@ def write_exports(run_dir: str | Path, output: str | Path, formats: Sequence[str
     return folder
 
 
-def make_release(run_dir: str | Path) -> Release:
-    """What every export of a run holds; arguments and errors as of :func:`write_exports`."""
+def make_release(run_dir: str | Path, formats: Sequence[str]) -> Release:
+    """What every export of a run holds, with densities where TorchScript is among the formats.
+
+    Arguments and errors as of :func:`write_exports`.
+    """
     folder = Path(run_dir).expanduser()
     model = TrainedModel.load(folder)
     for name in (INFERENCE, METADATA):
         if not (folder / name).is_file():
             raise RunFolderError(f"{folder} holds no {name}; give the folder of a run of one of the bundles.")
-    densities = model.find_densities()
+    densities = model.find_densities() if "torchscript" in formats else None
     metadata = release_metadata(read_object(folder / METADATA), summary_of(folder))
     metadata["preprocessing"] = model.preprocessing()
-    metadata["densities_fitted_on"] = "" if densities is None else densities.fitted_on
+    metadata["density_fitted_on"] = "" if densities is None else densities.fitted_on
     place = {
         "bundle_root": ".",
         "model_file": "$@bundle_root + '/models/model.pt'",

@@ -138,6 +138,7 @@ def expected(eager, x):
     return values
 
 
+@pytest.mark.slow
 def test_the_same_values_where_neither_monai_nor_this_package_can_be_imported(exported, eager, tmp_path):
     x = images()
     torch.save(x, tmp_path / "x.pt")
@@ -190,6 +191,7 @@ def test_monai_reads_what_torchscript_says_of_itself(exported, run):
     assert preprocessing["intensity"] == rule
     assert preprocessing["voxel_size"] == [1.0, 1.0]
     assert preprocessing["slice_axis"] == 1
+    assert metadata["density_fitted_on"] == "2 patches of 1 subject"
     assert preprocessing["image_shape"] == [1, 32, 32]
     assert metadata["eval_metrics"].keys() >= {"psnr", "ssim"}
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32]
@@ -312,6 +314,18 @@ def test_what_cannot_be_exported_is_refused_in_a_sentence(run, tmp_path, capsys)
 
     (made / "summary.json").unlink()
     assert "its training is not finished" in refused(made, tmp_path, capsys)
+
+
+def test_an_export_that_differs_is_not_left(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("monai_blurvae.trained.exports.TOLERANCE", -1.0)
+    assert "the TorchScript export gives reconstructions that differ" in refused(run, tmp_path, capsys)
+
+
+def test_a_package_that_is_missing_is_named_before_anything_is_done(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert export.main([str(run), "--output", str(tmp_path / "out")]) == 1
+    assert "onnx is not installed; run pip install 'monai-blurvae[export]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_overwritten(exported, run, capsys):
