@@ -85,6 +85,7 @@ def test_denoiser_gradient_and_density_agree(is_complex):
 
 def test_fit_finds_what_was_drawn():
     """Two components far from each other, of which one has twice the patches."""
+    pytest.importorskip("sklearn")
     generator = torch.Generator().manual_seed(0)
     scale = torch.linspace(0.05, 0.2, 16, dtype=torch.float64)
     drawn = torch.randn(6000, 16, dtype=torch.float64, generator=generator) * scale
