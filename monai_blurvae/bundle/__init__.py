@@ -8,6 +8,7 @@ from monai_blurvae.bundle.reconstruction import ScanReconstructor
 from monai_blurvae.bundle.run_folder import RunFolder, RunRecordHandler, log_skipped, prepare
 from monai_blurvae.bundle.run_report import report_run
 from monai_blurvae.bundle.running import RunningConfig, running_config
+from monai_blurvae.bundle.volumes import VolumeReconstructor
 
 __all__ = [
     "FinishedRun",
@@ -17,6 +18,7 @@ __all__ = [
     "RunningConfig",
     "ScanReconstructor",
     "TrainedObjective",
+    "VolumeReconstructor",
     "begin",
     "default_cache_dir",
     "fit_densities",

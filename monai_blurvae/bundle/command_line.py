@@ -21,7 +21,7 @@ from monai_blurvae.bundle.running import STEPS, references, running_config
 from monai_blurvae.errors import SettingsError, user_error
 from monai_blurvae.memory import keep_freed_memory
 
-TEXT_KEYS = re.compile(r"(_dir|_file|_pattern|_uri|_name|^datalist|^device)$")
+TEXT_KEYS = re.compile(r"(_dir|_file|_pattern|_uri|_name|^input|^datalist|^device)$")
 """Keys whose value is a text, above all paths, whatever it looks like."""
 
 WORDS = {"null": None, "true": True, "false": False}

@@ -20,10 +20,12 @@ from monai_blurvae.data.header import (
 )
 from monai_blurvae.data.image_list import evaluation_image_datalist, find_images, load_image_datalist
 from monai_blurvae.data.images import ImageDataset
+from monai_blurvae.data.input_volumes import input_datalist
 from monai_blurvae.data.loader import EndlessBatchSampler, SizedDataset, TrainLoader
 from monai_blurvae.data.output_names import OutputNames
 from monai_blurvae.data.patches import SlicePatchDataset
 from monai_blurvae.data.reference import reference_images
+from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import SaveVolumed
 from monai_blurvae.data.store import StoredVolume, VolumeStore
 from monai_blurvae.data.volume_dataset import VolumeDataset
@@ -36,6 +38,8 @@ __all__ = [
     "EndlessBatchSampler",
     "ImageDataset",
     "OutputNames",
+    "ResultFolder",
+    "ResultNames",
     "SaveVolumed",
     "SizedDataset",
     "SlicePatchDataset",
@@ -53,6 +57,7 @@ __all__ = [
     "find_images",
     "find_volumes",
     "header_voxel_sizes",
+    "input_datalist",
     "is_volume",
     "load_datalist",
     "load_image_datalist",

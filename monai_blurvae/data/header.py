@@ -141,6 +141,24 @@ def read_header(path: str | Path) -> VolumeHeader:
     )
 
 
+def volume_affine(path: str | Path) -> npt.NDArray[np.float64]:
+    """The affine of a volume from its voxels, as they are stored, to RAS millimetres.
+
+    Raises:
+        DataError: if the header cannot be read.
+    """
+    return _read(path).affine
+
+
+def volume_dtype(path: str | Path) -> np.dtype[Any]:
+    """The type of a volume's voxels as they are stored.
+
+    Raises:
+        DataError: if the header cannot be read.
+    """
+    return _read(path).dtype
+
+
 def header_voxel_sizes(items: Iterable[Mapping[str, str]], slice_axis: int) -> list[tuple[float, float]]:
     """In-plane voxel sizes in mm, (row, column), of volumes, from their headers alone.
 

@@ -14,7 +14,8 @@ from monai.config import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import MapTransform
 
-from monai_blurvae.data.header import VOLUME_SUFFIXES
+from monai_blurvae.data.header import NIBABEL_SUFFIXES, VOLUME_SUFFIXES, volume_affine, volume_dtype
+from monai_blurvae.errors import SettingsError
 from monai_blurvae.files import replacing, writing_to
 
 
@@ -99,7 +100,61 @@ def write_volume(path: Path, array: npt.NDArray[np.float32], affine: npt.NDArray
     Raises:
         RunFolderError: if it cannot be written.
     """
+    _write(path, nib.Nifti1Image(array, affine))
+
+
+def write_like(path: Path, array: npt.NDArray[np.float64], source: str | Path, voxel_type: str = "float32") -> None:
+    """Write a ``.nii.gz`` on the grid of another volume, whole or not at all.
+
+    Of a NIfTI its header is kept: affine, codes of sform and qform, units, description, axes of one entry. Of other
+    formats there is the affine, in mm of the scanner's space. A type of whole numbers gets the scale and intercept that
+    span the values, and 0 for NaN.
+
+    Args:
+        path: of the file; its folder is made.
+        array: ``(X, Y, Z)`` in the order of the source.
+        source: the other volume.
+        voxel_type: a name of numpy's, or ``"input"`` for that of the source.
+
+    Raises:
+        RunFolderError: if it cannot be written.
+        SettingsError: if the type is no number.
+    """
+    source = Path(source)
+    dtype = _voxel_type(source, voxel_type)
+    original = nib.load(source) if source.name.lower().endswith(NIBABEL_SUFFIXES) else None
+    if isinstance(original, nib.Nifti1Pair):  # NIfTI, one file or two
+        second = isinstance(original, (nib.Nifti2Image, nib.Nifti2Pair))
+        kind, one_file = (nib.Nifti2Image, nib.Nifti2Header) if second else (nib.Nifti1Image, nib.Nifti1Header)
+        # without its extensions, which other programs wrote about the voxels that were there
+        header = one_file(original.header.binaryblock, original.header.endianness, check=False)
+        header["cal_min"] = header["cal_max"] = 0
+        header.set_slope_inter(None, None)
+        image = kind(array.reshape(original.shape), original.affine, header)
+    else:
+        image = nib.Nifti1Image(array, volume_affine(source))
+        image.header.set_xyzt_units("mm")
+        image.set_sform(image.affine, code="scanner")
+        image.set_qform(image.affine, code="scanner")
+    image.set_data_dtype(dtype)
+    _write(path, image)
+
+
+def _voxel_type(source: Path, name: str) -> np.dtype[Any]:
+    try:
+        found = volume_dtype(source) if name == "input" else np.dtype(name)
+    except TypeError:
+        found = np.dtype(np.void)
+    if found.kind not in "iuf" or found == np.float16:
+        raise SettingsError(
+            f"output_type is {name!r}; give a type of numbers, such as float32, float64 or int16, or input for that of "
+            "the scan."
+        )
+    return found
+
+
+def _write(path: Path, image: Any) -> None:
     with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, gzip.open(temporary, "wb", compresslevel=1) as stream:
-        nib.Nifti1Image(array, affine).to_stream(stream)
+        image.to_stream(stream)

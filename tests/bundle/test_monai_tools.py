@@ -165,7 +165,7 @@ def test_training_evaluation_and_inference_from_the_folder_without_further_optio
         assert done.returncode == 0, done.stderr[-3000:]
     assert (packed / "outputs/hcp/0001/summary.json").is_file()
     assert (packed / "evaluation/0001/metrics.csv").is_file()
-    assert len(list((packed / "outputs/hcp_reconstructions").rglob("*.nii.gz"))) == 5
+    assert len(list((packed / "outputs/hcp_reconstructions").rglob("*_reconstruction.nii.gz"))) == 5
 
 
 def site(bundle, data, work, name):

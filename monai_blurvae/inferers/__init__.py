@@ -1,0 +1,14 @@
+"""From a volume to patches and back: scans in and out of a training's space and intensities, slices from patches."""
+
+from monai_blurvae.inferers.prepared_scan import IntensityScaling, PreparedScan, prepare_scan, with_resampling
+from monai_blurvae.inferers.slice_maps import PatchLatents, SliceMapsInferer, VolumeMaps
+
+__all__ = [
+    "IntensityScaling",
+    "PatchLatents",
+    "PreparedScan",
+    "SliceMapsInferer",
+    "VolumeMaps",
+    "prepare_scan",
+    "with_resampling",
+]

@@ -1,0 +1,72 @@
+"""Slices from patches: no seams, positions of latents, widths in mm, background once."""
+
+import pytest
+import torch
+
+from monai_blurvae.inferers import SliceMapsInferer
+from tests.inferers.networks import Constant, Counting, Identity
+
+SIZE = 16
+
+
+def inferer(axis=1, overlap=0.5):
+    return SliceMapsInferer(
+        spatial_dim=axis,
+        roi_size=[SIZE, SIZE],
+        sw_batch_size=5,
+        overlap=overlap,
+        mode="gaussian",
+        padding_mode="constant",
+        cval=-1.0,
+    )
+
+
+def volume(shape=(37, 9, 25)):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.8])
+def test_blending_has_no_seams(axis, overlap):
+    x = volume()
+    same = inferer(axis, overlap).maps(x, Identity(SIZE))
+    torch.testing.assert_close(same.reconstruction, x, rtol=0, atol=1e-14)
+    flat = inferer(axis, overlap).maps(x, Constant(SIZE))
+    torch.testing.assert_close(flat.reconstruction, torch.full_like(x, 0.25), rtol=0, atol=1e-14)
+    assert same.blur_width is None
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_latents_are_those_of_the_patches_at_their_positions(axis):
+    x = volume()
+    latents = inferer(axis).maps(x, Identity(SIZE)).latents
+    padded = torch.nn.functional.pad(x.movedim(axis, 0), [SIZE] * 4, value=-1.0)
+    for mu, (index, row, column) in zip(latents.mu, latents.position.tolist(), strict=True):
+        patch = padded[index, row + SIZE : row + 2 * SIZE, column + SIZE : column + 2 * SIZE]
+        torch.testing.assert_close(mu, patch.flatten(), rtol=0, atol=0)
+    assert sorted(set(latents.position[:, 0].tolist())) == list(range(x.shape[axis]))
+
+
+def test_blur_widths_are_in_millimetres():
+    """Of a Gaussian of variance v on voxels a × b it is √(v (a² + b²)), but for the ends that the window cuts off."""
+    found = inferer().maps(volume(), Identity(SIZE, variance=0.8), spacing=(2.0, 0.5)).blur_width
+    expected = (0.8 * (2.0**2 + 0.5**2)) ** 0.5
+    torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-4, atol=0)
+
+
+def test_background_is_decoded_once_and_gives_the_same():
+    x = volume((40, 6, 40))
+    x[:, 3:] = -1.0
+    x[20:, 0] = -1.0
+    counting = Counting(SIZE)
+    maps = inferer().maps(x, counting, spacing=(1.0, 1.0))
+    torch.testing.assert_close(maps.reconstruction, x, rtol=0, atol=1e-14)
+    assert counting.patches < len(maps.latents.mu) * 0.6
+    assert maps.latents.mu.shape[0] == 6 * 16
+    assert (maps.latents.mu[-1] == -1).all()
+
+
+def test_progress_is_told_after_each_slice():
+    calls = []
+    inferer().maps(volume(), Identity(SIZE), progress=lambda: calls.append(1))
+    assert len(calls) == 9
