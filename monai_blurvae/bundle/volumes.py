@@ -239,9 +239,11 @@ class VolumeReconstructor:
         with _finishing(names):
             results = self._write_maps(path, names, prepared, maps, model)
             _write_latents(names.path("latents", ".npz"), maps)
+            about = {"settings": dict(settings), **self._about(prepared, model)}
+            del prepared, image, maps  # half a gigabyte of a volume of 256³
             _write_page(names.path("report", ".html"), results)
-            about = self._about(prepared, model, names)
-            about = {"settings": dict(settings), **about, "seconds": round(time.monotonic() - started, 1)}
+            about["files"] = [file.name for file in _targets(names) if file.is_file()]
+            about["seconds"] = round(time.monotonic() - started, 1)
             write_json(names.path(ABOUT, ".json"), about)
 
     def _transforms(self, model: _Model) -> list[Any]:
@@ -268,10 +270,11 @@ class VolumeReconstructor:
         scan = prepared.scan.as_tensor().numpy()
         reconstruction = prepared.intensities(maps.reconstruction)
         write_like(names.path("reconstruction"), reconstruction, path, self.output_type)
-        error = reconstruction - scan
+        shown = [reconstruction.astype(np.float32)]
+        error = np.subtract(reconstruction, scan, out=reconstruction)  # in place, for volumes are large
         write_like(names.path("error"), error, path, self.output_type)
-        write_like(names.path("absolute_error"), np.abs(error), path, self.output_type)
-        shown = reconstruction.astype(np.float32), error.astype(np.float32)
+        shown.append(error.astype(np.float32))
+        write_like(names.path("absolute_error"), np.abs(error, out=error), path, self.output_type)
         del reconstruction, error
         if maps.blur_width is not None:
             write_like(names.path("blur_width"), prepared.to_scan(maps.blur_width), path)
@@ -291,7 +294,7 @@ class VolumeReconstructor:
             slice_axis=self._axis,
         )
 
-    def _about(self, prepared: PreparedScan, model: _Model, names: ResultNames) -> dict[str, Any]:
+    def _about(self, prepared: PreparedScan, model: _Model) -> dict[str, Any]:
         scaling = prepared.scaling
         kernel = "the loss of the training has no kernel" if self.finished_run.config.get("train") else None
         return {
@@ -319,7 +322,6 @@ class VolumeReconstructor:
                 "meaning": "RMS radius of the predicted blur kernel in mm",
                 "missing": None if model.has_kernel else kernel or NO_RUN.format("whether a kernel was trained"),
             },
-            "files": [file.name for file in _targets(names) if file.is_file()],
             "versions": versions(),
         }
 

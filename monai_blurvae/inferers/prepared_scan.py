@@ -52,8 +52,10 @@ class IntensityScaling(NamedTuple):
     above: int = 0
 
     def inverse(self, prepared: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Intensities of the scan."""
-        return (prepared - self.offset) / self.slope
+        """Intensities of the scan, in the memory of the prepared ones: there may be a billion of them."""
+        prepared -= self.offset
+        prepared /= self.slope
+        return prepared
 
 
 @dataclass
@@ -168,22 +170,21 @@ def _changes_intensities(transform: Any, before: MetaTensor, after: MetaTensor) 
 def _line(before: Tensor, after: Tensor, name: str) -> IntensityScaling:
     """The line that a transform drew through the intensities, and what it cut off."""
     low, high = float(after.min()), float(after.max())
-    inside = (after > low) & (after < high)
-    chosen = inside if inside.any() and float(before[inside].min()) < float(before[inside].max()) else after == after
-    x, y = (part[chosen] for part in (before, after))
-    step = max(1, len(x) // ENOUGH)
-    x, y = x[::step].double(), y[::step].double()
-    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
-    offset = float(y.mean()) - slope * float(x.mean())
-    line = slope * before.double() + offset
+    before, after = before.flatten(), after.flatten()
+    slope, offset = _fitted(before[:: max(1, len(before) // ENOUGH)], after[:: max(1, len(after) // ENOUGH)], low, high)
     far = STRAIGHT * (high - low)
-    if not slope > 0 or float((line.clamp(low, high) - after).abs().max()) > far:
+    below, above, distance = 0, 0, 0.0
+    for x, y in zip(before.split(ENOUGH), after.split(ENOUGH), strict=True):
+        line = slope * x.double() + offset
+        below += int((line < low - far).sum())
+        above += int((line > high + far).sum())
+        distance = max(distance, float((line.clamp(low, high) - y).abs().max()))
+    if not slope > 0 or not distance <= far:
         raise SettingsError(
             f"the training's transform {name} changes intensities by something else than a straight line, so that a "
             "reconstruction cannot be brought back into the units of a scan; take a run with "
             "ScaleIntensityRangePercentilesd."
         )
-    below, above = int((line < low - far).sum()), int((line > high + far).sum())
     return IntensityScaling(
         slope,
         offset,
@@ -192,6 +193,16 @@ def _line(before: Tensor, after: Tensor, name: str) -> IntensityScaling:
         below,
         above,
     )
+
+
+def _fitted(x: Tensor, y: Tensor, low: float, high: float) -> tuple[float, float]:
+    """Slope and offset by least squares, of the voxels that were not cut off if these tell them."""
+    inside = (y > low) & (y < high)
+    if inside.any() and float(x[inside].min()) < float(x[inside].max()):
+        x, y = x[inside], y[inside]
+    x, y = x.double(), y.double()
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+    return slope, float(y.mean()) - slope * float(x.mean())
 
 
 def _joined(first: IntensityScaling, second: IntensityScaling) -> IntensityScaling:

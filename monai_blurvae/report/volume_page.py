@@ -31,6 +31,8 @@ CROP_MM = 24.0
 """From the centre of a region to the border of its pictures."""
 GREY_PERCENTILES = (1.0, 99.5)
 LARGEST_OPACITY = 0.85
+ENOUGH = 1_000_000
+"""Voxels that percentiles are taken of."""
 VISIBLE = 0.02
 """Share of the brightest intensities from which on a voxel counts to the object, whose middle the planes go through."""
 
@@ -156,10 +158,9 @@ class _Painter:
 
         self.shown = shown
         self.colours = colormaps[SIGNED_COLOURS]
-        finite = shown.scan[np.isfinite(shown.scan)]
-        self.low, self.high = (float(v) for v in np.percentile(finite, GREY_PERCENTILES))
-        magnitude = np.abs(shown.error[np.isfinite(shown.error)])
-        self.limit = max(float(np.percentile(magnitude, ERROR_PERCENTILE)), np.finfo(np.float32).tiny)
+        self.low, self.high = (float(v) for v in np.nanpercentile(_thinned(shown.scan), GREY_PERCENTILES))
+        magnitude = np.abs(_thinned(shown.error))
+        self.limit = max(float(np.nanpercentile(magnitude, ERROR_PERCENTILE)), float(np.finfo(np.float32).tiny))
 
     def row(self, axis: int, centre: Sequence[int], reach: float | None = None) -> list[Picture]:
         """Scan, reconstruction, and scan with the error on top of it, of the plane through a voxel.
@@ -219,7 +220,7 @@ def _canonical(results: VolumeResults) -> _Canonical:
     to_ras = nib.orientations.inv_ornt_aff(orientation, results.scan.shape)
 
     def turned(volume: Volume) -> Volume:
-        return np.ascontiguousarray(nib.apply_orientation(volume, orientation))
+        return np.asarray(nib.apply_orientation(volume, orientation))  # a view, for volumes are large
 
     affine = results.affine @ to_ras
     surprise = None if results.neg_log_prob is None else turned(results.neg_log_prob)
@@ -233,11 +234,16 @@ def _canonical(results: VolumeResults) -> _Canonical:
     )
 
 
+def _thinned(volume: Volume) -> Volume:
+    """Every so many voxels along each axis, enough for a percentile."""
+    step = max(1, round((volume.size / ENOUGH) ** (1 / 3)))
+    return volume[::step, ::step, ::step]
+
+
 def _middle(shown: _Canonical) -> tuple[int, int, int]:
     """The middle of what is brighter than the background."""
-    scan = np.nan_to_num(shown.scan)
-    low, high = np.percentile(scan, GREY_PERCENTILES)
-    visible = scan > low + VISIBLE * (high - low)
+    low, high = np.nanpercentile(_thinned(shown.scan), GREY_PERCENTILES)
+    visible = shown.scan > low + VISIBLE * (high - low)
     if not visible.any():
         visible[:] = True
     centre = []
@@ -248,13 +254,13 @@ def _middle(shown: _Canonical) -> tuple[int, int, int]:
 
 
 def _facts(results: VolumeResults, shown: _Canonical) -> list[tuple[str, str]]:
-    error = shown.error[np.isfinite(shown.error)]
+    error = shown.error
     facts = [
         ("voxels", "×".join(str(n) for n in results.scan.shape)),
         ("voxel size, RAS", "×".join(f"{size:.3g}" for size in shown.voxel_size) + " mm"),
         ("slices", PLANES[results.slice_axis]),
-        ("root mean square error", f"{float(np.sqrt(np.square(error, dtype=np.float64).mean())):.4g}"),
-        ("mean error", f"{float(error.mean(dtype=np.float64)):.4g}"),
+        ("root mean square error", f"{float(np.sqrt(np.nanmean(np.square(error), dtype=np.float64))):.4g}"),
+        ("mean error", f"{float(np.nanmean(error, dtype=np.float64)):.4g}"),
     ]
     if shown.neg_log_prob is not None:
         mean = float(np.nanmean(shown.neg_log_prob, dtype=np.float64))
