@@ -5,11 +5,13 @@ from monai_blurvae.priors.evaluation import CalibrationHandler, PatchVAEEvaluato
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 from monai_blurvae.priors.patch_vae_prior import PatchVAEPrior
 from monai_blurvae.priors.protocol import ImagePrior
+from monai_blurvae.priors.start import InitialMixtureHandler
 
 __all__ = [
     "BlurVAEPrior",
     "CalibrationHandler",
     "ImagePrior",
+    "InitialMixtureHandler",
     "PatchPrior",
     "PatchVAEEvaluator",
     "PatchVAEPrior",

@@ -1,4 +1,4 @@
-"""Evaluation of a PatchVAE during and after its training: held-out log-densities, and how well it denoises."""
+"""Evaluation of a model of patches during and after its training: held-out log-densities, and how well it denoises."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.engines.batch import images_of
 from monai_blurvae.files import FilePath, make_folder, resolved, write_text
-from monai_blurvae.functional import image_of, kl_standard_normal, patches_of
+from monai_blurvae.functional import image_of, patches_of
 from monai_blurvae.handlers.evaluation import csv_text, mean_and_std_text, places_of
 from monai_blurvae.metrics.image_quality import Output, as_batch
-from monai_blurvae.networks import PatchVAE, unwrapped
-from monai_blurvae.networks.patch_vae import MODEL_RANGE, SIGMAS
-from monai_blurvae.priors.inference import bank_score, encoder_score
+from monai_blurvae.networks import PatchModel, unwrapped
+from monai_blurvae.networks.patch_model import MODEL_RANGE, SIGMAS
 from monai_blurvae.priors.patch_vae_prior import PatchVAEPrior, bank_misses
 from monai_blurvae.run_files import METRICS_CSV, METRICS_MD
 from monai_blurvae.seeding import torch_rng
@@ -35,17 +34,17 @@ KEY_SIGMA = 0.02
 """Noise level, on [0, 1], of the log-density by which the best model is chosen."""
 
 QUANTITIES = ("elbo", "bank", "kl")
-"""Of each image under each noise level, means over its patches in nats: the encoder's bound of log p, the log-density
-of the bank's mixture, and the KL of the encoder's latents."""
+"""Of each image under each noise level, means over its patches in nats: the bound of log p, the log-density in closed
+form (of a PatchVAE the bank's mixture), and the KL of the latents. Where latents are discrete the first two are one."""
 
 
 class PatchVAEEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator for a :class:`~monai_blurvae.networks.PatchVAE`: log p of held-out patches with noise.
+    """MONAI's evaluator for a :class:`~monai_blurvae.networks.PatchModel`: log p of held-out patches with noise.
 
     The noise is a function of the seed, the number of the batch and the level alone, so that models are held against
-    each other on the same patches. The output holds ``image``, ``label`` (the same), ``pred``, the mean of the bank's
-    posterior under noise of :data:`KEY_SIGMA`, and the :data:`QUANTITIES`, ``(B, levels)`` each for the levels
-    :data:`~monai_blurvae.networks.patch_vae.SIGMAS`.
+    each other on the same patches. The output holds ``image``, ``label`` (the same), ``pred``, the posterior
+    mean under noise of :data:`KEY_SIGMA`, and the :data:`QUANTITIES`, ``(B, levels)`` each for the levels
+    :data:`~monai_blurvae.networks.patch_model.SIGMAS`.
 
     Arguments are those of ``monai.engines.SupervisedEvaluator``; ``decollate`` is off by default.
     """
@@ -56,7 +55,7 @@ class PatchVAEEvaluator(SupervisedEvaluator):
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
         images = images_of(self, batchdata)
-        network: PatchVAE = unwrapped(self.network)
+        network: PatchModel = unwrapped(self.network)
         p = network.patch_size
         with self.mode(self.network):
             clean = network.coefficients(patches_of(images, p, p).flatten(0, 1))
@@ -75,19 +74,15 @@ class PatchVAEEvaluator(SupervisedEvaluator):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
 
-    def _under_noise(self, network: PatchVAE, clean: Tensor, sigma: float) -> dict[str, Tensor]:
+    def _under_noise(self, network: PatchModel, clean: Tensor, sigma: float) -> dict[str, Tensor]:
         generator = torch_rng(self.seed, "evaluation", self.state.iteration, self.state.rank, f"{sigma:g}")
-        noise = torch.randn(len(clean), clean.shape[1] + network.latent_size, generator=generator).to(clean)
-        pixels, latents = noise.split([clean.shape[1], network.latent_size], 1)
+        noise = torch.randn(len(clean), clean.shape[1] + network.latent_noise, generator=generator).to(clean)
+        pixels, latents = noise.split([clean.shape[1], network.latent_noise], 1)
         scaled = MODEL_RANGE * sigma
         y = clean + scaled * pixels
-        bank = bank_score(network, y, scaled)
-        return {
-            "elbo": encoder_score(network, y, scaled, latents[:, None]).log_prob,
-            "bank": bank.log_prob,
-            "kl": kl_standard_normal(*network.encode(y, scaled)),
-            "denoised": y + scaled**2 * bank.score,
-        }
+        bank = network.density(y, scaled)
+        bound, kl = network.bound(y, scaled, latents)
+        return {"elbo": bound, "bank": bank.log_prob, "kl": kl, "denoised": y + scaled**2 * bank.score}
 
 
 def key_metric() -> dict[str, Metric]:
@@ -114,7 +109,7 @@ def _column(output: Output, name: str, level: int) -> Tensor:
 
 
 class CalibrationHandler:
-    """Write what an evaluation measured into the network, which takes it along: see ``PatchVAE.calibration``.
+    """Write what an evaluation measured into the network, which takes it along: see ``PatchModel.calibration``.
 
     Attach it to the validation before the handler that saves the best model.
 
@@ -176,7 +171,7 @@ class PriorReportHandler:
             self._rows.append(place | {name: float(values[i]) for name, values in columns.items()})
 
     def _psnr(self, images: Tensor, sigma: float, before: int) -> Tensor:
-        network: PatchVAE = unwrapped(self.network)
+        network: PatchModel = unwrapped(self.network)
         prior = PatchVAEPrior(network, _inference(network), intensity=(-1.0, 1.0))
         generator = torch_rng(self.seed, "denoising", before, f"{sigma:g}")
         noise = torch.randn(images.shape, generator=generator).to(images)
@@ -224,5 +219,5 @@ class PriorReportHandler:
         return mean_and_std_text(float(values.mean()), float(values.std(correction=0)))
 
 
-def _inference(network: PatchVAE) -> str:
+def _inference(network: PatchModel) -> str:
     return "importance" if bank_misses(network) else "bank"

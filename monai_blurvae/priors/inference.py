@@ -7,28 +7,20 @@ import math
 import torch
 from torch import Tensor
 
-from monai_blurvae.functional import (
-    Scored,
-    diagonal_log_prob,
-    kl_standard_normal,
-    mixture_score,
-    weighted_score,
-)
-from monai_blurvae.networks import PatchVAE
+from monai_blurvae.functional import Scored, diagonal_log_prob, kl_standard_normal, weighted_score
+from monai_blurvae.networks import PatchModel, PatchVAE
 
 
-def bank_score(network: PatchVAE, y: Tensor, sigma: float, noise: Tensor | None = None) -> Scored:
-    """The mean of p(y|z) over the network's bank of latents: a mixture of Gaussians.
+def bank_score(network: PatchModel, y: Tensor, sigma: float, noise: Tensor) -> Scored:
+    """The density of the network in closed form: over its bank of latents, or over all of them where they are discrete.
 
     Args:
-        network: whose latents and decoder.
+        network: of either kind.
         y: coefficients with noise, ``(N, D)``.
         sigma: standard deviation of the noise on [−1, 1].
         noise: not used.
     """
-    mean, variance = network.decode(network.bank)
-    equal = y.new_full((len(mean),), -math.log(len(mean)))
-    return mixture_score(y, mean, variance + sigma**2, equal)
+    return network.density(y, sigma)
 
 
 def encoder_score(network: PatchVAE, y: Tensor, sigma: float, noise: Tensor) -> Scored:

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
-from monai_blurvae.networks.patch_vae import SIGMAS
+from monai_blurvae.networks.patch_model import SIGMAS
 from monai_blurvae.priors import PatchVAEPrior
 from tests.volumes import ROOT, TRAIN, cause, run
 
@@ -113,7 +113,7 @@ def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_pat
 
 
 def test_what_is_no_trained_prior_is_refused(prior_run, finished_run, tmp_path):
-    with pytest.raises(RunFolderError, match="holds no weights of a PatchVAE; give a run that was trained with prior"):
+    with pytest.raises(RunFolderError, match="holds no model of patches; give a run that was trained with prior"):
         PatchVAEPrior.load(finished_run[1])
     with pytest.raises(RunFolderError, match=r"holds no model\.pt; give the folder of a training"):
         PatchVAEPrior.load(tmp_path)
