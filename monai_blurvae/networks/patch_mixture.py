@@ -31,6 +31,7 @@ class _Joint(NamedTuple):
     """Log p(y, k, j) ``(K, G, N, J)`` of G groups of N patches, and what its gradient is made of."""
 
     log_joint: Tensor
+    basis: Tensor  # (K, D, D)
     coordinates: Tensor  # of the patches in each basis, (K, G, N, D)
     pull: Tensor  # precision · mean, (K, G, J, D)
     precision: Tensor  # (K, G, J, D)
@@ -44,7 +45,8 @@ class PatchMixture(PatchModel):
     strong contrast. There are few enough latents to sum over all: the posterior is exact, the bound is log p, and there
     is no encoder. A patch costs little more than with one state: what takes time is the change of basis.
 
-    Weights, means and variances are learned by gradient; bases and centres are those of :meth:`initialize`.
+    All are learned by gradient but the centres, from where :meth:`initialize` begins. A basis turns by the Cayley transform
+    of a skew-symmetric matrix, so that it stays orthonormal.
 
     Args:
         patch_size: side p of the patches.
@@ -53,7 +55,7 @@ class PatchMixture(PatchModel):
         sigma_range: of a training, see :class:`~monai_blurvae.networks.patch_model.PatchModel`.
 
     Attributes:
-        basis: B, the columns of ``(K, D, D)``.
+        start: the bases that the training begins with, the columns of ``(K, D, D)``.
         centre: c, ``(K, D)``.
 
     Raises:
@@ -64,7 +66,8 @@ class PatchMixture(PatchModel):
         torch.Size([128])
     """
 
-    basis: Tensor
+    start: Tensor
+    ease: Tensor
     centre: Tensor
 
     def __init__(
@@ -79,7 +82,11 @@ class PatchMixture(PatchModel):
             if value < 1:
                 raise ValueError(f"{name} must be positive, but is {value}.")
         shape = (components, states, patch_size**2)
-        self.register_buffer("basis", torch.eye(shape[2]).repeat(components, 1, 1))
+        self.register_buffer("start", torch.eye(shape[2]).repeat(components, 1, 1))
+        pairs = torch.tril_indices(shape[2], shape[2], -1)
+        self.register_buffer("pairs", pairs, persistent=False)
+        self.register_buffer("ease", torch.ones(components, pairs.shape[1]))
+        self.turn = nn.Parameter(torch.zeros(components, pairs.shape[1]))
         self.register_buffer("centre", torch.zeros(components, shape[2]))
         self.mean = nn.Parameter(torch.zeros(shape))  # in standard deviations of the coordinates
         self.log_var = nn.Parameter(2 * self.scale.log().expand(shape).clone())
@@ -102,12 +109,24 @@ class PatchMixture(PatchModel):
         components, states = self.logits.shape
         fitted = fit_gaussians(self.coefficients(patches), components, self.sigma_range[0], rounds, seed)
         variance, basis = torch.linalg.eigh(fitted.covariance)
-        self.basis.copy_(basis)
+        self.start.copy_(basis)
+        self.turn.zero_()
+        # a turn of a strong direction into a weak one shows in the weak one, by the ratio of their deviations
+        deviation = variance.clamp(*VARIANCE_RANGE).sqrt()
+        self.ease.copy_(deviation[:, self.pairs[1]] / deviation[:, self.pairs[0]])
         self.centre.copy_(fitted.mean)
         spread = torch.linspace(-2, 2, states) if states > 1 else torch.zeros(1)
         self.log_var.copy_(variance.clamp(*VARIANCE_RANGE).log()[:, None] + spread.to(variance)[:, None])
         self.logits.copy_(fitted.weight.log()[:, None] - spread.to(variance).square() / 2)
         self.mean.zero_()
+
+    def bases(self) -> Tensor:
+        """The orthonormal bases B, the columns of ``(K, D, D)``."""
+        skew = self.turn.new_zeros(self.start.shape)
+        skew[:, self.pairs[0], self.pairs[1]] = self.turn * self.ease
+        skew = skew - skew.mT
+        one = torch.eye(skew.shape[1], dtype=skew.dtype, device=skew.device)
+        return self.start @ torch.linalg.solve(one + skew, one - skew)
 
     @property
     def latent_noise(self) -> int:
@@ -136,7 +155,7 @@ class PatchMixture(PatchModel):
             joint = self._joint(clean + sigma[:, None, None] * noise[..., :-1], sigma)
             log_joint = _by_patch(joint.log_joint)
             log_prob, kl = self._summed(log_joint)
-            decoded = image_of(self._decode(log_joint).unflatten(0, (len(x), -1)), x.shape[2:], p)
+            decoded = image_of(self._decode(log_joint, joint.basis).unflatten(0, (len(x), -1)), x.shape[2:], p)
         return PatchMixtureOutput(decoded, log_prob + kl, kl)
 
     @torch.no_grad()
@@ -147,7 +166,7 @@ class PatchMixture(PatchModel):
         log_prob = torch.logsumexp(log_joint, 1)
         posterior = torch.softmax(log_joint, 1).unflatten(1, self.logits.shape).movedim(1, 0)
         score = posterior @ joint.pull[:, 0] - joint.coordinates[:, 0] * (posterior @ joint.precision[:, 0])
-        return Scored(log_prob, score.movedim(0, 1).flatten(1) @ self.basis.mT.flatten(0, 1))
+        return Scored(log_prob, score.movedim(0, 1).flatten(1) @ joint.basis.mT.flatten(0, 1))
 
     @torch.no_grad()
     def bound(self, y: Tensor, sigma: float, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +178,8 @@ class PatchMixture(PatchModel):
 
         The square is multiplied out, which leaves small matrix products in place of all N · K · J · D differences.
         """
-        coordinates = (y.flatten(0, 1) @ self.basis - self.centre[:, None] @ self.basis).unflatten(1, y.shape[:2])
+        basis = self.bases()
+        coordinates = (y.flatten(0, 1) @ basis - self.centre[:, None] @ basis).unflatten(1, y.shape[:2])
         clean = self.log_var.exp().clamp(*VARIANCE_RANGE)
         variance = clean[:, None] + sigma.square()[:, None, None]
         mean, precision = (self.mean * clean.sqrt())[:, None], 1 / variance
@@ -168,7 +188,7 @@ class PatchMixture(PatchModel):
         log_weights = self.logits.flatten().log_softmax(0).view_as(self.logits)
         square = coordinates @ pull.mT - 0.5 * coordinates.square() @ precision.mT
         log_joint = square + (log_weights[:, None] + constants)[:, :, None]
-        return _Joint(log_joint, coordinates, pull, precision)
+        return _Joint(log_joint, basis, coordinates, pull, precision)
 
     def _summed(self, log_joint: Tensor) -> tuple[Tensor, Tensor]:
         """Log p and the KL of the posterior ``(N,)`` of log p(y, z) ``(N, K · J)``."""
@@ -177,10 +197,10 @@ class PatchMixture(PatchModel):
         return log_prob, (log_posterior.exp() * (log_posterior - self.logits.flatten().log_softmax(0))).sum(1)
 
     @torch.no_grad()
-    def _decode(self, log_joint: Tensor) -> Tensor:
+    def _decode(self, log_joint: Tensor, basis: Tensor) -> Tensor:
         """The mean of the likeliest latent, patches ``(N, p, p)``."""
         mean = self.mean * self.log_var.exp().clamp(*VARIANCE_RANGE).sqrt()
-        means = self.centre[:, None] + mean @ self.basis.mT
+        means = self.centre[:, None] + mean @ basis.mT
         return self.patches(means.flatten(0, 1)[log_joint.argmax(1)])
 
 

@@ -47,4 +47,4 @@ class InitialMixtureHandler:
         images = self.dataset.unshuffled(-(-self.patches // per_image))
         logger.info(f"Fitting {len(network.logits)} Gaussians to {len(images) * per_image} patches, to begin with.")
         cut = [images[i][CommonKeys.IMAGE] for i in range(len(images))]
-        network.initialize(patches_of(torch.stack(cut), p, p).flatten(0, 1).to(network.basis))
+        network.initialize(patches_of(torch.stack(cut), p, p).flatten(0, 1).to(network.start))
