@@ -45,8 +45,8 @@ class PatchMixture(PatchModel):
     strong contrast. There are few enough latents to sum over all: the posterior is exact, the bound is log p, and there
     is no encoder. A patch costs little more than with one state: what takes time is the change of basis.
 
-    All are learned by gradient but the centres, from where :meth:`initialize` begins. A basis turns by the Cayley transform
-    of a skew-symmetric matrix, so that it stays orthonormal.
+    All but the centres are learned by gradient, from where :meth:`initialize` begins. A basis turns by the Cayley
+    transform of a skew-symmetric matrix, so that it stays orthonormal.
 
     Args:
         patch_size: side p of the patches.
