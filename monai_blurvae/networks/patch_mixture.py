@@ -67,6 +67,7 @@ class PatchMixture(PatchModel):
     """
 
     start: Tensor
+    pairs: Tensor
     ease: Tensor
     centre: Tensor
 

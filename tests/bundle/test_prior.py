@@ -26,8 +26,7 @@ SMALL = {
     "device": "cpu",
     "max_epochs": 2,
     "val_interval": 1,
-    "components": 4,
-    "states": 2,
+    "network_def#components": 4,
 }
 
 
@@ -104,7 +103,7 @@ def test_run_bundle_zip_and_weights_load_the_same_prior(prior_run, packed, tmp_p
 
 def test_a_continuous_latent_is_an_overlay_away(hcp_dir, cache_dir, tmp_path):
     more = str(ROOT / "configs/prior_vae.yaml")
-    sizes = {name: value for name, value in SMALL.items() if name not in ("components", "states")}
+    sizes = {name: value for name, value in SMALL.items() if name != "network_def#components"}
     settings = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "run_dir": str(tmp_path / "run"), **sizes}
     run("training", [*CONFIG, more], **settings | {"max_epochs": 1, "latent_size": 3})
     prior = PatchVAEPrior.load(tmp_path / "run", inference="encoder", samples=1)
