@@ -1,8 +1,9 @@
-"""Three ways to take the integral over the latent of a PatchVAE, with the gradient of each."""
+"""Three ways to take the integral over the latent of a model of patches, with the gradient of each."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -53,7 +54,11 @@ def importance_score(network: PatchVAE, y: Tensor, sigma: float, noise: Tensor) 
     return Scored(log_prob, weighted_score(y, mean, variance, torch.softmax(log_weight, 1)))
 
 
-SCORES = {"bank": bank_score, "encoder": encoder_score, "importance": importance_score}
+SCORES: dict[str, Callable[..., Scored]] = {
+    "bank": bank_score,
+    "encoder": encoder_score,
+    "importance": importance_score,
+}
 """By the name of the inference."""
 
 
