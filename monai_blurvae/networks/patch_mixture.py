@@ -166,7 +166,8 @@ class PatchMixture(PatchModel):
         log_joint = _by_patch(joint.log_joint)
         log_prob = torch.logsumexp(log_joint, 1)
         posterior = torch.softmax(log_joint, 1).unflatten(1, self.logits.shape).movedim(1, 0)
-        score = posterior @ joint.pull[:, 0] - joint.coordinates[:, 0] * (posterior @ joint.precision[:, 0])
+        stiffness = posterior @ joint.precision[:, 0]
+        score = (posterior @ joint.pull[:, 0]).addcmul_(joint.coordinates[:, 0], stiffness, value=-1)
         return Scored(log_prob, score.movedim(0, 1).flatten(1) @ joint.basis.mT.flatten(0, 1))
 
     @torch.no_grad()
@@ -180,7 +181,8 @@ class PatchMixture(PatchModel):
         The square is multiplied out, which leaves small matrix products in place of all N · K · J · D differences.
         """
         basis = self.bases()
-        coordinates = (y.flatten(0, 1) @ basis - self.centre[:, None] @ basis).unflatten(1, y.shape[:2])
+        points = y.flatten(0, 1).expand(len(basis), -1, -1)
+        coordinates = torch.baddbmm(-self.centre[:, None] @ basis, points, basis).unflatten(1, y.shape[:2])
         clean = self.log_var.exp().clamp(*VARIANCE_RANGE)
         variance = clean[:, None] + sigma.square()[:, None, None]
         mean, precision = (self.mean * clean.sqrt())[:, None], 1 / variance
