@@ -13,17 +13,16 @@ import argparse
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from monai_blurvae import __version__
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_configs import run_metadata, trains_blurvae, with_run_values
-from monai_blurvae.bundle.run_folder import versions
 from monai_blurvae.errors import BlurVAEError, RunFolderError
-from monai_blurvae.files import make_folder, read_object, replacing, write_json
-from monai_blurvae.run_files import INFERENCE, LINEAR, METADATA, SUMMARY
+from monai_blurvae.files import make_folder, read_object, replacing, write_json, write_text
+from monai_blurvae.run_files import DENSITIES, INFERENCE, LINEAR, METADATA, MODEL_CARD
+from monai_blurvae.trained import TrainedModel
+from monai_blurvae.trained.card import model_card
+from monai_blurvae.trained.source import release_metadata, summary_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RECONSTRUCT = "reconstruct.json"
@@ -58,15 +57,31 @@ def pack(run_dir: Path, output: Path, bundle: Path | None = None) -> Path:
     if folder.exists():
         raise RunFolderError(f"{folder} is there already; choose another folder, or remove it.")
     partial = make_folder(output / f".{source.name}.part")
+    try:
+        fill(partial, source, run)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def fill(partial: Path, source: Path, run: FinishedRun) -> None:
+    """Write all that is in the folder of a bundle.
+
+    Args:
+        partial: the folder.
+        source: folder of the bundle that was trained.
+        run: that is packed.
+    """
     shutil.rmtree(partial)
     write_configs(make_folder(partial / "configs"), source, run)
     shutil.copyfile(run.model_file, make_folder(partial / "models") / "model.pt")
     if run.linear_file.is_file():  # what its evaluation holds the network against, without the training's images
         shutil.copyfile(run.linear_file, partial / "models" / LINEAR)
     shutil.copytree(source / "docs", partial / "docs")
+    if trains_blurvae(run.config):
+        write_model_card(partial, run)
     shutil.copyfile(ROOT / "LICENSE", partial / "LICENSE")
-    partial.rename(folder)
-    return folder
 
 
 def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
@@ -81,37 +96,29 @@ def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
         read_object(source / name) for name in ("train.json", "evaluate.json", INFERENCE, METADATA)
     )
     kept = {name: train[name] for name in OF_THIS_MACHINE if name in train}
+    pattern = {"image_pattern": train["image_pattern"]}
     write_json(configs / "train.json", {**run.config, **kept, "bundle_root": "."})
     if trains_blurvae(run.config):
-        write_json(configs / "evaluate.json", with_run_values(evaluate, run.config) | {"bundle_root": "."})
+        write_json(configs / "evaluate.json", with_run_values(evaluate, run.config) | pattern | {"bundle_root": "."})
         place = {"bundle_root": ".", "model_file": "$@bundle_root + '/models/model.pt'"}
-        write_json(configs / INFERENCE, with_run_values(inference, run.config) | place)
+        write_json(configs / INFERENCE, with_run_values(inference, run.config) | pattern | place)
     elif (source / RECONSTRUCT).is_file():
         write_json(configs / RECONSTRUCT, read_object(source / RECONSTRUCT) | {"bundle_root": "."})
-    write_json(configs / METADATA, run_metadata(metadata, run.config) | _measured(run) | _environment(metadata))
+    write_json(configs / METADATA, release_metadata(run_metadata(metadata, run.config), summary_of(run.path)))
     shutil.copyfile(source / "logging.conf", configs / "logging.conf")
 
 
-def _measured(run: FinishedRun) -> dict[str, Any]:
-    summary = run.path / SUMMARY
-    if not summary.is_file():
-        raise RunFolderError(f"{run.path} holds no {SUMMARY}, since its training is not finished; go on with it first.")
-    content = read_object(summary)
-    remark = {"data_remark": content["remark"]} if content["remark"] else {}
-    return {"eval_metrics": {name: round(value, 4) for name, value in content["test"].items()}, **remark}
+def write_model_card(folder: Path, run: FinishedRun) -> None:
+    """Write the model card, and beside the weights the densities that the bundle has no images to fit on.
 
-
-def _environment(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    here = versions()
-    required = {name: here.get(name) or version for name, version in metadata["required_packages_version"].items()}
-    return {
-        "version": __version__,
-        "changelog": {**metadata["changelog"], __version__: "packed from a finished run"},
-        "monai_version": here["monai"],
-        "pytorch_version": str(here["torch"]).split("+")[0],
-        "numpy_version": here["numpy"],
-        "required_packages_version": required,
-    }
+    Args:
+        folder: of the bundle.
+        run: that is packed.
+    """
+    write_text(folder / "docs" / MODEL_CARD, model_card(run.path))
+    densities = TrainedModel.load(run.path).find_densities()
+    if densities is not None:
+        densities.write(folder / "models" / DENSITIES)
 
 
 def zip_folder(folder: Path) -> Path:

@@ -65,7 +65,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--importance_samples", type=int, default=16)
     add("--rate", type=float, help="validation KL in nats at which rows are compared, in later commands too")
     add("--validation_only", action="store_true", help="leave the test subjects alone and report on validation")
-    add("--jobs", type=int, help="trainings side by side, one thread each; default: 1 on a GPU, else one for each core")
+    add(
+        "--jobs",
+        type=int,
+        help="trainings side by side, one thread each; default: one for each core, at most 4 on a GPU",
+    )
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
 
@@ -164,8 +168,9 @@ def _say(line: str) -> None:
 
 
 def _default_jobs(device: str) -> int:
-    """A GPU is shared at a loss; on a CPU each training has one core."""
-    return 1 if device.startswith("cuda") else os.cpu_count() or 1
+    """One for each core; a training alone leaves a GPU waiting for its host, and four share its memory."""
+    cores = os.cpu_count() or 1
+    return min(cores, 4) if device.startswith("cuda") else cores
 
 
 def _absolute(path: Path | str | None) -> Path | None:

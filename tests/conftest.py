@@ -1,5 +1,6 @@
 import logging
 import warnings
+from collections import Counter
 
 import pytest
 import torch
@@ -9,6 +10,12 @@ from tests.volumes import TINY, TRAIN, make_dataset, run
 from tests.weights import save_random_weights
 
 torch.set_num_threads(1)  # the networks here are so small that two threads only wait for each other
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests first, lest one process ends with a long file while the other has no more."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

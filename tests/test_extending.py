@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.commands import environment
 from tests.volumes import ROOT, TINY, TRAIN
 
 TEXT = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
@@ -31,7 +32,8 @@ def train(folder, *overlays, **settings):
     given = {**TINY, "run_dir": "run", "cache_dir": "cache", **settings}
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     files = str([TRAIN, *(f"{name}.yaml" for name in overlays)])
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}.", "OMP_NUM_THREADS": "1"}
+    env = environment()
+    env["PYTHONPATH"] += f"{os.pathsep}."
     line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, *options]
     return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
 

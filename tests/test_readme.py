@@ -3,16 +3,48 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
+from scripts import export
+from tests.volumes import HCP
+
 README = Path(__file__).parents[1] / "README.md"
+TRAINING, LOADING, EXPORTS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def run(code):
+    namespace = {}
+    exec(compile(code, str(README), "exec"), namespace)
+    return namespace
+
+
+def small(code, folder):
+    """The code for a run of patches of 32."""
+    return code.replace("outputs/hcp/0001", str(folder)).replace("64, 64", "32, 32").replace("8:72", "4:36")
 
 
 def test_the_python_example_runs_and_is_short():
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    namespace = {}
-    exec(compile(code, str(README), "exec"), namespace)
+    namespace = run(TRAINING)
     assert namespace["log_density"].shape == (8,)
     assert torch.isfinite(namespace["log_density"]).all()
-    statements = [line for line in code.splitlines() if line.strip()]
-    assert len(statements) <= 15
+    assert len([line for line in TRAINING.splitlines() if line.strip()]) <= 15
+
+
+def test_a_loaded_model(finished_run, hcp_dir):
+    namespace = run(small(LOADING, finished_run[1]).replace("t1.nii.gz", str(hcp_dir / "100" / HCP)))
+    assert namespace["scan"].shape == (1, 48, 40, 44)
+    assert namespace["nats"].shape == (1,)
+    assert namespace["images"].shape == (4, 1, 32, 32)
+    assert namespace["score"].shape == (1, 1, 48, 44)
+
+
+@pytest.mark.slow
+def test_the_exports(finished_run):
+    pytest.importorskip("onnxruntime")
+    assert export.main([str(finished_run[1])]) == 0
+    namespace = run(small(EXPORTS, finished_run[1]))
+    reconstruction = namespace["reconstruction"]
+    torch.testing.assert_close(namespace["program"](namespace["x"]), reconstruction, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(namespace["pred"]), reconstruction, rtol=0, atol=1e-5)
+    assert namespace["nats"].shape == (8,)

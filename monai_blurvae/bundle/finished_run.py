@@ -21,6 +21,7 @@ from monai_blurvae.files import make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE
+from monai_blurvae.report.run_record import is_prior
 from monai_blurvae.run_files import CONFIG, DATALIST, LINEAR, METRICS_CSV, MODEL, SUMMARY
 
 logger = logging.getLogger(__name__)
@@ -168,6 +169,11 @@ class FinishedRun:
             value = value[part]
         expression = isinstance(value, str) and value.startswith(("$", "@", "%"))
         return default if expression or not is_plain(value) else value
+
+    @property
+    def is_prior(self) -> bool:
+        """Whether it is the training of a learned prior; False where there is no run."""
+        return is_prior(self.config)
 
     def preprocessing(self, transforms: Sequence[Any]) -> Compose:
         """The deterministic transforms of the training.

@@ -5,44 +5,60 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
+import inspect
 import io
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monai_blurvae.bundle.run_report import report_reconstructions
 from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data.header import VOLUME_SUFFIXES
+from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.data.save_volume import write_volume
 from monai_blurvae.errors import DataError, RunFolderError, SettingsError
 from monai_blurvae.files import make_folder, read_object, remove_leftovers, replacing, sha256_of, write_json, write_text
 from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
+from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, ConvergenceWatcher
+from monai_blurvae.priors.reconstruction.masks import centre_line_count
 from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI
 from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
 from monai_blurvae.priors.reconstruction.scaling import PERCENTILE, estimate_noise_std, percentile
 from monai_blurvae.priors.reconstruction.scan import HDF5_SUFFIXES, Scan, read_scan
 from monai_blurvae.priors.reconstruction.splitting import Reconstruction
+from monai_blurvae.records import Record
+from monai_blurvae.run_files import CONVERGENCE_CSV, METRICS_CSV, RECONSTRUCTION_NPZ
+
+Numbers = npt.NDArray[Any]
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, TABLE, SLICES = "settings.json", "metrics.csv", "slices"
+SETTINGS, SLICES = "settings.json", "slices"
+PLAUSIBLE_MAPS = (0.3, 3.0)
+"""Of the largest root sum of squares of coil maps, which is 1 by convention; with others the image has other units."""
+PICTURED = 6
+"""Slices of each file that the report can show, evenly spread."""
 
 
 class ScanReconstructor:
     """Reconstruct every file into a folder of its own in ``output_dir``.
 
     A folder holds ``NAME_reconstruction.nii.gz``, ``NAME_zero_filled.nii.gz``, ``settings.json``, with samples
-    ``NAME_std.nii.gz`` (of the magnitude, over draws from the posterior), and, where the fully sampled image is known,
-    ``NAME_error.nii.gz`` (reconstruction − image) and ``metrics.csv``. Slices are kept as they
-    are finished, so that a run that was cut off goes on; what is finished is not made again, and nothing is
-    overwritten.
+    ``NAME_std.nii.gz`` (of the magnitude, over draws from the posterior), where the fully sampled image is known
+    ``NAME_error.nii.gz`` (reconstruction − image) and ``metrics.csv``, of iterative methods ``convergence.csv`` (see
+    :data:`~monai_blurvae.priors.reconstruction.CONVERGENCE`), and ``reconstruction.npz``, from which ``report.html``
+    in ``output_dir`` is drawn, with all that has been reconstructed there. Slices are kept as they are finished, so
+    that a run that was cut off goes on; what is finished is not made again, and nothing but the report is overwritten.
 
     Args:
         method: makes an image from k-space, for example a :class:`~monai_blurvae.priors.HalfQuadraticSplitting`.
@@ -97,6 +113,7 @@ class ScanReconstructor:
         folders = named_folders(find_files(self.inputs))
         for path, name in folders.items():
             self._reconstruct(path, self.output_dir / name)
+        report_reconstructions(self.output_dir)
         return [self.output_dir / name for name in folders.values()]
 
     def _reconstruct(self, path: Path, folder: Path) -> None:
@@ -129,50 +146,106 @@ class ScanReconstructor:
         for index in tqdm(indices, desc=folder.name, unit="slice"):
             kept = folder / SLICES / f"{index:04d}.npz"
             if not kept.is_file():
-                images = self._slice(scan, index, scale, noise)
+                try:
+                    images = self._slice(scan, index, scale, noise)
+                except DataError as error:
+                    raise DataError(f"{path}, slice {index}: {error}") from error
                 with replacing(kept) as temporary, temporary.open("wb") as stream:
                     np.savez(stream, allow_pickle=False, **images)
-        self._finish(scan, folder, indices)
+        self._finish(scan, folder, indices, {"white": scale, "noise": noise})
 
-    def _slice(self, scan: Scan, index: int, scale: float, noise: float) -> dict[str, np.ndarray[Any, Any]]:
-        """The magnitudes of one slice, ``(h, w)``, in the units of k-space."""
+    def _slice(self, scan: Scan, index: int, scale: float, noise: float) -> dict[str, Numbers]:
+        """The magnitudes of one slice, ``(h, w)``, in the units of k-space, its convergence and the seconds it took."""
         kspace = (scan.kspace[index : index + 1] / scale).to(self.device)
         if not kspace.any():  # no signal and no noise: padding of a volume
             empty = np.zeros(scan.image_size, np.float32)
-            return dict.fromkeys(self._kinds(), empty)
+            return {**dict.fromkeys(self._kinds(), empty), "convergence": np.empty((0, 3)), "seconds": np.zeros(())}
         estimated = scan.coil_maps is None and kspace.shape[1] > 1
         coil_maps = estimate_coil_maps(kspace, scan.lines[index].float()) if estimated else None
         operator = scan.operator(index, coil_maps).to(self.device)
-        image = self.method(kspace, operator, noise)
+        watcher = self._watcher(scan, index, kspace, operator, scale)
+        start = time.perf_counter()
+        watched: dict[str, Any] = {} if watcher is None else {"watcher": watcher}
+        image = self.method(kspace, operator, noise, **watched)
+        seconds = time.perf_counter() - start
         images = {"zero_filled": operator.adjoint(kspace).abs(), "reconstruction": image.abs()}
         if self.sampler is not None:
             images["std"] = self.sampler(kspace, operator, noise, samples=self.samples).abs().std(0)
-        return {name: scan.crop(x[0, 0] * scale).cpu().numpy() for name, x in images.items()}
+        made = {name: scan.crop(x[0, 0] * scale).cpu().numpy() for name, x in images.items()}
+        rows = np.array([] if watcher is None else watcher.rows).reshape(-1, len(CONVERGENCE))
+        return {**made, "convergence": rows, "seconds": np.array(seconds)}
+
+    def _watcher(
+        self, scan: Scan, index: int, kspace: Tensor, operator: CartesianMRI, scale: float
+    ) -> ConvergenceWatcher | None:
+        """Of methods that can be watched."""
+        if "watcher" not in inspect.signature(self.method).parameters:
+            return None
+        if scan.reference is None:
+            return ConvergenceWatcher(kspace, operator)
+        largest = float(scan.reference.max()) / scale
+        return ConvergenceWatcher(kspace, operator, scan.reference[index] / scale, largest, scan.crop)
 
     def _kinds(self) -> list[str]:
         """Images that are made of each slice."""
         return ["zero_filled", "reconstruction", *(["std"] if self.sampler is not None else [])]
 
-    def _finish(self, scan: Scan, folder: Path, indices: Sequence[int]) -> None:
+    def _finish(self, scan: Scan, folder: Path, indices: Sequence[int], about: Mapping[str, Any]) -> None:
         names = self._kinds()
         volumes = {name: np.zeros((len(scan.kspace), *scan.image_size), np.float32) for name in names}
+        convergence: dict[int, Numbers] = {}
+        seconds: list[float] = []
         for index in indices:
             with np.load(folder / SLICES / f"{index:04d}.npz") as images:
                 for name in names:
                     volumes[name][index] = images[name]
+                convergence[index] = images["convergence"]
+                seconds.append(float(images["seconds"]))
         if scan.reference is not None:
             chosen = torch.zeros(len(scan.kspace), dtype=torch.bool)
             chosen[list(indices)] = True
             reference = scan.reference.numpy()
             compared = {name: volumes[name] for name in ("zero_filled", "reconstruction")}
-            write_text(folder / TABLE, _table(compared, reference, indices))
+            write_text(folder / METRICS_CSV, _table(compared, reference, indices))
             volumes["error"] = (volumes["reconstruction"] - reference) * chosen[:, None, None].numpy()
+        if any(len(rows) for rows in convergence.values()):
+            write_text(folder / CONVERGENCE_CSV, _convergence_table(convergence))
+        told = {**about, **self._about(scan), "seconds": float(np.median(seconds)), "reconstructed": len(indices)}
+        _record(scan, volumes, indices, told).write(folder / RECONSTRUCTION_NPZ)
         # the reconstruction last: it says that all is done
         for name in sorted(volumes, key=lambda name: name == "reconstruction"):
             write_volume(folder / f"{folder.name}_{name}.nii.gz", *scan.volume(volumes[name]))
         for index in indices:
             (folder / SLICES / f"{index:04d}.npz").unlink()
         (folder / SLICES).rmdir()
+
+    def _about(self, scan: Scan) -> dict[str, Any]:
+        """What the report tells of a scan, in words where a number says too little."""
+        coils, lines = scan.kspace.shape[1], scan.lines[0]
+        if self.noise_std is not None:
+            noise_from = "as given"
+        else:
+            noise_from = "measured in the outer samples" if scan.noise_std is None else "of the simulation"
+        if coils == 1:
+            maps_from = "none, one coil"
+        elif self.coil_maps is not None:
+            maps_from = f"as given, {self.coil_maps.name}"
+        else:
+            maps_from = "estimated by sigpy's ESPIRiT" if scan.coil_maps is None else "of the simulation"
+        return {
+            "source": scan.source,
+            "slices": len(scan.kspace),
+            "coils": coils,
+            "size": list(scan.kspace.shape[-2:]),
+            "lines": [int(line) for line in lines],
+            "centre_lines": centre_line_count(lines.float().expand(1, 1, 1, -1)),
+            "lines_differ": not bool((scan.lines == lines).all()),
+            "noise_from": noise_from,
+            "maps_from": maps_from,
+            "phase_from": str(getattr(self.method, "phase_from", "not used")),
+            # volumes are in RAS, whose second axis points up; raw data is shown as it was sampled
+            "quarter_turns": int(scan.orientation is not None),
+        }
 
     def _indices(self, scan: Scan) -> list[int]:
         count = len(scan.kspace)
@@ -196,6 +269,11 @@ class ScanReconstructor:
 
     def _noise(self, scan: Scan, scale: float) -> float:
         if self.noise_std is not None:
+            if not 0 <= self.noise_std < scale:
+                raise SettingsError(
+                    f"noise_std is {self.noise_std:g}, where a number between 0 and {scale:.3g}, the zero-filled 99th "
+                    f"percentile of {scan.source}, is expected; give it in the units of k-space."
+                )
             return self.noise_std / scale
         if scan.noise_std is not None:
             return scan.noise_std / scale
@@ -217,6 +295,12 @@ class ScanReconstructor:
             raise DataError(
                 f"{file} holds {maps.dtype} of shape {tuple(maps.shape)}, where complex {expected} for "
                 f"each of the {len(scan.kspace)} slices of {scan.source}, or for all, is expected; give its own maps."
+            )
+        sensitivity = float(maps.abs().square().sum(1).amax().sqrt())
+        if not PLAUSIBLE_MAPS[0] <= sensitivity <= PLAUSIBLE_MAPS[1]:
+            raise DataError(
+                f"{file} holds maps whose root sum of squares is up to {sensitivity:.3g}, where 1 is expected; divide "
+                "them by it, pixel by pixel, or estimate them again."
             )
         return maps.to(torch.complex64)
 
@@ -297,7 +381,28 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     return ""
 
 
-def _table(volumes: Mapping[str, np.ndarray[Any, Any]], reference: np.ndarray[Any, Any], indices: Sequence[int]) -> str:
+def _record(scan: Scan, volumes: Mapping[str, Numbers], indices: Sequence[int], about: Mapping[str, Any]) -> Record:
+    """A few of the slices that are not empty, for the report."""
+    full = [index for index in indices if volumes["zero_filled"][index].any()] or list(indices)
+    shown = [full[place] for place in evenly_spread(len(full), PICTURED)]
+    arrays = {name: volume[shown] for name, volume in volumes.items()}
+    if scan.reference is not None:
+        arrays["reference"] = scan.reference[shown].numpy()
+    return Record({**arrays, "shown": np.array(shown)}, about)
+
+
+def _convergence_table(convergence: Mapping[int, Numbers]) -> str:
+    """A row for each slice and step; what is not known is empty."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["slice", "step", *CONVERGENCE])
+    for index, rows in convergence.items():
+        for step, row in enumerate(rows):
+            writer.writerow([index, step, *("" if np.isnan(value) else f"{value:.6g}" for value in row)])
+    return stream.getvalue()
+
+
+def _table(volumes: Mapping[str, Numbers], reference: Numbers, indices: Sequence[int]) -> str:
     """A row for each slice with anatomy and method, and the mean over these."""
     largest = float(reference.max())
     chosen = [index for index in indices if reference[index].any()]

@@ -13,7 +13,12 @@ from monai_blurvae.metrics.likelihood import Bounds, evidence_bounds, fit_likeli
 from monai_blurvae.metrics.linear import LinearVAE, at_rate, fit_linear_vae, linear_yardstick, measure_linear_vae
 from monai_blurvae.metrics.lpips import LPIPSMetric, lpips_distance
 from monai_blurvae.metrics.measures import MEASURES, Description
-from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
+from monai_blurvae.metrics.spectra import (
+    fourier_ring_correlation,
+    log_spectrum_distance,
+    relative_sharpness,
+    ring_resolution,
+)
 from monai_blurvae.metrics.standard import additional_metrics, key_metric
 from monai_blurvae.metrics.suite import Measure, measure_model
 
@@ -32,6 +37,7 @@ __all__ = [
     "evidence_bounds",
     "fit_likelihoods",
     "fit_linear_vae",
+    "fourier_ring_correlation",
     "image_pair",
     "key_metric",
     "linear_yardstick",
@@ -42,5 +48,6 @@ __all__ = [
     "measure_linear_vae",
     "measure_model",
     "relative_sharpness",
+    "ring_resolution",
     "to_unit_range",
 ]

@@ -96,6 +96,16 @@ SPECTRUM = (
     Description("spectrum_reconstruction", "spectrum of reconstructions", "decades", 3, -1, _SPECTRUM),
     Description("spectrum_sample", "spectrum of samples", "decades", 3, -1, _SPECTRUM),
 )
+DETAIL = (
+    Description(
+        "resolution",
+        "resolution",
+        "pixels",
+        2,
+        -1,
+        "finest period in reconstructions at which they and the images have a Fourier ring correlation of 0.5",
+    ),
+)
 DRAWN = ("reconstruction", "sample")
 """What images are drawn around: x̂ of the posterior mean of an image, x̂ of a latent from the prior."""
 DRAWS = tuple(
@@ -174,7 +184,7 @@ LIKELIHOOD = (
 
 MEASURES = {
     description.key: description
-    for group in (QUALITY, LPIPS, LATENT, KERNEL, SPECTRUM, DRAWS, SHARPNESS, ALEXNET, FID, LIKELIHOOD)
+    for group in (QUALITY, LPIPS, LATENT, KERNEL, SPECTRUM, DETAIL, DRAWS, SHARPNESS, ALEXNET, FID, LIKELIHOOD)
     for description in group
 }
 """Every measure by its key, in the order of the result of :func:`~monai_blurvae.metrics.measure_model`."""

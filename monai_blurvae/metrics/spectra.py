@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_blurvae.functional.radial import radial_power
+from monai_blurvae.functional.radial import annulus_mean, radial_power
+from monai_blurvae.functional.spectral import ortho_spectrum
+from monai_blurvae.functional.window import hann_window
 
 IMAGES_AT_ONCE = 64
 """Images whose spectra or Laplacians are taken at once: in float64, with copies, they need many times their memory."""
@@ -40,6 +42,68 @@ def log_spectrum_distance(images: Tensor, reference: Tensor, window: bool = True
     ]
     spectra = [power.mean(0).clamp_min(POWER_FLOOR).log10() for power in powers]
     return (spectra[0] - spectra[1]).square().mean().sqrt()
+
+
+def fourier_ring_correlation(images: Tensor, reference: Tensor) -> Tensor:
+    """Correlation of pairs of images in each ring of frequencies, FRC (Saxton & Baumeister 1982; van Heel 1987).
+
+    FRC(r) = Re Σ X_j Y_j* / √(Σ |X_j|² Σ |Y_j|²), the sums over the frequencies of ring r, the channels and all pairs,
+    of images without their mean under a Hann window. Power that has nothing to do with the reference does not raise
+    it, as it does the power spectrum.
+
+    Args:
+        images: ``(N, C, H, W)``, any range.
+        reference: of the same shape and range, the image that belongs to each.
+
+    Returns:
+        ``(R,)``, R = min(H, W) // 2, in [−1, 1], for r = 1 … R cycles per min(H, W) pixels; 0 where either has no
+        power.
+
+    Raises:
+        ValueError: unless the images are 2-D pairs of one shape.
+    """
+    if images.ndim != 4 or images.shape != reference.shape or not len(images):
+        raise ValueError(
+            f"pairs of images (N, C, H, W) are compared, but have shapes {tuple(images.shape)} and "
+            f"{tuple(reference.shape)}."
+        )
+    pairs = zip(images.split(IMAGES_AT_ONCE), reference.split(IMAGES_AT_ONCE), strict=True)
+    cross, power, reference_power = torch.stack([_ring_products(*pair) for pair in pairs]).sum(0)
+    return cross / (power * reference_power).sqrt().clamp_min(POWER_FLOOR)
+
+
+def _ring_products(x: Tensor, y: Tensor) -> Tensor:
+    """Σ Re X Y*, Σ |X|² and Σ |Y|² over images and channels, in each ring, ``(3, R)``, up to a factor of each ring."""
+    image_size = tuple(x.shape[2:])
+    window = hann_window(image_size, x.double())
+    a, b = (ortho_spectrum((z.double() - z.double().mean((2, 3), keepdim=True)) * window) for z in (x, y))
+    products = torch.stack([(first * second.conj()).real.sum((0, 1)) for first, second in ((a, b), (a, a), (b, b))])
+    return annulus_mean(products[None], image_size)[0, :, 1 : min(image_size) // 2 + 1]
+
+
+def ring_resolution(images: Tensor, reference: Tensor, threshold: float = 0.5) -> Tensor:
+    """Period of the finest waves that are still those of the reference: where the FRC first falls below a threshold.
+
+    Args:
+        images: ``(N, C, H, W)``, any range.
+        reference: of the same shape and range, the image that belongs to each.
+        threshold: between two rings the FRC is interpolated; before the first it is 1.
+
+    Returns:
+        A period in pixels, from 2, where the FRC does not fall below, to min(H, W) and more; lower is better.
+
+    Raises:
+        ValueError: as :func:`fourier_ring_correlation`.
+    """
+    correlation = fourier_ring_correlation(images, reference)
+    size = min(images.shape[2:])
+    below = (correlation < threshold).nonzero()
+    if not len(below):
+        return correlation.new_tensor(size / len(correlation))
+    ring = int(below[0])
+    before = correlation[ring - 1] if ring else correlation.new_tensor(1.0)
+    crossing = ring + (before - threshold) / (before - correlation[ring])
+    return size / crossing
 
 
 def laplacian_variance(images: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from monai_blurvae.metrics.likelihood import (
 from monai_blurvae.metrics.lpips import lpips_distance
 from monai_blurvae.metrics.measures import (
     ALEXNET,
+    DETAIL,
     DRAWN,
     DRAWS,
     FID,
@@ -49,7 +50,7 @@ from monai_blurvae.metrics.measures import (
     Description,
     keys,
 )
-from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
+from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness, ring_resolution
 from monai_blurvae.seeding import numpy_rng, torch_rng
 
 logger = logging.getLogger(__name__)
@@ -162,6 +163,7 @@ def measure_model(
             LATENT: lambda: _latent(evaluated),
             KERNEL: lambda: _kernel(network, evaluated, uses_kernel, c),
             SPECTRUM: lambda: _spectra(evaluated),
+            DETAIL: lambda: _detail(evaluated),
             DRAWS: lambda: _drawn_spectra(evaluated, fitted(), chunk_size, seed),
             SHARPNESS: lambda: _sharpness(evaluated),
             ALEXNET: lambda: _alexnet(evaluated, weights_dir),
@@ -249,6 +251,10 @@ def _spectra(evaluated: _Evaluated) -> Values:
         "spectrum_reconstruction": log_spectrum_distance(evaluated.reconstructions, evaluated.images).item(),
         "spectrum_sample": log_spectrum_distance(evaluated.samples, evaluated.images).item(),
     }
+
+
+def _detail(evaluated: _Evaluated) -> Values:
+    return {"resolution": ring_resolution(evaluated.reconstructions, evaluated.images).item()}
 
 
 def _drawn_spectra(evaluated: _Evaluated, fitted: Mapping[str, Likelihood], chunk_size: int, seed: int) -> Values:

@@ -159,6 +159,21 @@ class PatchMixture(PatchModel):
             decoded = image_of(self._decode(log_joint, joint.basis).unflatten(0, (len(x), -1)), x.shape[2:], p)
         return PatchMixtureOutput(decoded, log_prob + kl, kl)
 
+    @property
+    def latents(self) -> int:
+        """Bases times states."""
+        return self.logits.numel()
+
+    @torch.no_grad()
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose latents by the last of the numbers, and draw around their means."""
+        edges = self.logits.flatten().softmax(0).cumsum(0)
+        chosen = torch.searchsorted(edges, torch.special.ndtr(noise[:, -1])).clamp_max(self.latents - 1)
+        basis = self.bases()
+        mean = self._means(basis).flatten(0, 1)[chosen]
+        white = noise[:, :-1] * self.log_var.exp().clamp(*VARIANCE_RANGE).sqrt().flatten(0, 1)[chosen]
+        return mean, mean + (basis[chosen // self.logits.shape[1]] @ white[:, :, None])[:, :, 0]
+
     @torch.no_grad()
     def density(self, y: Tensor, sigma: float) -> Scored:
         """Log p of coefficients with noise ``(N, D)``, and its gradient, by two matrix products with all bases."""
@@ -202,9 +217,12 @@ class PatchMixture(PatchModel):
     @torch.no_grad()
     def _decode(self, log_joint: Tensor, basis: Tensor) -> Tensor:
         """The mean of the likeliest latent, patches ``(N, p, p)``."""
+        return self.patches(self._means(basis).flatten(0, 1)[log_joint.argmax(1)])
+
+    def _means(self, basis: Tensor) -> Tensor:
+        """Of all latents, ``(K, J, D)``."""
         mean = self.mean * self.log_var.exp().clamp(*VARIANCE_RANGE).sqrt()
-        means = self.centre[:, None] + mean @ basis.mT
-        return self.patches(means.flatten(0, 1)[log_joint.argmax(1)])
+        return self.centre[:, None] + mean @ basis.mT
 
 
 def _by_patch(log_joint: Tensor) -> Tensor:

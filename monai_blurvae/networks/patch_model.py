@@ -64,6 +64,22 @@ class PatchModel(nn.Module, ABC):
     def latent_noise(self) -> int:
         """How many standard normal numbers the latent of a patch is drawn with."""
 
+    @property
+    @abstractmethod
+    def latents(self) -> int:
+        """How many latents :meth:`density` sums over."""
+
+    @abstractmethod
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws from the prior of the latent: means of the coefficients without noise, and draws around them.
+
+        Args:
+            noise: standard normal, ``(N, D + latent_noise + 1)``, as of :meth:`noise_shape`.
+
+        Returns:
+            ``(N, D)`` each.
+        """
+
     @abstractmethod
     def density(self, y: Tensor, sigma: float) -> Scored:
         """Log-density of patches with noise in closed form, and its gradient.

@@ -133,6 +133,17 @@ class PatchVAE(PatchModel):
             decoded = image_of(self.patches(mean).unflatten(0, (len(x), -1)), x.shape[2:], p)
         return PatchVAEOutput(decoded, mu, log_var, z, y, mean, variance + sigma.square())
 
+    @property
+    def latents(self) -> int:
+        """The size of the bank."""
+        return len(self.bank)
+
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode draws from N(0, I)."""
+        white, z, _ = noise.split([self.patch_size**2, self.latent_size, 1], 1)
+        mean, variance = self.decode(z)
+        return mean, mean + variance.sqrt() * white
+
     def density(self, y: Tensor, sigma: float) -> Scored:
         """The mean of p(y|z) over the bank of latents, a mixture of Gaussians."""
         mean, variance = self.decode(self.bank)

@@ -2,6 +2,7 @@
 
 from monai_blurvae.priors.blurvae_prior import BlurVAEPrior
 from monai_blurvae.priors.evaluation import CalibrationHandler, PatchVAEEvaluator, PriorReportHandler
+from monai_blurvae.priors.gaussian_mixture_prior import GaussianMixturePrior
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 from monai_blurvae.priors.patch_vae_prior import PatchVAEPrior
 from monai_blurvae.priors.protocol import ImagePrior
@@ -10,6 +11,7 @@ from monai_blurvae.priors.start import InitialMixtureHandler
 __all__ = [
     "BlurVAEPrior",
     "CalibrationHandler",
+    "GaussianMixturePrior",
     "ImagePrior",
     "InitialMixtureHandler",
     "PatchPrior",

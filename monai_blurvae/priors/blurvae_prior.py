@@ -16,8 +16,8 @@ class BlurVAEPrior(PatchPrior):
 
     log p_σ(y) ≥ E_q[log N(y; x̂(z), Σ + σ²)] − KL(q(z|y) ‖ N(0, I)) for each patch, with a covariance Σ that was fitted
     around the decoder. As in the deep density priors of Tezcan et al. (2019) the encoder sees the patch as it is, noise
-    and all; for the gradient q and its latents are held fixed. One covariance for all latents acts much like a single
-    Gaussian: for images use :class:`~monai_blurvae.priors.PatchVAEPrior`, and this one to compare.
+    and all; for the gradient and its derivative q and its latents are held fixed. One covariance for all latents acts
+    much like a single Gaussian: for images use :class:`~monai_blurvae.priors.PatchVAEPrior`, and this one to compare.
 
     Args:
         network: the model of one channel in two dimensions, used in evaluation mode.
@@ -72,8 +72,8 @@ class BlurVAEPrior(PatchPrior):
             z = (mu[:, None] + torch.exp(0.5 * log_var)[:, None] * noise).flatten(0, 1)
             mean = self.network.decode(z)
         with torch.enable_grad():
-            y = patches[:, None].detach().requires_grad_()
+            y = (patches if patches.requires_grad else patches.detach().requires_grad_())[:, None]
             residual = y.repeat_interleave(self.samples, 0) - mean
             likelihood = noisy.log_prob(residual, z).unflatten(0, (-1, self.samples)).mean(1)
-            (score,) = torch.autograd.grad(likelihood.sum(), y)
+            (score,) = torch.autograd.grad(likelihood.sum(), y, create_graph=patches.requires_grad)
         return ScoredPatches(likelihood.detach() - kl_standard_normal(mu, log_var), score[:, 0])

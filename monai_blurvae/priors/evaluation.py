@@ -17,6 +17,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
 from monai_blurvae.data.facts import facts_of
+from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.engines.batch import images_of
 from monai_blurvae.files import FilePath, make_folder, resolved, write_text
 from monai_blurvae.functional import image_of, patches_of
@@ -25,13 +26,17 @@ from monai_blurvae.metrics.image_quality import Output, as_batch
 from monai_blurvae.networks import PatchModel, unwrapped
 from monai_blurvae.networks.patch_model import MODEL_RANGE, SIGMAS
 from monai_blurvae.priors.patch_vae_prior import PatchVAEPrior, bank_misses
-from monai_blurvae.run_files import METRICS_CSV, METRICS_MD
+from monai_blurvae.records import Record
+from monai_blurvae.run_files import DENOISING_NPZ, METRICS_CSV, METRICS_MD
 from monai_blurvae.seeding import torch_rng
 
 logger = logging.getLogger(__name__)
 
 KEY_SIGMA = 0.02
 """Noise level, on [0, 1], of the log-density by which the best model is chosen."""
+
+EXAMPLES, PATCHES = 4, 128
+"""Images and patches that a report shows."""
 
 QUANTITIES = ("elbo", "bank", "kl")
 """Of each image under each noise level, means over its patches in nats: the bound of log p, the log-density in closed
@@ -132,7 +137,7 @@ class CalibrationHandler:
 
 
 class PriorReportHandler:
-    """Write ``metrics.csv``, a line for each image, and ``metrics.md`` of an evaluation, and denoise its images.
+    """Write ``metrics.csv``, a line for each image, ``metrics.md`` and ``denoising.npz``, for the run's report.
 
     Noise of each level is added to an image and taken out again by a :class:`~monai_blurvae.priors.PatchVAEPrior` with
     patches two pixels apart. The PSNR is that of the pixels that no patch across the image's border covers. The metrics
@@ -144,21 +149,38 @@ class PriorReportHandler:
         dataset: what is evaluated, whose :func:`~monai_blurvae.data.facts.facts_of` every table tells.
         title: what was evaluated.
         seed: of the noise.
+        quarter_turns: by which pictures are rotated.
     """
 
-    def __init__(self, folder: FilePath, network: nn.Module, dataset: Any, title: str = "test", seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: FilePath,
+        network: nn.Module,
+        dataset: Any,
+        title: str = "test",
+        seed: int = 0,
+        quarter_turns: int = 0,
+    ) -> None:
         self.folder = folder
         self.network = network
         self.dataset = dataset
         self.title = title
         self.seed = seed
+        self.quarter_turns = quarter_turns
         self._rows: list[dict[str, Any]] = []
+        self._pictures: dict[str, list[Tensor]] = {}
+        self._examples: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to a :class:`PatchVAEEvaluator`, after the handler that loads the weights."""
-        engine.add_event_handler(Events.STARTED, self._rows.clear)
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self._rows = []
+        self._pictures = {"images": [], "noisy": [], "denoised": []}
+        self._examples = []
 
     def _collect(self, engine: Engine) -> None:
         batch, output = engine.state.batch, engine.state.output
@@ -166,20 +188,38 @@ class PriorReportHandler:
         columns = {
             metric_name(name, sigma): output[name][:, i] for name in QUANTITIES for i, sigma in enumerate(SIGMAS)
         }
-        columns |= {metric_name("psnr", sigma): self._psnr(images, sigma, len(self._rows)) for sigma in SIGMAS}
-        for i, place in enumerate(places_of(batch, len(images), len(self._rows))):
+        before = len(self._rows)
+        found = [self._denoised(images, sigma, before) for sigma in SIGMAS]
+        noisy, denoised = (torch.stack(both, 1)[:, :, 0] for both in zip(*found, strict=True))
+        columns |= {metric_name("psnr", s): self._psnr(images, denoised[:, i, None]) for i, s in enumerate(SIGMAS)}
+        places = places_of(batch, len(images), before)
+        for i, place in enumerate(places):
             self._rows.append(place | {name: float(values[i]) for name, values in columns.items()})
+        for i in self._shown(len(images), engine):
+            self._examples.append(places[i])
+            for name, values in (("images", images[i, 0]), ("noisy", noisy[i]), ("denoised", denoised[i])):
+                self._pictures[name].append(values.cpu() / MODEL_RANGE + 0.5)
 
-    def _psnr(self, images: Tensor, sigma: float, before: int) -> Tensor:
+    def _shown(self, count: int, engine: Engine) -> list[int]:
+        """Which images of a batch are kept as examples, evenly spread over all batches."""
+        batches = evenly_spread(engine.state.epoch_length, EXAMPLES)
+        wanted = min(-(-EXAMPLES // len(batches)), EXAMPLES - len(self._examples))
+        return evenly_spread(count, wanted) if engine.state.iteration - 1 in batches and wanted else []
+
+    def _denoised(self, images: Tensor, sigma: float, before: int) -> tuple[Tensor, Tensor]:
+        """Images with noise, and without it again, on [−1, 1]."""
         network: PatchModel = unwrapped(self.network)
         prior = PatchVAEPrior(network, _inference(network), intensity=(-1.0, 1.0))
         generator = torch_rng(self.seed, "denoising", before, f"{sigma:g}")
         noise = torch.randn(images.shape, generator=generator).to(images)
-        error = prior.denoise(images + MODEL_RANGE * sigma * noise, MODEL_RANGE * sigma) - images
-        border = network.patch_size - 1
+        noisy = images + MODEL_RANGE * sigma * noise
+        return noisy, prior.denoise(noisy, MODEL_RANGE * sigma)
+
+    def _psnr(self, images: Tensor, denoised: Tensor) -> Tensor:
+        border = unwrapped(self.network).patch_size - 1
         inner = [slice(border, size - border) if size > 2 * border else slice(None) for size in images.shape[2:]]
-        mse = (error[:, :, inner[0], inner[1]] / MODEL_RANGE).square().mean((1, 2, 3))
-        return -10 * mse.log10()
+        error = (denoised - images)[:, :, inner[0], inner[1]] / MODEL_RANGE
+        return -10 * error.square().mean((1, 2, 3)).log10()
 
     def _write(self, engine: Engine) -> None:
         folder = make_folder(resolved(self.folder))
@@ -187,6 +227,7 @@ class PriorReportHandler:
         engine.state.metrics.update({name: value for name, value in means.items() if name.startswith("psnr")})
         write_text(folder / METRICS_CSV, csv_text(self._rows))
         write_text(folder / METRICS_MD, self._markdown())
+        self._record().write(folder / DENOISING_NPZ)
         key = KEY_SIGMA
         logger.info(
             f"{self.title}: log p {means[metric_name('elbo', key)]:.2f} nats a patch (encoder) and "
@@ -213,6 +254,42 @@ class PriorReportHandler:
             f"mean ± std over images; denoised with the inference {_inference(network)!r}.",
         ]
         return "\n".join(lines) + "\n"
+
+    def _record(self) -> Record:
+        """Examples and patches in [0, 1], and the means."""
+        facts, network = facts_of(self.dataset), unwrapped(self.network)
+        columns = {name: [row[name] for row in self._rows] for name in self._names()}
+        about = {
+            "title": self.title,
+            "remark": facts.remark,
+            "evaluated_on": facts.count_text(len(self._rows)),
+            "sigmas": list(SIGMAS),
+            "metrics": {name: fmean(values) for name, values in columns.items()},
+            "examples": self._examples,
+            "inference": _inference(network),
+            "bank": network.latents,
+            "patch_size": network.patch_size,
+            "latent_size": network.latent_noise,
+            "quarter_turns": self.quarter_turns,
+        }
+        pictures = {name: torch.stack(images).numpy() for name, images in self._pictures.items()}
+        patches = {name: (values / MODEL_RANGE + 0.5).numpy() for name, values in self._patches().items()}
+        return Record({**pictures, **patches}, about)
+
+    @torch.no_grad()
+    def _patches(self) -> dict[str, Tensor]:
+        """Patches of the examples, and as many from the prior: means, and draws around them, on [−1, 1]."""
+        network: PatchModel = unwrapped(self.network)
+        p = network.patch_size
+        real = patches_of(MODEL_RANGE * (torch.stack(self._pictures["images"])[:, None] - 0.5), p, p).flatten(0, 1)
+        real = real[evenly_spread(len(real), PATCHES)]
+        shape = network.noise_shape((PATCHES, 1, p, p))
+        mean, drawn = network.draw(torch.randn(shape, generator=torch_rng(self.seed, "patches")).to(network.scale))
+        return {
+            "real_patches": real,
+            "mean_patches": network.patches(mean).cpu(),
+            "drawn_patches": network.patches(drawn).cpu(),
+        }
 
     def _cell(self, name: str) -> str:
         values = torch.tensor([row[name] for row in self._rows], dtype=torch.float64)

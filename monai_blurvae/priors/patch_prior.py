@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -94,7 +95,7 @@ class PatchPrior(nn.Module, ABC):
 
     @abstractmethod
     def patch_score(self, patches: Tensor, sigma: float, noise: Tensor) -> ScoredPatches:
-        """Log-density of patches with noise, and its gradient.
+        """Log-density of patches with noise, and its gradient, which autograd can differentiate by ``patches``.
 
         Args:
             patches: ``(N, p, p)`` on [−1, 1], with noise.
@@ -128,19 +129,24 @@ class PatchPrior(nn.Module, ABC):
         log_prob: Tensor = _LogProb.apply(x, lambda images: self._evaluate(images, sigma, phase, offset))
         return log_prob
 
-    @torch.no_grad()
     def grad(
         self, x: Tensor, sigma: float | Tensor, *, phase: Tensor | None = None, offset: tuple[int, int] = (0, 0)
     ) -> Tensor:
-        """∇ log p_σ(x) = (denoise(x, σ) − x) / σ², like ``x``; arguments and errors as in :meth:`log_prob`."""
+        """∇ log p_σ(x) = (denoise(x, σ) − x) / σ², like ``x``; arguments and errors as in :meth:`log_prob`.
+
+        Its autograd is the product of a vector with the derivative of this function of ``x``, chunk by chunk; that is
+        the Hessian of log p_σ, symmetric, where :meth:`patch_score` has the exact gradient. σ and phase get none.
+        """
         _check(self, x, phase)
         return self._evaluate(x, sigma, phase, offset).grad
 
-    @torch.no_grad()
     def denoise(
         self, x: Tensor, sigma: float | Tensor, *, phase: Tensor | None = None, offset: tuple[int, int] = (0, 0)
     ) -> Tensor:
-        """Posterior mean of the image without noise, like ``x``; arguments and errors as in :meth:`log_prob`."""
+        """Posterior mean of the image without noise, like ``x``; arguments and errors as in :meth:`log_prob`.
+
+        Its derivative is I + σ² ∇² log p_σ(x), the covariance of the posterior over σ²; autograd as of :meth:`grad`.
+        """
         levels = _levels(sigma, x).to(x)
         return x + levels.square().view(-1, 1, 1, 1) * self.grad(x, sigma, phase=phase, offset=offset)
 
@@ -174,9 +180,12 @@ class PatchPrior(nn.Module, ABC):
         patches = patches_of(x.to(device, dtype), self.patch_size, self.stride, offset)[0]
         noise = self.patch_noise(len(patches), torch_rng(self.seed, "prior")).to(device, dtype)
         chunks = zip(patches.split(self.chunk_size), noise.split(self.chunk_size), strict=True)
-        scored = [self.patch_score(chunk, sigma, numbers) for chunk, numbers in chunks]
-        total = torch.cat([part.log_prob for part in scored]).double().sum()
-        score = image_of(torch.cat([part.score for part in scored])[None], size, self.stride, offset)
+        scored = [
+            _PatchScore.apply(chunk, partial(self.patch_score, sigma=sigma, noise=part)) for chunk, part in chunks
+        ]
+        log_probs, scores = (torch.cat(parts) for parts in zip(*scored, strict=True))
+        total = log_probs.double().sum()
+        score = image_of(scores[None], size, self.stride, offset)
         return _Evaluated(total * (rows * columns / self.patch_size**2), score)
 
     def _place(self, x: Tensor) -> tuple[torch.dtype, torch.device]:
@@ -199,6 +208,27 @@ class _LogProb(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (grad,) = ctx.saved_tensors
         return upstream.view(-1, 1, 1, 1) * grad, None
+
+
+class _PatchScore(torch.autograd.Function):
+    """Log-density and gradient of patches, whose graph is made anew in the backward pass, for one chunk at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, score: Callable[[Tensor], ScoredPatches]) -> tuple[Tensor, Tensor]:
+        scored = score(patches.detach())
+        ctx.save_for_backward(patches)
+        ctx.score = score
+        ctx.mark_non_differentiable(scored.log_prob)
+        return scored.log_prob, scored.score
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor, upstream: Tensor) -> tuple[Tensor, None]:
+        (patches,) = ctx.saved_tensors
+        with torch.enable_grad():
+            patches = patches.detach().requires_grad_()
+            (product,) = torch.autograd.grad(ctx.score(patches).score, patches, upstream)
+        return product, None
 
 
 def _levels(sigma: float | Tensor, x: Tensor) -> Tensor:

@@ -33,7 +33,9 @@ class PatchVAEPrior(PatchPrior):
     - ``"encoder"``: the ELBO, with ``samples`` latents from q(z|y, σ).
     - ``"importance"``: the log of the mean importance weight of ``samples`` latents from q(z|y, σ).
 
-    For the gradient q and the latents drawn from it are held fixed, as the envelope theorem has it for the best q.
+    For the gradient q and the latents drawn from it are held fixed, as the envelope theorem has it for the best q. The
+    autograd of ``grad`` and ``denoise`` is the exact derivative of these functions in all three: that of the bank is
+    the Hessian of log p; the others' goes through the encoder, too, and need not be symmetric.
 
     Args:
         network: the model, used in evaluation mode.
@@ -117,7 +119,6 @@ class PatchVAEPrior(PatchPrior):
             return super().patch_noise(count, generator)
         return torch.randn(count, self.samples, self.network.latent_noise, generator=generator)
 
-    @torch.no_grad()
     def patch_score(self, patches: Tensor, sigma: float, noise: Tensor) -> ScoredPatches:
         """See :meth:`PatchPrior.patch_score`."""
         scored = SCORES[self.inference](self.network, self.network.coefficients(patches), sigma, noise)

@@ -22,8 +22,8 @@ SIZE = (4.2, 2.9)
 """Inches."""
 FONT_SIZE = 11
 """Points. Drawn at least 330 CSS pixels wide, as on a phone, the text has 12 pixels or more."""
-EPOCH = "epoch"
-"""The label of an axis of whole numbers."""
+EPOCH, STEP = "epoch", "step"
+"""The labels of axes of whole numbers."""
 EXTRA = 'reports need matplotlib: pip install "monai-blurvae[report]".'
 
 
@@ -205,7 +205,7 @@ def _finish(figure: Figure, axes: Axes, name: str, description: str, x_label: st
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_tick_params(labelsize=FONT_SIZE)
         axis.get_offset_text().set_fontsize(FONT_SIZE)
-    if x_label == EPOCH:
+    if x_label in (EPOCH, STEP):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-import re
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
-
-from monai_blurvae import __version__
-from monai_blurvae.errors import RunFolderError
-from monai_blurvae.files import make_folder, write_text
 from monai_blurvae.handlers.evaluation import SPECTRUM_SAMPLES
-from monai_blurvae.report import content, figures
+from monai_blurvae.report import content, figures, prior
 from monai_blurvae.report.charts import need_matplotlib
 from monai_blurvae.report.findings import check_run
+from monai_blurvae.report.page import refuse_other_file, render_page, write_page
 from monai_blurvae.report.run_record import RunRecord, read_run
 from monai_blurvae.run_files import REPORT
 
-GENERATOR = "monai_blurvae"
-"""By this name in its head a report is told from another file."""
+SECTIONS = [
+    ("findings", "Warnings"),
+    ("results", "Results"),
+    ("training", "Training"),
+    ("kernel", "Kernel"),
+    ("examples", "Examples"),
+    ("spectra", "Spectra"),
+    ("latent", "Latent"),
+    ("data", "Data"),
+    ("settings", "Settings"),
+    ("reproduce", "Reproduce"),
+]
+"""Id and label of the parts."""
+PRIOR_SECTIONS = [
+    ("findings", "Warnings"),
+    ("results", "Results"),
+    ("training", "Training"),
+    ("examples", "Denoising"),
+    ("patches", "Patches"),
+    ("data", "Data"),
+    ("settings", "Settings"),
+    ("reproduce", "Reproduce"),
+]
+"""Likewise, of a learned prior."""
 
 
 def write_report(
@@ -45,21 +60,8 @@ def write_report(
     """
     need_matplotlib()
     path = Path(output).expanduser() if output is not None else Path(evaluation_dir or run_dir).expanduser() / REPORT
-    _refuse_other_file(path)
-    html = render(read_run(run_dir, evaluation_dir))
-    make_folder(path.parent)
-    write_text(path, html)
-    return path
-
-
-def _refuse_other_file(path: Path) -> None:
-    if not path.exists():
-        return
-    if path.is_file():
-        with path.open("rb") as handle:
-            if f'name="generator" content="{GENERATOR}'.encode() in handle.read(4096):
-                return
-    raise RunFolderError(f"{path} is there and is no report; choose another file.")
+    refuse_other_file(path)
+    return write_page(path, render(read_run(run_dir, evaluation_dir)))
 
 
 def render(run: RunRecord) -> str:
@@ -71,37 +73,35 @@ def render(run: RunRecord) -> str:
     Raises:
         ImportError: without matplotlib, naming the extra.
     """
-    folder = files("monai_blurvae.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["options"] = _with_options
-    template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
-    style = (folder / "style.css").read_text(encoding="utf-8")
-    return template.render(style=Markup(style), **_everything(run)) + "\n"
-
-
-def _with_options(text: str) -> Markup:
-    """Text in which the options of a command line, ``--name``, stand out and are not torn."""
-    return Markup(re.sub(r"(?<![\w-])(--\w+)", r'<code class="option">\1</code>', str(escape(text))))
+    title = f"Run {run.path.resolve().name}"
+    if run.is_prior:
+        return render_page("prior.html.jinja", title, PRIOR_SECTIONS, run.path, **_common(run), **prior.shown(run))
+    return render_page("report.html.jinja", title, SECTIONS, run.path, **_everything(run))
 
 
 def _everything(run: RunRecord) -> dict[str, Any]:
     """What the template shows, by the names that it has there."""
     return {
-        "generator": f"{GENERATOR} {__version__}",
-        "run": run,
-        "name": run.path.resolve().name,
-        "subtitle": content.subtitle(run),
+        **_common(run),
         "tiles": content.tiles(run),
         "checks": check_run(run),
+        "training_charts": figures.training_charts(run.history),
+        "stages": figures.picture_stages(run.history),
+        **_kernels(run),
+        **_evaluation(run),
+    }
+
+
+def _common(run: RunRecord) -> dict[str, Any]:
+    """What is told of every run."""
+    return {
+        "run": run,
+        "subtitle": content.subtitle(run),
         "setting_groups": content.setting_groups(run.settings),
         "splits": None if run.datalist is None else content.splits(run.datalist),
         "data_facts": content.data_facts(run),
-        "training_charts": figures.training_charts(run.history),
-        "stages": figures.picture_stages(run.history),
         "repeat_command": content.repeat_command(run.path),
         "same_split_option": content.same_split_option(run.path),
-        **_kernels(run),
-        **_evaluation(run),
     }
 
 

@@ -26,7 +26,7 @@ from monai_blurvae.report.charts import (
 from monai_blurvae.report.checks import flat_width
 from monai_blurvae.report.content import example_text
 from monai_blurvae.report.history import KERNELS, PICTURES, History, spread
-from monai_blurvae.report.pictures import Picture, error_maps, kernel_pixels, picture, strips, upright
+from monai_blurvae.report.pictures import ErrorMaps, Picture, error_maps, kernel_pixels, picture, strips, upright
 
 KERNEL_EPOCHS, PICTURE_EPOCHS = 8, 3
 """Epochs of the training whose kernels and pictures are shown."""
@@ -250,9 +250,18 @@ def examples(record: EvaluationRecord, with_kernels: bool) -> tuple[list[Example
         if with_kernels:
             pictures.append(picture(kernel_pixels(record.kernels[i], turns), f"kernel of {caption}", "kernel"))
         made.append(Example(caption, pictures))
-    bar = picture(errors.bar, f"colours from {errors.low:.2f} to {errors.high:.2f}")
-    low, high = (f"{value:+.2f}".replace("-", "−") if value else "0" for value in (errors.low, errors.high))
-    return made, ColourBar(low, high, errors.meaning, bar)
+    return made, colour_bar(errors)
+
+
+def colour_bar(maps: ErrorMaps) -> ColourBar:
+    """What colours mean.
+
+    Args:
+        maps: in these colours.
+    """
+    bar = picture(maps.bar, f"colours from {maps.low:.2f} to {maps.high:.2f}")
+    low, high = (f"{value:+.2f}".replace("-", "−") if value else "0" for value in (maps.low, maps.high))
+    return ColourBar(low, high, maps.meaning, bar)
 
 
 def samples(record: EvaluationRecord) -> list[Picture]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from monai_blurvae.report import checks
@@ -33,11 +33,17 @@ def check_run(run: RunRecord) -> list[Check]:
     Args:
         run: the run.
     """
-    made = [*_state(run), *_yardstick(run), *_training(run), *_kernel(run), *_evaluation(run), *_data(run)]
+    made = (state_checks, _yardstick, _training, _kernel, _evaluation, data_checks)
+    return sorted_checks(check for checks_of in made for check in checks_of(run))
+
+
+def sorted_checks(made: Iterable[Check]) -> list[Check]:
+    """The serious findings first."""
     return sorted(made, key=lambda check: check.finding is None or not check.finding.serious)
 
 
-def _state(run: RunRecord) -> Iterator[Check]:
+def state_checks(run: RunRecord) -> Iterator[Check]:
+    """Of the files of a run and its curves."""
     finished = run.summary is not None
     max_epochs = run.setting("max_epochs")
     command = resume_command(run.path)
@@ -94,6 +100,7 @@ def _evaluation(run: RunRecord) -> Iterator[Check]:
     yield Check("another voxel size", all(trained) and here is not None, checks.other_spacing(trained, here))
 
 
-def _data(run: RunRecord) -> Iterator[Check]:
+def data_checks(run: RunRecord) -> Iterator[Check]:
+    """Of the data of a run."""
     yield Check("sample or synthetic data", True, checks.marked_data(run.remark))
     yield Check("files that were left out", run.summary is not None, checks.skipped_files(run.skipped))

@@ -24,6 +24,9 @@ SIGNED_COLOURS, ABSOLUTE_COLOURS = "RdBu_r", "viridis"
 """Matplotlib's colour maps that colour-blind people read too."""
 
 
+SIGNED_MEANING = "reconstruction minus image; red is too bright, blue too dark"
+
+
 class Picture(NamedTuple):
     """An image of the document.
 
@@ -43,7 +46,7 @@ class Picture(NamedTuple):
 
 
 class ErrorMaps(NamedTuple):
-    """Errors of the examples in one scale of colours.
+    """Errors, or other values, of the examples in one scale of colours.
 
     Attributes:
         maps: one for each example, ``(N, H, W, 3)``.
@@ -96,24 +99,46 @@ def error_maps(images: Pixels, reconstructions: Pixels, quarter_turns: int) -> E
     Raises:
         ImportError: without matplotlib, which holds the colours.
     """
-    from matplotlib import colormaps
-
     difference = (reconstructions.astype(float) - images) / 255
     signed = images.shape[1] == 1
     error = difference[:, 0] if signed else np.sqrt((difference**2).mean(1))
-    limit = _round_up(float(np.percentile(np.abs(error), ERROR_PERCENTILE)))
+    meaning = SIGNED_MEANING if signed else "root mean square over the channels"
+    return coloured(error, signed, quarter_turns, meaning)
+
+
+def coloured(
+    values: npt.NDArray[np.float64], signed: bool, quarter_turns: int, meaning: str, step: float = 0.05
+) -> ErrorMaps:
+    """Values in colours, from 0 or its negative to :data:`ERROR_PERCENTILE`, rounded up.
+
+    Args:
+        values: ``(N, H, W)``.
+        signed: whether they may be negative.
+        quarter_turns: by which the maps are rotated.
+        meaning: in words.
+        step: of which the limit is a multiple.
+
+    Raises:
+        ImportError: without matplotlib, which holds the colours.
+    """
+    from matplotlib import colormaps
+
+    limit = _round_up(float(np.percentile(np.abs(values), ERROR_PERCENTILE)), step)
     low = -limit if signed else 0.0
     colours = colormaps[SIGNED_COLOURS if signed else ABSOLUTE_COLOURS]
-    turned = np.rot90(error, quarter_turns, (-2, -1))
+    turned = np.rot90(values, quarter_turns, (-2, -1))
     return ErrorMaps(
         colours((turned - low) / (limit - low), bytes=True)[..., :3],
         colours(np.linspace(0, 1, 256)[None], bytes=True)[..., :3],
         low,
         limit,
-        "reconstruction minus image; red is too bright, blue too dark"
-        if signed
-        else "root mean square over the channels",
+        meaning,
     )
+
+
+def grey_pixels(images: npt.NDArray[np.float64], white: float, quarter_turns: int) -> Pixels:
+    """Images ``(N, H, W)`` from 0, black, to ``white``, rotated."""
+    return np.rot90((images / white).clip(0, 1) * 255, quarter_turns, (-2, -1)).round().astype(np.uint8)
 
 
 def kernel_pixels(kernel: npt.NDArray[np.float64], quarter_turns: int) -> Pixels:
@@ -142,9 +167,9 @@ def _grey_if_it_is(pixels: Pixels) -> Pixels:
     return pixels[..., 0] if (pixels == pixels[..., :1]).all() else pixels
 
 
-def _round_up(value: float) -> float:
-    """To the next multiple of 0.05, which reads well beside a bar of colours."""
-    return max(1, math.ceil(round(value / 0.05, 6))) * 0.05
+def _round_up(value: float, step: float) -> float:
+    """To the next multiple, which reads well beside a bar of colours."""
+    return max(1, math.ceil(round(value / step, 6))) * step
 
 
 def _data_uri(pixels: Pixels) -> str:

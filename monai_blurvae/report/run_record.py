@@ -13,10 +13,12 @@ from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import read_object
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord
+from monai_blurvae.records import Record
 from monai_blurvae.report.history import History, read_history
 from monai_blurvae.run_files import (
     CONFIG,
     DATALIST,
+    DENOISING_NPZ,
     EVALUATION_NPZ,
     MEASURES_JSON,
     METRICS_CSV,
@@ -42,6 +44,16 @@ YARDSTICK_KEYS = {
 MEASURE_KEYS = {"value", "reason", "name", "unit", "what", "features", "better"}
 """What is known of each measure."""
 
+EVALUATOR, PRIOR_EVALUATOR = "validate#evaluator#_target_", "PatchVAEEvaluator"
+"""Where the class of the evaluation stands, and that of a learned prior."""
+
+DENOISING_ARRAYS = ("images", "noisy", "denoised", "real_patches", "mean_patches", "drawn_patches")
+DENOISING_ABOUT = (
+    *("title", "remark", "evaluated_on", "sigmas", "metrics", "examples", "inference", "bank", "patch_size"),
+    *("latent_size", "quarter_turns"),
+)
+"""What is known of the evaluation of a learned prior."""
+
 Content = TypeVar("Content")
 
 
@@ -61,6 +73,8 @@ class RunRecord(NamedTuple):
         rows: of ``metrics.csv`` there.
         measures: of ``measures.json`` there, or None.
         yardstick: of ``yardstick.json`` there, or None.
+        denoising: of the evaluation of a learned prior, in place of ``evaluation``, or None.
+        is_prior: whether it is the training of a learned prior of patches.
         problems: a sentence for each file that is there and cannot be read.
     """
 
@@ -75,6 +89,8 @@ class RunRecord(NamedTuple):
     rows: Sequence[Mapping[str, str]]
     measures: Mapping[str, Any] | None
     yardstick: Mapping[str, Any] | None
+    denoising: Record | None
+    is_prior: bool
     problems: Sequence[str]
 
     def setting(self, name: str) -> Any:
@@ -87,7 +103,8 @@ class RunRecord(NamedTuple):
         listed = self.datalist or {}
         description = str(listed.get("description", ""))
         synthetic = description if description.lower().startswith(SYNTHETIC_MARK) else ""
-        sources = (self.evaluation.about if self.evaluation else {}, self.summary or {}, listed)
+        evaluated = self.evaluation or self.denoising
+        sources = (evaluated.about if evaluated else {}, self.summary or {}, listed)
         remarks = [str(source["remark"]) for source in sources if source.get("remark")] or [synthetic]
         return "; ".join(dict.fromkeys(remarks))
 
@@ -110,24 +127,37 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
     path = Path(run_dir).expanduser()
     if not (path / CONFIG).is_file():
         raise RunFolderError(f"{path} holds no {CONFIG}; give the folder of a training.")
+    config = read_object(path / CONFIG)
+    record = DENOISING_NPZ if is_prior(config) else EVALUATION_NPZ
     evaluated = path / TEST if evaluation_dir is None else Path(evaluation_dir).expanduser()
-    if evaluation_dir is not None and not (evaluated / EVALUATION_NPZ).is_file():
-        raise RunFolderError(f"{evaluated} holds no {EVALUATION_NPZ}; give the folder that an evaluation wrote.")
+    if evaluation_dir is not None and not (evaluated / record).is_file():
+        raise RunFolderError(f"{evaluated} holds no {record}; give the folder that an evaluation wrote.")
     files = _Reader()
     return RunRecord(
         path=path,
         evaluation_dir=evaluated,
-        settings=plain_settings(read_object(path / CONFIG)),
+        settings=plain_settings(config),
         datalist=files.read(path / DATALIST, _read_datalist, None),
         versions=files.read(path / VERSIONS, read_object, {}),
         summary=files.read(path / SUMMARY, read_object, None),
         history=files.read(path / TENSORBOARD, read_history, History({}, {})),
         evaluation=files.read(evaluated / EVALUATION_NPZ, EvaluationRecord.read, None),
-        rows=files.read(evaluated / METRICS_CSV, _read_rows, []),
+        rows=[] if is_prior(config) else files.read(evaluated / METRICS_CSV, _read_rows, []),
         measures=files.read(evaluated / MEASURES_JSON, _read_measures, None),
         yardstick=files.read(evaluated / YARDSTICK_JSON, _read_yardstick, None),
+        denoising=files.read(evaluated / DENOISING_NPZ, _read_denoising, None) if is_prior(config) else None,
+        is_prior=is_prior(config),
         problems=files.problems,
     )
+
+
+def is_prior(config: Mapping[str, Any]) -> bool:
+    """Whether a run's config trains a learned prior of patches.
+
+    Args:
+        config: of the run.
+    """
+    return str(ConfigParser(dict(config)).get(EVALUATOR, "")).rpartition(".")[2] == PRIOR_EVALUATOR
 
 
 def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +227,10 @@ def _read_yardstick(path: Path) -> dict[str, Any]:
     if "problem" not in content or not (content["problem"] or content.keys() >= YARDSTICK_KEYS):
         raise RunFolderError(f"{path} lacks parts of a comparison with a linear model; evaluate the run again.")
     return content
+
+
+def _read_denoising(path: Path) -> Record:
+    return Record.read(path, DENOISING_ARRAYS, DENOISING_ABOUT, "evaluate the run again")
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

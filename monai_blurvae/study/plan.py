@@ -249,6 +249,7 @@ BUDGETS: dict[str, Budget] = {
         slow_share=0.33,
     ),
     "small": Budget(NARROW, {}, patches=64_000, validations=8, divisor=4),
+    "full": Budget((), {}, patches=256_000, validations=8),
     "paper": Budget(None, {}, patches=None, validations=20),
 }
 

@@ -68,7 +68,7 @@ QUALITY = Shown(
         {**MEASURES, **OF_TABLES}[key]
         for key in (
             *(RATE, "psnr", "psnr_z", "ssim", "lpips", "fid_reconstruction", "fid_2048", "mmd_alexnet"),
-            *("spectrum_reconstruction", "spectrum_sample", "sharpness_reconstruction"),
+            *("spectrum_reconstruction", "spectrum_sample", "sharpness_reconstruction", "resolution"),
             *("nll_variance", "nll_table6", "kernel_width"),
         )
     ),

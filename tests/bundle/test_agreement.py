@@ -62,7 +62,7 @@ def test_the_default_is_the_papers_method(bundle):
     assert (config["beta"], config["wiener_c"]) == (1.0, 0.025)
     assert config["warmup_epochs"] == {"hcp": 20, "celeba": 10}[bundle]
     paper = ConfigParser.load_config_file(ROOT / "configs" / f"paper_{bundle}.yaml")
-    shared = paper.keys() & config.keys() - {"min_foreground", "lr_warmup", "lr_final"}  # ours
+    shared = paper.keys() & config.keys() - {"min_foreground", "lr", "lr_warmup", "lr_final"}  # ours
     assert {name: config[name] for name in shared} == {name: paper[name] for name in shared}
 
 

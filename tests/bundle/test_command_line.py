@@ -12,6 +12,7 @@ import torch
 
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import BlurVAEReconstructor
+from tests.commands import environment
 from tests.volumes import ROOT, TINY, make_dataset
 
 LINE = [sys.executable, "-m", "monai.bundle", "run"]
@@ -25,8 +26,8 @@ def root(tmp_path):
     return tmp_path
 
 
-def call(root, *arguments, **environment):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+def call(root, *arguments, extras=(), **more):
+    env = environment(*extras, **more)
     return subprocess.run(
         [str(a) for a in arguments], cwd=root, env=env, capture_output=True, text=True, timeout=600, check=False
     )
@@ -38,20 +39,18 @@ def options(**settings):
 
 @pytest.mark.slow
 def test_train_and_evaluate_as_typed(root):
-    """The README's line and its data from $HCP_DIR; the settings only make it small."""
+    """The README's line and its data from $HCP_DIR, with all extras; the settings only make it small."""
     make_dataset(root / "hcp")
-    environment = {"HCP_DIR": str(root / "hcp"), "BLURVAE_CACHE_DIR": str(root / "cache")}
+    here = {"extras": ["all"], "HCP_DIR": str(root / "hcp"), "BLURVAE_CACHE_DIR": str(root / "cache")}
     small = options(**TINY | {"max_epochs": 3, "num_workers": 2})
-    done = call(root, *LINE, "training", "--config_file", "bundles/hcp/train.json", *small, **environment)
+    done = call(root, *LINE, "training", "--config_file", "bundles/hcp/train.json", *small, **here)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = root / "outputs" / "hcp" / "0001"
     assert torch.load(folder / "model.pt", weights_only=True)
     assert "epoch 3/3" in done.stderr
     assert "Finished." in done.stdout
 
-    done = call(
-        root, *LINE, "evaluating", "--config_file", "bundles/hcp/evaluate.json", *options(device="cpu"), **environment
-    )
+    done = call(root, *LINE, "evaluating", "--config_file", "bundles/hcp/evaluate.json", *options(device="cpu"), **here)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "evaluation" / "0001" / "reconstructions.png").is_file()
 
@@ -107,7 +106,7 @@ def test_preparing(root):
 def test_two_processes_build_one_store_together(root):
     make_dataset(root / "data")
     line = [*LINE, "preparing", "--config_file", "bundles/hcp/train.json", *options(dataset_dir="data", **SMALL_STORE)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = environment()
     both = [subprocess.Popen([str(a) for a in line], cwd=root, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(timeout=600) for process in both] == [0, 0]
     volumes = root / "cache" / "volumes"
@@ -159,7 +158,7 @@ def test_a_signal_to_the_whole_process_group_ends_the_run_with_a_checkpoint(root
         "run_dir": "run",
     }
     line = [*LINE, "training", "--config_file", "bundles/hcp/train.json", *options(**small)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = environment()
     log = (root / "log.txt").open("w")
     # a shell's background job ignores SIGINT, which a process inherits
     process = subprocess.Popen(

@@ -325,7 +325,7 @@ def test_a_fault_of_the_report_is_told_and_fails_no_run(image_run, monkeypatch, 
 @pytest.mark.parametrize("name", ["celeba", "cifar10"])
 def test_as_typed_without_data(root, name):  # noqa: F811
     """The line of the README, which trains on the built-in photographs and says so; the settings only make it small."""
-    small = options(max_epochs=2, channels="[4,8]", latent_size=4, num_workers=2, device="cpu")
+    small = options(max_epochs=2, channels="[4,8]", latent_size=4, num_workers=2, device="cpu", yardstick_images=64)
     environment = {"BLURVAE_CACHE_DIR": str(root / "cache"), "CELEBA_DIR": "", "CIFAR10_DIR": ""}
     overlays = [] if name == "celeba" else [f"configs/{name}.yaml"]
     line = [*LINE, "training", "--config_file", str(["bundles/celeba/train.json", *overlays])]

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import monai.bundle
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -18,7 +18,9 @@ from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, Weight
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.transforms import AsDiscreted, CopyItemsd, EnsureChannelFirstd, LoadImaged
 
-from tests.volumes import HCP, ROOT, make_dataset
+from monai_blurvae.data import sample
+from tests.commands import environment
+from tests.volumes import HCP, ROOT, brain, make_dataset
 
 REQUIRED = (
     *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task"),
@@ -59,15 +61,19 @@ def packed(finished_run, tmp_path_factory):
     return work / "empty" / "hcp"
 
 
-def environment(**more):
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in more.items()}}
+@pytest.fixture(scope="module")
+def small_sample(cache_dir):
+    """The built-in sample in the cache, as a command finds it from the second time on, of volumes that take no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "_load_template", lambda: ({}, np.diag([0.7, 0.7, 0.7, 1.0])))
+        patch.setattr(sample, "_subject", lambda template, seed: brain(seed).T.astype(np.float32))
+        return sample.make_sample(sample.sample_dir(cache_dir))
 
 
-def command(folder, *arguments, **env):
+def command(folder, *arguments, extras=(), **more):
     line = [sys.executable, "-m", "monai.bundle", *map(str, arguments)]
-    return subprocess.run(
-        line, cwd=folder, env=environment(**env), capture_output=True, text=True, timeout=900, check=False
-    )
+    env = environment(*extras, **more)
+    return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
@@ -75,8 +81,9 @@ def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
     configs = {
         f"configs/{n}" for n in ("train.json", "evaluate.json", "inference.json", "metadata.json", "logging.conf")
     }
-    models = {"models/model.pt", "models/linear.pt"}
-    assert names == {*configs, *models, "docs/README.md", "docs/data_license.txt", "LICENSE"}
+    models = {"models/model.pt", "models/linear.pt", "models/densities.pt"}
+    docs = {"docs/README.md", "docs/model_card.md", "docs/data_license.txt"}
+    assert names == {*configs, *models, *docs, "LICENSE"}
     for path in packed.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert str(hcp_dir).encode() not in content
@@ -150,6 +157,7 @@ def test_ckpt_export(packed, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_sample")
 def test_training_evaluation_and_inference_from_the_folder_without_further_options(packed, hcp_dir, cache_dir):
     here = {"HCP_DIR": hcp_dir, "BLURVAE_CACHE_DIR": cache_dir}
     for run_id, config in (("training", "train"), ("evaluating", "evaluate"), ("inference", "inference")):
@@ -299,7 +307,7 @@ def test_tracking_by_mlflow(packed, hcp_dir, cache_dir, tmp_path, decollate):
     done = command(
         packed, "run", "training", "--config_file", "configs/train.json", "--tracking", "mlflow",
         "--output_dir", output, "--train#trainer#decollate", decollate, "--validate#evaluator#decollate", decollate,
-        HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir,
+        extras=["tracking", "study", "sample"], HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     with contextlib.closing(sqlite3.connect(output / "mlruns.db")) as database:

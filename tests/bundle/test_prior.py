@@ -15,7 +15,9 @@ from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import PatchVAE
 from monai_blurvae.networks.patch_model import SIGMAS
 from monai_blurvae.priors import PatchVAEPrior
-from tests.volumes import ROOT, TRAIN, cause, run
+from tests.commands import environment
+from tests.report.html import Document
+from tests.volumes import EVALUATE, ROOT, TRAIN, brain, cause, run, save
 
 CONFIG = [TRAIN, str(ROOT / "configs/prior.yaml")]
 SMALL = {
@@ -37,7 +39,7 @@ def prior_run(hcp_dir, cache_dir, tmp_path_factory):
     settings = {"dataset_dir": hcp_dir, "cache_dir": cache_dir, "run_dir": folder, **SMALL}
     line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIG)]
     line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -47,7 +49,7 @@ def packed(prior_run, tmp_path_factory):
     """The zip of its bundle."""
     folder = tmp_path_factory.mktemp("packed")
     line = [sys.executable, str(ROOT / "scripts/pack_bundle.py"), str(prior_run), str(folder)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "hcp.zip"
 
@@ -149,7 +151,55 @@ def test_the_guides_example_runs_on_a_trained_prior(prior_run):
     torch.testing.assert_close(namespace["denoised"], change)
 
 
-def test_a_prior_is_no_model_of_the_other_commands(prior_run, tmp_path):
+def test_the_report_of_a_run(prior_run):
+    pytest.importorskip("matplotlib")
+    page = Document((prior_run / "report.html").read_text(encoding="utf-8"))
+    summary = json.loads((prior_run / "summary.json").read_text())["test"]
+    assert f"{summary['elbo_0.02']:.2f} nats a patch" in page.text.replace("−", "-")
+    lacks = [summary[f"bank_{s:g}"] - summary[f"elbo_{s:g}"] for s in SIGMAS]
+    assert f"latents is {'above the ELBO at every' if min(lacks) >= 0 else 'below the ELBO at'} σ" in page.text
+    labels = [svg["aria-label"] for svg in page.all("svg")]
+    for start in (
+        "Training loss",
+        "KL from",
+        "Log-density of held-out patches at",
+        "Bank minus ELBO",
+        "PSNR of images",
+    ):
+        assert any(label.startswith(start) for label in labels), start
+    alts = [image["alt"] for image in page.all("img")]
+    for start in ("image", *(f"{what} {s:g}" for s in SIGMAS for what in ("with noise of", "denoised at"))):
+        assert sum(alt.startswith(start) for alt in alts) == 2, start  # images of the test
+    assert sum("patches of the evaluated" in alt or "m(z)" in alt for alt in alts) == 3
+    assert "npz cannot be read" not in page.text
+
+
+def test_evaluating_again_gives_the_same_table(prior_run, cache_dir, tmp_path):
+    settings = {"run_dir": str(prior_run), "cache_dir": cache_dir, "device": "cpu"}
+    run("evaluating", EVALUATE, **settings, evaluation_dir=str(tmp_path / "again"))
+    for name in ("metrics.md", "metrics.csv"):
+        assert (tmp_path / "again" / name).read_text() == (prior_run / "test" / name).read_text()
+
+
+def test_evaluating_on_other_data(prior_run, cache_dir, tmp_path):
+    """By the line that a user types; every image is another one."""
+    save(tmp_path / "data" / "new.nii.gz", brain(99))
+    settings = {"run_dir": prior_run, "cache_dir": cache_dir, "device": "cpu", "dataset_dir": tmp_path / "data"}
+    settings |= {"image_pattern": "*.nii.gz", "evaluation_dir": tmp_path / "other"}
+    line = [sys.executable, "-m", "monai.bundle", "run", "evaluating", "--config_file", EVALUATE]
+    line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = (tmp_path / "other" / "metrics.md").read_text()
+    assert "2 patches of 1 subject." in text
+    assert text != (prior_run / "test" / "metrics.md").read_text()
+    assert {row["subject"] for row in csv.DictReader((tmp_path / "other" / "metrics.csv").open())} == {"new"}
+    assert "Denoising" in (tmp_path / "other" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_prior_is_no_model_of_an_inference(prior_run, tmp_path):
+    save(tmp_path / "data" / "a.nii.gz", brain())
+    settings = {"run_dir": str(prior_run), "dataset_dir": str(tmp_path / "data"), "image_pattern": "*.nii.gz"}
     with pytest.raises(RuntimeError) as error:
-        run("evaluating", str(ROOT / "bundles/hcp/evaluate.json"), run_dir=str(prior_run), cache_dir=str(tmp_path))
+        run("inference", str(ROOT / "bundles/hcp/inference.json"), **settings, output_dir=str(tmp_path / "out"))
     assert "another network than BlurVAE" in str(cause(error.value))

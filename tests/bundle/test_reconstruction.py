@@ -19,9 +19,11 @@ from monai_blurvae.priors.reconstruction import (
     centred_fft,
     simulate_coil_maps,
 )
+from monai_blurvae.report import write_reconstructions
 from tests.priors.gaussian import GaussianPrior, power_law
 from tests.priors.phantom import head
 from tests.priors.raw_data import write_fastmri
+from tests.report.html import Document
 from tests.volumes import ROOT, cause, run, save
 
 RECONSTRUCT = str(ROOT / "bundles/hcp/reconstruct.json")
@@ -57,7 +59,8 @@ def test_a_volume_by_the_bundle(tmp_path):
     run("reconstructing", RECONSTRUCT, **settings, **SCAN, steps=10)
     folder = tmp_path / "out" / "a"
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("a_error.nii.gz", "a_reconstruction.nii.gz", "a_zero_filled.nii.gz", "metrics.csv", "settings.json")
+        *("a_error.nii.gz", "a_reconstruction.nii.gz", "a_zero_filled.nii.gz", "convergence.csv", "metrics.csv"),
+        *("reconstruction.npz", "settings.json"),
     ]
     image = nib.load(folder / "a_reconstruction.nii.gz")
     true = nib.load(path)
@@ -113,6 +116,73 @@ def test_what_was_cut_off_goes_on(tmp_path):
         assert len({(folder / name).read_bytes() for folder in folders}) == 1
     images = [nib.load(folder / "a_reconstruction.nii.gz").get_fdata() for folder in folders]
     np.testing.assert_array_equal(*images)
+
+
+def test_the_convergence_outlasts_an_interruption(tmp_path):
+    """The figures of finished slices are kept, and are those of the images that every step had."""
+    path, scan, stopped = volume(tmp_path / "a.nii.gz", 2), SCAN | {"noise_std": 0.0}, []
+
+    class Stopping(HalfQuadraticSplitting):
+        def __call__(self, kspace, operator, noise_std=0.0, phase=None, watcher=None):
+            if len(stopped) == 1:
+                raise KeyboardInterrupt
+            stopped.append(1)
+            return super().__call__(kspace, operator, noise_std, phase, watcher)
+
+    with pytest.raises(KeyboardInterrupt):
+        ScanReconstructor(Stopping(prior(), 4), path, tmp_path / "out", scan).run()
+    assert not (tmp_path / "out" / "a" / "convergence.csv").exists()
+    stopped.extend([1, 1])
+    ScanReconstructor(Stopping(prior(), 4), path, tmp_path / "out", scan).run()
+    rows = table(tmp_path / "out" / "a" / "convergence.csv")
+    assert [(row["slice"], row["step"]) for row in rows] == [(i, str(step)) for i in "01" for step in range(5)]
+    assert rows[0]["change"] == rows[5]["change"] == ""
+    assert float(rows[0]["residual"]) < 1e-5  # one coil, zero-filled: the samples themselves
+    zero_filled = {row["slice"]: row["psnr"] for row in table(tmp_path / "out" / "a" / "metrics.csv")[:2]}
+    for row in rows[::5]:
+        assert float(row["psnr"]) == pytest.approx(float(zero_filled[row["slice"]]), rel=1e-4)
+    assert all(0 < float(row["change"]) < 1 for row in rows if row["step"] != "0")
+
+
+def test_the_page(tmp_path):
+    """Pictures, scales, table, curves and settings of every file, and of what was reconstructed before."""
+    pytest.importorskip("matplotlib")
+    sampler = AnnealedLangevin(prior(), 2, 1)
+    for name in "ab":
+        path = volume(tmp_path / f"{name}.nii.gz", 2)
+        ScanReconstructor(method(), path, tmp_path / "out", SCAN, sampler=sampler, samples=2).run()
+    page = Document((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert [entry["href"] for entry in page.all("a")][:2] == ["#scan-0", "#scan-1"]
+    alts = [image["alt"] for image in page.all("img")]
+    for kind in ("zero-filled", "reconstruction", "fully sampled", "error", "uncertainty"):
+        assert sum(alt.startswith(f"{kind}: slice") for alt in alts) == 2 * 2
+    assert all(image["src"].startswith("data:image/") for image in page.all("img"))
+    assert len([svg for svg in page.all("svg") if "step" in svg["aria-label"].lower()]) == 2 * 3
+    mean = table(tmp_path / "out" / "a" / "metrics.csv")[-1]
+    for text in (
+        f"→ {float(mean['psnr']):.4g}",
+        "Error, where white is 1",
+        "0.1 to 0.01, geometric, 10 steps",
+        "of the simulation",
+        "none, one coil",
+        "the centre of k-space, through a Hann window",
+        "24 of 48 lines",
+    ):
+        assert text in page.text
+
+
+def test_a_page_is_no_reason_to_fail_and_no_file_is_lost(tmp_path, caplog):
+    path = volume(tmp_path / "a.nii.gz", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").write_text("mine")
+    ScanReconstructor(RealLeastSquares(2), path, tmp_path / "out", SCAN).run()
+    assert (tmp_path / "out" / "report.html").read_text() == "mine"
+    assert "report.html is there and is no report; choose another file." in caplog.text
+    assert not (tmp_path / "out" / "a" / "convergence.csv").exists()  # least squares has no watcher
+    (tmp_path / "out" / "report.html").unlink()
+    (tmp_path / "out" / "a" / "reconstruction.npz").write_bytes(b"x")
+    page = Document(write_reconstructions(tmp_path / "out").read_text(encoding="utf-8"))
+    assert "reconstruction.npz cannot be read" in page.text
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -215,7 +285,7 @@ def test_undersampled_raw_data_has_no_table(tmp_path):
     folders = ScanReconstructor(method(), tmp_path / "a.h5", tmp_path / "out").run()
     assert folders == [tmp_path / "out" / "a"]
     assert sorted(p.name for p in folders[0].iterdir()) == [
-        *("a_reconstruction.nii.gz", "a_zero_filled.nii.gz", "settings.json")
+        *("a_reconstruction.nii.gz", "a_zero_filled.nii.gz", "convergence.csv", "reconstruction.npz", "settings.json")
     ]
     assert json.loads((folders[0] / "settings.json").read_text())["method"]["prior"]["weights"]
 

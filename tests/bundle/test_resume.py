@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
+from tests.commands import environment
 from tests.volumes import ROOT, TINY, TRAIN, cause, make_dataset, run
 
 # Three iterations in an epoch, the last of them smaller; a learning rate that does not depend on the number of epochs.
@@ -270,9 +271,8 @@ save_whole({"weights": torch.zeros(100_000)}, path)
 
 def test_a_write_that_fails_leaves_the_previous_checkpoint(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(path)], env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", LIMITED, str(path)], env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
     assert f"{path} cannot be written" in done.stderr

@@ -9,6 +9,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose, GaussianSmoothd, Lambdad, OneOf, RandFlipd, RandRotate90d, Rotate90d
 
 from monai_blurvae.data import describe_transform, transform_key
+from tests.commands import environment
 from tests.pipelines import prepare
 from tests.volumes import brain, save
 
@@ -37,7 +38,9 @@ def parsed(**changes):
 def test_two_parses_are_equal_also_in_another_process():
     assert describe_transform(parsed()) == describe_transform(parsed())
     program = "from tests.data.test_describe import parsed, transform_key; print(transform_key(parsed()))"
-    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    other = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
     assert other.stdout.strip() == transform_key(parsed())
     assert "0x" not in json.dumps(describe_transform(parsed()))
 

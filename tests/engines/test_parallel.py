@@ -1,16 +1,14 @@
 """Two processes, each with half of the batches, end with the same weights."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from monai_blurvae.losses import ELBOLoss, L2Loss, RobustLoss, SigmaVAELoss, WienerLoss
+from tests.commands import environment
 
-ROOT = Path(__file__).parents[2]
 OBJECTIVES = {
     "l2": lambda: ELBOLoss(L2Loss()),
     "wiener": lambda: ELBOLoss(WienerLoss(), warmup_epochs=1),
@@ -64,9 +62,8 @@ dist.destroy_process_group()
 def test_both_processes_end_with_the_same_weights(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [*launch, str(tmp_path / "worker.py"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     for case, *pair in zip(CASES, *(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)), strict=True):
         assert_same_training(case, *pair)

@@ -4,7 +4,13 @@ import torch
 from scipy import ndimage
 
 from monai_blurvae.functional import blur, gaussian_kernel
-from monai_blurvae.metrics.spectra import laplacian_variance, log_spectrum_distance, relative_sharpness
+from monai_blurvae.metrics.spectra import (
+    fourier_ring_correlation,
+    laplacian_variance,
+    log_spectrum_distance,
+    relative_sharpness,
+    ring_resolution,
+)
 
 
 def randn(*shape, seed=0):
@@ -99,3 +105,50 @@ def test_bad_images():
         laplacian_variance(x[..., :2])
     with pytest.raises(ValueError, match="constant"):
         relative_sharpness(x, torch.ones_like(x))
+
+
+def numpy_ring_correlation(a, b):
+    """By definition, all frequencies of the full DFT, one ring at a time."""
+    n = a.shape[-1]
+    hann = np.sin(np.pi * np.arange(n) / n) ** 2
+    x, y = (np.fft.fft2((z - z.mean((2, 3), keepdims=True)) * np.outer(hann, hann)) for z in (a.numpy(), b.numpy()))
+    frequency = np.fft.fftfreq(n) * n
+    radius = np.rint(np.hypot(*np.meshgrid(frequency, frequency)))
+    rings = [radius == r for r in range(1, n // 2 + 1)]
+    cross = [(x * y.conj())[..., ring].sum().real for ring in rings]
+    return np.array(cross) / [np.linalg.norm(x[..., ring]) * np.linalg.norm(y[..., ring]) for ring in rings]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [16, 9])
+def test_ring_correlation_against_numpy(size, channels):
+    a, noise = randn(70, channels, size, size), randn(70, channels, size, size, seed=1)
+    b = a + noise
+    np.testing.assert_allclose(fourier_ring_correlation(a, b).numpy(), numpy_ring_correlation(a, b))
+    np.testing.assert_allclose(fourier_ring_correlation(a, -3 * a + 1).numpy(), -np.ones(size // 2))
+
+
+def test_power_of_its_own_does_not_raise_the_ring_correlation():
+    x, noise = randn(200, 1, 32, 32), randn(200, 1, 32, 32, seed=1)
+    correlation = fourier_ring_correlation(x + 2 * noise, x)
+    # of independent white noises of power 1 and 4: 1 / √(1 + 4)
+    assert correlation[4:].mean().item() == pytest.approx(5**-0.5, abs=0.01)
+    assert fourier_ring_correlation(noise, x)[4:].abs().max() < 0.1
+    assert fourier_ring_correlation(torch.zeros_like(x), x).abs().max() == 0
+
+
+def test_resolution_is_where_a_filter_cuts_off():
+    x, noise = randn(50, 1, 64, 64), randn(50, 1, 64, 64, seed=1)
+    frequency = torch.fft.fftfreq(64, dtype=torch.float64) * 64
+    low = torch.hypot(frequency[:, None], frequency[None]) <= 16.5
+    kept = torch.fft.ifft2(torch.fft.fft2(x) * low + torch.fft.fft2(noise) * ~low).real
+    assert ring_resolution(kept, x).item() == pytest.approx(64 / 16.5, rel=0.03)
+    assert ring_resolution(x, x).item() == 2
+    # white noise as strong as the image: 1 / √2 in every ring
+    assert ring_resolution(x + noise, x, threshold=0.6).item() == 2
+    assert ring_resolution(noise, x).item() > 32
+
+
+def test_ring_correlation_needs_pairs():
+    with pytest.raises(ValueError, match=r"pairs of images"):
+        fourier_ring_correlation(randn(2, 1, 8, 8), randn(3, 1, 8, 8))

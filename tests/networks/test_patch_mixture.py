@@ -98,6 +98,15 @@ def test_the_gradient_of_the_objective_is_that_of_the_dense_mixture():
     torch.testing.assert_close(found, expected)
 
 
+def test_draws_have_the_moments_of_the_mixture():
+    model = network(2, 2, patch_size=2)
+    noise = torch.randn(200000, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    mixture = dense(model, 0.0)
+    _, drawn = model.draw(noise)
+    torch.testing.assert_close(drawn.mean(0), mixture.mean, rtol=0, atol=0.05)
+    torch.testing.assert_close(drawn.var(0), mixture.variance, rtol=0.05, atol=0)
+
+
 def test_bases_stay_orthonormal():
     basis = network().bases()
     torch.testing.assert_close(basis @ basis.mT, torch.eye(64, dtype=torch.float64).expand_as(basis))

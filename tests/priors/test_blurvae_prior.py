@@ -78,3 +78,14 @@ def test_what_does_not_fit_is_refused():
         BlurVAEPrior(network(), likelihood, samples=0)
     with pytest.raises(ValueError, match="the images have 16×12 pixels, fewer than the prior's patches of 16×16"):
         prior_of("variance").grad(torch.zeros(1, 1, 16, 12), 0.1)
+
+
+def test_the_derivative_of_the_denoiser_holds_q_fixed():
+    """With one variance v it is v / (v + σ²) times the identity, whatever the latent."""
+    prior, x = prior_of("variance", stride=16), images((1, 1, 16, 16))
+    sigma = 0.1
+    jacobian = torch.autograd.functional.jacobian(lambda x: prior.denoise(x, sigma), x).view(256, 256)
+    share = jacobian.diagonal().mean()
+    torch.testing.assert_close(jacobian, share * torch.eye(256, dtype=torch.float64))
+    variance = prior.likelihood.variance
+    assert float(share) == pytest.approx(variance / (variance + (2 * sigma) ** 2))

@@ -10,11 +10,21 @@ from deepinv.optim import ADMM, GD, HQS, PGD
 from deepinv.optim.data_fidelity import L2
 from deepinv.optim.prior import PnP
 from deepinv.physics import GaussianNoise
-from deepinv.sampling import ALDDataFidelity, DiffPIR, EulerSolver, PosteriorDiffusion, VarianceExplodingDiffusion
+from deepinv.sampling import (
+    DPS,
+    ALDDataFidelity,
+    DiffPIR,
+    DPSDataFidelity,
+    EulerSolver,
+    PosteriorDiffusion,
+    VarianceExplodingDiffusion,
+)
 
 from monai_blurvae.errors import SettingsError
+from monai_blurvae.priors import PatchVAEPrior
 from monai_blurvae.priors.deepinv_adapter import DeepinvDenoiser, DeepinvPrior, RealMRI, to_measurements, to_physics
 from monai_blurvae.priors.reconstruction import (
+    CartesianMRI,
     HalfQuadraticSplitting,
     centre_phase,
     centred_fft,
@@ -22,7 +32,8 @@ from monai_blurvae.priors.reconstruction import (
 )
 from monai_blurvae.priors.reconstruction.splitting import as_channels, as_complex
 from tests.priors.gaussian import GaussianPrior, power_law
-from tests.priors.phantom import scan
+from tests.priors.models import random_network
+from tests.priors.phantom import head, scan
 
 SIZE = (48, 40)
 NOISE = 0.02
@@ -178,3 +189,39 @@ def test_posterior_diffusion(coils):
     assert samples.std(0).mean() > 1e-3
     residual = physics.A(samples.mean(0, keepdim=True).float()) - y
     assert residual[residual != 0].square().mean().sqrt() < 3 * NOISE
+
+
+def small_problem():
+    """A real image of 16×12, its physics, measurements, and a PatchVAE prior in float64."""
+    mask = torch.zeros(12)
+    mask[[0, 3, 5, 6, 7, 8, 10]] = 1
+    operator, image = CartesianMRI(mask, (16, 12)), head(16, 12, dtype=torch.float64)
+    physics = RealMRI(operator, torch.ones(1, 1, 16, 12, dtype=torch.complex128))
+    physics.noise_model = GaussianNoise(NOISE)
+    return physics, physics.A(image), PatchVAEPrior(random_network())
+
+
+def test_the_likelihood_of_diffusion_posterior_sampling_differentiates_the_denoiser():
+    """∇ ‖A D(x) − y‖ = Jᵀ Aᵀ (A D(x) − y) / ‖A D(x) − y‖ with the whole Jacobian J of D (Chung et al. 2022)."""
+    physics, y, prior = small_problem()
+    denoiser = DeepinvDenoiser(prior)
+    x = torch.rand(1, 1, 16, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = DPSDataFidelity(denoiser).grad(x.clone(), y, physics, 0.2)
+    jacobian = torch.autograd.functional.jacobian(lambda x: denoiser(x, 0.2), x).view(x.numel(), x.numel())
+    residual = physics.A(denoiser(x, 0.2)) - y
+    expected = jacobian.T @ physics.A_adjoint(residual).flatten() / residual.norm()
+    torch.testing.assert_close(found.flatten(), expected)
+
+
+def test_diffusion_posterior_sampling():
+    """Its guidance brings the samples nearer to the data than those of the prior alone are."""
+    physics, y, prior = small_problem()
+
+    def residual(weight):
+        rng = torch.Generator()
+        sampler = DPS(DeepinvDenoiser(prior), schedule="ve", num_steps=60, weight=weight, guidance="annealed", rng=rng)
+        sample = sampler(y, physics, x_init=(1, 1, 16, 12), seed=0)
+        assert torch.isfinite(sample).all()
+        return float((physics.A(sample) - y).norm() / y.norm())
+
+    assert residual(1.0) < 0.5 * residual(0.0)

@@ -48,6 +48,59 @@ def test_the_banks_grad_is_the_derivative(is_complex, make):
 
 
 @pytest.mark.parametrize("inference", INFERENCES)
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_the_derivative_of_the_denoiser(inference, is_complex):
+    """Of the whole function, whatever the chunks, and of the images alone."""
+    prior = PatchVAEPrior(random_network(), inference, intensity=(0.0, 0.7), samples=2, chunk_size=9)
+    x = images((2, 2 if is_complex else 1, 8, 10)).requires_grad_()
+    phase = phase_of((2, 1, 8, 10)) if is_complex else None
+    sigma = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: prior.denoise(x, sigma, phase=phase, offset=(2, 1)), x, fast_mode=True)
+    prior.denoise(x, sigma, phase=phase).sum().backward()
+    assert all(parameter.grad is None for parameter in prior.parameters())
+    assert not prior.denoise(x.detach(), sigma, phase=phase).requires_grad
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_the_banks_derivative_is_symmetric(is_complex):
+    """It is the Hessian of log p, and I + σ² times it that of the denoiser."""
+    prior = PatchVAEPrior(random_network(), intensity=(0.0, 0.7))
+    x = images((1, 2 if is_complex else 1, 8, 10))
+    phase = phase_of((1, 1, 8, 10)) if is_complex else None
+
+    def derivative(function):
+        return torch.autograd.functional.jacobian(lambda x: function(x, 0.1, phase=phase), x).view(2 * [x.numel()])
+
+    hessian, jacobian = derivative(prior.grad), derivative(prior.denoise)
+    torch.testing.assert_close(hessian, hessian.T, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(jacobian, torch.eye(x.numel(), dtype=x.dtype) + 0.01 * hessian)
+
+
+def test_the_derivative_of_a_wiener_filter_is_the_filter():
+    """Of one patch in its DCT: v / (v + σ²)."""
+    network, _, variance = wiener_network()
+    prior = PatchVAEPrior(network, stride=8, **UNITS)
+    jacobian = torch.autograd.functional.jacobian(lambda x: prior.denoise(x, 0.3), images((1, 1, 8, 8)))
+    basis = network.patches(torch.eye(64, dtype=torch.float64)).flatten(1)
+    expected = basis.T @ torch.diag(variance / (variance + 0.09)) @ basis
+    torch.testing.assert_close(jacobian.view(64, 64), expected)
+
+
+def test_the_derivative_looks_at_a_chunk_at_a_time(monkeypatch):
+    prior = PatchVAEPrior(random_network(), chunk_size=5)
+    seen, score = [], prior.patch_score
+
+    def counting(patches, **rest):
+        seen.append(len(patches))
+        return score(patches, **rest)
+
+    monkeypatch.setattr(prior, "patch_score", counting)
+    prior.denoise(images((1, 1, 16, 16)).requires_grad_(), 0.1).sum().backward()
+    assert max(seen) == 5
+    assert sum(seen) == 2 * 64  # once forth and once back
+
+
+@pytest.mark.parametrize("inference", INFERENCES)
 def test_log_prob_against_brute_force(inference):
     """Patch by patch and latent by latent, with q and its latents held fixed in the gradient."""
     network = random_network()

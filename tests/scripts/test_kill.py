@@ -1,11 +1,12 @@
 """Three kills of a real training; the script's default is thirty."""
 
-import os
+import json
 import subprocess
 import sys
 
 import pytest
 
+from tests.commands import environment
 from tests.volumes import ROOT, make_dataset
 
 
@@ -13,9 +14,10 @@ from tests.volumes import ROOT, make_dataset
 def test_three_kills(tmp_path):
     make_dataset(tmp_path / "data")
     command = [sys.executable, str(ROOT / "scripts/kill_test.py"), "--dataset_dir", str(tmp_path / "data")]
+    command += ["--settings", json.dumps({"yardstick_images": 64, "eval_patches_per_volume": 2})]
     done = subprocess.run(
         [*command, "--kills", "3", "--seed", "1"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=800,

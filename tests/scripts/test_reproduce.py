@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from scripts.reproduce import main, make_options, make_parser
+from tests.commands import environment
 from tests.photographs import make_photographs
 from tests.volumes import ROOT, TINY, make_dataset
 
@@ -106,19 +107,23 @@ def test_a_mistyped_setting_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+def small(folder, *arguments, settings=SMALL):
+    """The command's arguments."""
+    made = ["--cache_dir", str(folder / "cache"), "--jobs", "2", "--output", str(folder / "out"), "--device", "cpu"]
+    made += ["--weights_dir", str(folder / "weights"), "--importance_samples", "2", "--settings", json.dumps(settings)]
+    return [*made, *arguments]
+
+
 def reproduce(folder, *arguments, settings=SMALL):
     """The command in a process of its own; what it said."""
-    command = [sys.executable, str(ROOT / "scripts/reproduce.py"), "--cache_dir", str(folder / "cache"), "--jobs", "2"]
-    command += ["--output", str(folder / "out"), "--weights_dir", str(folder / "weights"), "--device", "cpu"]
-    command += ["--importance_samples", "2", "--settings", json.dumps(settings), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    command = [sys.executable, str(ROOT / "scripts/reproduce.py"), *small(folder, *arguments, settings=settings)]
+    done = subprocess.run(command, env=environment("study"), capture_output=True, text=True, timeout=900, check=False)
     logs = [path.read_text() for path in (folder / "out").rglob("*.log")]
     return done, done.stdout + done.stderr + "".join(logs)
 
 
 @pytest.mark.slow
-def test_two_losses_twice(tmp_path):
+def test_two_losses_twice(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     pytest.importorskip("pandas")
     make_dataset(tmp_path / "data")
@@ -145,11 +150,11 @@ def test_two_losses_twice(tmp_path):
     assert all(float(row["psnr"]) > 5 and float(row["nll_table6"]) for row in rows[::2])
     assert "lpips_alex.pt" in (tmp_path / "out/table3.md").read_text()
 
-    done, said = reproduce(tmp_path, *arguments)
-    assert done.returncode == 0, said
+    assert main(small(tmp_path, *arguments)) == 0
+    said = capsys.readouterr().out
     assert "2 cells: 2 finished before, 0 to train" in said
     assert "Nothing was left to train or to measure" in said
-    assert "Measuring" not in done.stdout
+    assert "Measuring" not in said
 
 
 @pytest.mark.slow
@@ -169,15 +174,15 @@ def test_a_figure_of_photographs(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_papers_budget_says_what_it_takes_and_waits(tmp_path):
+def test_the_papers_budget_says_what_it_takes_and_waits(tmp_path, capsys):
     pytest.importorskip("pandas")
     make_dataset(tmp_path / "data")
     arguments = ["--table", "3", "--losses", "l2,wiener", "--budget", "paper", "--dataset_dir", str(tmp_path / "data")]
     settings = {name: value for name, value in SMALL.items() if name != "patch_size"}
-    done, said = reproduce(tmp_path, *arguments, settings=settings)
-    assert done.returncode == 1
+    assert main(small(tmp_path, *arguments, settings=settings)) == 1
+    said, error = capsys.readouterr()
     # 3 subjects for training with 4 patches each, in batches of 8, for 400 epochs
     assert "L2: 6 cells of 800 iterations" in said
     assert "12 cells are left to train" in said
-    assert "give --yes" in done.stderr
+    assert "give --yes" in error
     assert not list((tmp_path / "out/cells").iterdir())

@@ -4,11 +4,12 @@ Images are complex ``(B, 1, H, W)``, k-space is complex ``(B, coils, H, W)`` wit
 axes and lines along H, and a unitary DFT between them.
 """
 
-from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, ZeroFilled
+from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, WaveletSparsity, ZeroFilled
 from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
+from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, ConvergenceWatcher
 from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
 from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask, mask_of_lines
-from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
+from monai_blurvae.priors.reconstruction.measures import MEASURES, magnitude_psnr, reconstruction_measures
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI, centred_fft, centred_ifft
 from monai_blurvae.priors.reconstruction.phase import centre_phase
 from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
@@ -17,14 +18,17 @@ from monai_blurvae.priors.reconstruction.simulate import simulate_coil_maps, sim
 from monai_blurvae.priors.reconstruction.splitting import HalfQuadraticSplitting, Reconstruction
 
 __all__ = [
+    "CONVERGENCE",
     "MEASURES",
     "AnnealedLangevin",
     "CartesianMRI",
+    "ConvergenceWatcher",
     "DeepDensityPrior",
     "HalfQuadraticSplitting",
     "RealLeastSquares",
     "Reconstruction",
     "TotalVariation",
+    "WaveletSparsity",
     "ZeroFilled",
     "centre_phase",
     "centred_fft",
@@ -33,6 +37,7 @@ __all__ = [
     "estimate_noise_std",
     "gaussian_line_mask",
     "kspace_scale",
+    "magnitude_psnr",
     "mask_of_lines",
     "reconstruction_measures",
     "simulate_coil_maps",

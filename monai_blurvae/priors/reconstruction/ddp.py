@@ -32,6 +32,8 @@ class DeepDensityPrior:
         ValueError: unless there is a step and a block, and σ > 0.
     """
 
+    phase_from = "the iterate"
+
     def __init__(
         self,
         prior: ImagePrior,

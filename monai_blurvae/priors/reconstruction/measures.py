@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metric
@@ -31,7 +29,7 @@ def reconstruction_measures(image: Tensor, reference: Tensor, data_range: float 
     found, true = image.abs().double(), reference.abs().double()
     largest = float(true.max()) if data_range is None else data_range
     nmse = (found - true).square().sum((1, 2, 3)) / true.square().sum((1, 2, 3))
-    psnr = _each(CappedPSNRMetric()(found / largest, true / largest))
+    psnr = magnitude_psnr(image, reference, largest)
     ssim = _each(make_ssim_metric()(found / largest, true / largest))
     return [
         dict(zip(MEASURES, (100 * ratio**0.5, ratio, *quality), strict=True))
@@ -39,5 +37,10 @@ def reconstruction_measures(image: Tensor, reference: Tensor, data_range: float 
     ]
 
 
-def _each(values: Tensor) -> Sequence[float]:
+def magnitude_psnr(image: Tensor, reference: Tensor, data_range: float) -> list[float]:
+    """PSNR in dB of magnitudes; arguments as of :func:`reconstruction_measures`."""
+    return _each(CappedPSNRMetric()(image.abs().double() / data_range, reference.abs().double() / data_range))
+
+
+def _each(values: Tensor) -> list[float]:
     return [float(value) for value in values.flatten()]

@@ -48,6 +48,7 @@ class CartesianMRI:
     def __init__(self, mask: Tensor, image_size: tuple[int, int], coil_maps: Tensor | None = None) -> None:
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.mask = check_mask(mask, self.image_size)
+        self._whole_lines = bool((self.mask == self.mask[:, :, :1]).all())
         self.coil_maps = None if coil_maps is None else _check_maps(coil_maps, self.image_size)
 
     @property
@@ -65,8 +66,16 @@ class CartesianMRI:
         return images if self.coil_maps is None else (self.coil_maps.conj() * images).sum(1, keepdim=True)
 
     def normal(self, image: Tensor) -> Tensor:
-        """Aᴴ A x."""
-        return self.adjoint(self.forward(image))
+        """Aᴴ A x.
+
+        Each coil's image is convolved on the torus, for which nothing has to be shifted to a centre; where whole lines
+        are sampled, along W alone.
+        """
+        axes = AXES[1:] if self._whole_lines else AXES
+        mask = torch.fft.ifftshift(self._mask_like(image), dim=AXES)
+        images = image if self.coil_maps is None else self.coil_maps * image
+        images = torch.fft.ifftn(mask * torch.fft.fftn(images, dim=axes), dim=axes)
+        return images if self.coil_maps is None else (self.coil_maps.conj() * images).sum(1, keepdim=True)
 
     def to(self, device: torch.device | str) -> CartesianMRI:
         """The operator with its mask and maps on a device."""

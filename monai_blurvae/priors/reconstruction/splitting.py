@@ -22,8 +22,16 @@ Watcher = Callable[[int, Tensor], object]
 """Called with the number of a step, from 1, and the image after it."""
 
 
+CENTRE_PHASE = "the centre of k-space, through a Hann window"
+"""In words, where methods take the phase from if none is given."""
+
+
 class Reconstruction(Protocol):
-    """Anything that makes an image from k-space."""
+    """Anything that makes an image from k-space.
+
+    One that takes a ``watcher`` is watched, see :class:`ConvergenceWatcher`; ``phase_from``, where it has that, says in
+    words where it takes the phase from.
+    """
 
     def __call__(
         self, kspace: Tensor, operator: CartesianMRI, noise_std: float = 0.0, phase: Tensor | None = None
@@ -50,6 +58,8 @@ class HalfQuadraticSplitting:
     Raises:
         ValueError: unless there is a step, and ``sigma_start`` ≥ ``sigma_end`` > 0.
     """
+
+    phase_from = CENTRE_PHASE
 
     def __init__(
         self,

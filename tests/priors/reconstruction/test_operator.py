@@ -48,6 +48,18 @@ def test_adjoint(coils):
     torch.testing.assert_close(left, right)
 
 
+@pytest.mark.parametrize("coils", [0, 3])
+@pytest.mark.parametrize("size", [(14, 20), (9, 7)])
+@pytest.mark.parametrize("whole_lines", [True, False])
+def test_the_normal_operator(coils, size, whole_lines):
+    """It is the adjoint after the operator, of lines and of any other pattern."""
+    shape = size[1:] if whole_lines else size
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)).round()
+    a = CartesianMRI(mask, size, noise(coils, *size) if coils else None)
+    image = noise(2, 1, *size, seed=1)
+    torch.testing.assert_close(a.normal(image), a.adjoint(a.forward(image)))
+
+
 def test_one_coil_of_ones_is_no_coil():
     image = noise(2, 1, *SIZE)
     maps = torch.ones(1, *SIZE, dtype=torch.complex128)

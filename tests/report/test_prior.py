@@ -1,0 +1,94 @@
+"""What the report of a learned prior says."""
+
+import numpy as np
+import pytest
+
+from monai_blurvae.records import Record
+from monai_blurvae.report.document import render
+from monai_blurvae.report.prior import behind_elbo, collapsed, not_converged, verdict
+from monai_blurvae.report.run_record import read_run
+from tests.report.html import Document
+from tests.report.runs import make_run
+
+SIGMAS = [0.01, 0.1]  # white noise of 40 and 20 dB
+EVALUATOR = {"evaluator": {"_target_": "monai_blurvae.priors.PatchVAEEvaluator"}}
+
+
+def about(bank=(50.0, -7.0), psnr=(41.0, 26.0), kl=(2.0, 1.0)):
+    columns = {"elbo": (49.0, -8.0), "bank": bank, "psnr": psnr, "kl": kl}
+    metrics = {f"{name}_{s:g}": values[i] for name, values in columns.items() for i, s in enumerate(SIGMAS)}
+    return {
+        "title": "test",
+        "remark": "",
+        "evaluated_on": "2 patches of 1 subject",
+        "sigmas": SIGMAS,
+        "metrics": metrics | {f"{name}_0.02": 47.0 for name in columns},
+        "examples": [{"subject": "a", "slice": 3}],
+        "inference": "bank" if sum(bank) >= 41 else "importance",
+        "bank": 256,
+        "patch_size": 8,
+        "latent_size": 12,
+        "quarter_turns": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        (
+            {},
+            [
+                "The bank of 256 latents is above the ELBO at every σ, by at least 1.00 nats a patch: take the "
+                "inference 'bank'.",
+                "The denoiser takes out noise: the PSNR rises by 1.00 to 6.00 dB.",
+            ],
+        ),
+        (
+            {"bank": (45.5, -7.0), "psnr": (39.5, 26.0)},
+            [
+                "The bank of 256 latents is below the ELBO at σ = 0.01, by up to 3.50 nats a patch: take "
+                "'importance', 'bank' is refused.",
+                "The denoiser does harm at some σ: the PSNR changes by −0.50 to 6.00 dB.",
+            ],
+        ),
+    ],
+)
+def test_the_verdict(changes, sentences):
+    assert verdict(about(**changes)) == sentences
+
+
+def test_findings():
+    assert behind_elbo(about()) is None
+    found = behind_elbo(about(bank=(45.5, -7.0))).found
+    assert "a mean log-density of 19.25 nats a patch" in found
+    assert "is 20.50 (expected: a bank above it)." in found
+    assert collapsed(about()) is None
+    assert "at σ = 0.01 is 0.05 nats" in collapsed(about(kl=(0.05, 0.0))).found
+    assert not_converged(dict.fromkeys(range(1, 11), 47.0)) is None
+    assert "rises by 2.00" in not_converged({epoch: float(epoch) for epoch in range(1, 11)}).found
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_run_in_whatever_state(tmp_path, evaluated):
+    folder = make_run(tmp_path / "0001", validate=EVALUATOR, finished=evaluated)
+    if evaluated:
+        images = np.linspace(0, 1, 16 * 16, dtype=np.float32).reshape(1, 16, 16)
+        levels = np.stack([images, images], 1)
+        patches = dict.fromkeys(("real_patches", "mean_patches", "drawn_patches"), np.zeros((20, 8, 8), np.float32))
+        (folder / "test").mkdir()
+        arrays = {"images": images, "noisy": levels, "denoised": levels, **patches}
+        Record(arrays, about()).write(folder / "test" / "denoising.npz")
+    page = Document(render(read_run(folder)))
+    assert ("is above the ELBO" in page.text) == evaluated
+    assert ("There is no evaluation in" in page.text) != evaluated
+    assert len(page.all("img")) == (1 + 2 * 2 + 3 if evaluated else 0)
+    assert "Blur kernel" not in page.text
+
+
+def test_a_broken_record_is_told(tmp_path):
+    folder = make_run(tmp_path / "0001", validate=EVALUATOR)
+    (folder / "test").mkdir()
+    (folder / "test" / "denoising.npz").write_bytes(b"x")
+    assert "denoising.npz cannot be read" in Document(render(read_run(folder))).text
+    Record({"images": np.zeros(1)}, {}).write(folder / "test" / "denoising.npz")
+    assert "denoising.npz has no noisy; evaluate the run again." in Document(render(read_run(folder))).text
