@@ -34,7 +34,7 @@ from monai_blurvae.errors import RunFolderError, SettingsError, user_error
 from monai_blurvae.files import make_folder, read_object, write_json
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.metrics import fit_likelihoods
-from monai_blurvae.networks import BlurVAE, PatchVAE
+from monai_blurvae.networks import BlurVAE, PatchModel
 from monai_blurvae.priors import BlurVAEPrior, PatchVAEPrior
 from monai_blurvae.priors.comparison import (
     Comparison,
@@ -129,10 +129,10 @@ def load_prior(path: Path, likelihood: str) -> PatchPrior:
         return PatchVAEPrior.load(path)
     parser = ConfigParser(dict(run.config))
     network = parser.get_parsed_content("network_def")
-    if isinstance(network, PatchVAE):
+    if isinstance(network, PatchModel):
         return PatchVAEPrior.load(run.path)
     if not isinstance(network, BlurVAE):
-        raise SettingsError(f"{path} trained a {type(network).__name__}; give runs of a PatchVAE or a BlurVAE.")
+        raise SettingsError(f"{path} trained a {type(network).__name__}; give runs of a model of patches or a BlurVAE.")
     load_weights(network, run.model_file)
     dataset = parser.get_parsed_content("validate#dataset")
     images = torch.stack([dataset[i]["image"] for i in range(min(len(dataset), FITTED_IMAGES))])

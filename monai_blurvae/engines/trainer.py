@@ -25,14 +25,14 @@ from monai_blurvae.engines.parallel import Averaging
 from monai_blurvae.engines.precision import SMALLEST_SCALE, autocast, check_precision, grad_scaler
 from monai_blurvae.errors import DataError, NonFiniteLossError
 from monai_blurvae.losses import Adversary, ELBOLoss, KernelLoss, PatchELBO
-from monai_blurvae.networks import BlurVAE, PatchVAE, PatchVAEOutput, VAEOutput, unwrapped
+from monai_blurvae.networks import BlurVAE, PatchModel, VAEOutput, unwrapped
 from monai_blurvae.seeding import torch_rng
 
 
 class BlurVAETrainer(SupervisedTrainer):
     """Train a :class:`~monai_blurvae.networks.BlurVAE` by alternating two steps on one forward pass.
 
-    A :class:`~monai_blurvae.networks.PatchVAE`, which has no kernel, is trained by the second step alone.
+    A :class:`~monai_blurvae.networks.PatchModel`, which has no kernel, is trained by the second step alone.
 
     Each iteration encodes and decodes the batch once. The kernel step updates the kernel generator alone (eq. 12), with
     the latent and the reconstruction detached; the VAE step then updates encoder and decoder alone (eq. 11), with
@@ -53,7 +53,7 @@ class BlurVAETrainer(SupervisedTrainer):
         optimizer: over ``network.vae_parameters()`` and the parameters that the objective has, if any.
         kernel_optimizer: over ``network.kernel_parameters()``; None where no kernel step is taken.
         loss_function: the objective of the VAE step, with its warm-up; moved to the device, as the next one. One of
-            the network's own kind: :class:`~monai_blurvae.losses.PatchELBO` for a ``PatchVAE``.
+            the network's own kind: :class:`~monai_blurvae.losses.PatchELBO` for a ``PatchModel``.
         kernel_loss_function: the objective of the kernel step, :class:`~monai_blurvae.losses.KernelLoss` by default.
         epoch_length: iterations in an epoch; ``len(train_data_loader)`` by default.
         non_blocking: for the copy of the batch to the device.
@@ -86,7 +86,7 @@ class BlurVAETrainer(SupervisedTrainer):
         device: str | torch.device,
         max_epochs: int,
         train_data_loader: Iterable[Any] | DataLoader[Any],
-        network: BlurVAE | PatchVAE | nn.Module,
+        network: BlurVAE | PatchModel | nn.Module,
         optimizer: Optimizer,
         kernel_optimizer: Optimizer | None,
         loss_function: ELBOLoss | PatchELBO,
@@ -285,13 +285,15 @@ class BlurVAETrainer(SupervisedTrainer):
         return torch.randn(self.model.noise_shape(image_shape), generator=generator).to(self.state.device)
 
 
-def _detached(output: VAEOutput | PatchVAEOutput) -> dict[str, Tensor]:
-    return {
-        CommonKeys.PRED: output.reconstruction.detach(),
-        BlurVAEKeys.MU: output.mu.detach(),
-        BlurVAEKeys.LOG_VAR: output.log_var.detach(),
-        BlurVAEKeys.LATENT: output.z.detach(),
+def _detached(output: Any) -> dict[str, Tensor]:
+    """What the output has of these: not every model has a Gaussian latent."""
+    names = {
+        CommonKeys.PRED: "reconstruction",
+        BlurVAEKeys.MU: "mu",
+        BlurVAEKeys.LOG_VAR: "log_var",
+        BlurVAEKeys.LATENT: "z",
     }
+    return {key: getattr(output, name).detach() for key, name in names.items() if hasattr(output, name)}
 
 
 def _begin_epoch(engine: BlurVAETrainer) -> None:

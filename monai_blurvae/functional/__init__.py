@@ -2,6 +2,7 @@
 
 from monai_blurvae.functional.cosine import dct_matrix
 from monai_blurvae.functional.divergence import kl_standard_normal
+from monai_blurvae.functional.gaussians import Gaussians, fit_gaussians
 from monai_blurvae.functional.kernels import gaussian_kernel, kernel_width
 from monai_blurvae.functional.likelihood import (
     OTF_FLOOR,
@@ -29,6 +30,7 @@ __all__ = [
     "OTF_FLOOR",
     "SSIM_WINDOW_SIGMA",
     "SSIM_WINDOW_SIZE",
+    "Gaussians",
     "Scored",
     "annuli",
     "annulus_mean",
@@ -38,6 +40,7 @@ __all__ = [
     "dct_matrix",
     "diagonal_log_prob",
     "epsilon_half_log_det",
+    "fit_gaussians",
     "floored_magnitude",
     "gaussian_kernel",
     "gaussian_log_normalizer",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_blurvae.functional import diagonal_log_prob, kl_standard_normal
 from monai_blurvae.losses.elbo import ELBOTerms
-from monai_blurvae.networks.patch_vae import PatchVAEOutput
+from monai_blurvae.networks import PatchMixtureOutput, PatchVAEOutput
 
 
 class PatchELBO(nn.Module):
-    """−log p(y|z) + β · KL(q(z|y, σ) ‖ N(0, I)), mean over all patches, to be minimised over both networks.
+    """−log p(y|z) + β · KL(q(z|y, σ) ‖ p(z)), mean over all patches, to be minimised over the whole model.
 
     Args:
         beta: weight β of the KL; at 1 the objective bounds −log p of the patches with noise.
@@ -32,12 +31,16 @@ class PatchELBO(nn.Module):
         self.beta = beta
 
     def forward(
-        self, output: PatchVAEOutput, target: Tensor, kernel: Tensor | None = None, epoch: int | None = None
+        self,
+        output: PatchVAEOutput | PatchMixtureOutput,
+        target: Tensor,
+        kernel: Tensor | None = None,
+        epoch: int | None = None,
     ) -> ELBOTerms:
         """Evaluate the objective.
 
         Args:
-            output: of a :class:`~monai_blurvae.networks.PatchVAE`, which holds the patches with their noise.
+            output: of a model of patches, which has their likelihood and KL.
             target: not used, as the next two, which :class:`~monai_blurvae.losses.ELBOLoss` has.
             kernel: none.
             epoch: there is no warm-up.
@@ -45,7 +48,6 @@ class PatchELBO(nn.Module):
         Returns:
             :class:`~monai_blurvae.losses.ELBOTerms` in nats a patch on [−1, 1].
         """
-        reconstruction = -diagonal_log_prob(output.coefficients, output.mean, output.variance).mean()
-        kl = kl_standard_normal(output.mu, output.log_var).mean()
+        reconstruction, kl = -output.log_likelihood.mean(), output.kl.mean()
         zero = torch.zeros_like(kl)
         return ELBOTerms(reconstruction + self.beta * kl, reconstruction, zero, kl, zero)

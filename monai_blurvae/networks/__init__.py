@@ -1,8 +1,10 @@
-"""The variational autoencoder and its kernel generator, one module, and a variational autoencoder of small patches."""
+"""The variational autoencoder and its kernel generator, one module, and the models of small patches."""
 
 from monai_blurvae.networks.architecture import Architecture, architecture_of
 from monai_blurvae.networks.blurvae import BlurVAE, BlurVAEReconstructor, VAEOutput
 from monai_blurvae.networks.kernel_generator import KernelGenerator
+from monai_blurvae.networks.patch_mixture import PatchMixture, PatchMixtureOutput
+from monai_blurvae.networks.patch_model import PatchModel
 from monai_blurvae.networks.patch_vae import PatchVAE, PatchVAEOutput
 from monai_blurvae.networks.perceptual import LearnedPerceptualDistance, PerceptualFeatures
 from monai_blurvae.networks.wrapping import unwrapped
@@ -13,6 +15,9 @@ __all__ = [
     "BlurVAEReconstructor",
     "KernelGenerator",
     "LearnedPerceptualDistance",
+    "PatchMixture",
+    "PatchMixtureOutput",
+    "PatchModel",
     "PatchVAE",
     "PatchVAEOutput",
     "PerceptualFeatures",

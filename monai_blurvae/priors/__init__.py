@@ -6,12 +6,14 @@ from monai_blurvae.priors.gaussian_mixture_prior import GaussianMixturePrior
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 from monai_blurvae.priors.patch_vae_prior import PatchVAEPrior
 from monai_blurvae.priors.protocol import ImagePrior
+from monai_blurvae.priors.start import InitialMixtureHandler
 
 __all__ = [
     "BlurVAEPrior",
     "CalibrationHandler",
     "GaussianMixturePrior",
     "ImagePrior",
+    "InitialMixtureHandler",
     "PatchPrior",
     "PatchVAEEvaluator",
     "PatchVAEPrior",

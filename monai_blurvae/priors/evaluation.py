@@ -1,4 +1,4 @@
-"""Evaluation of a PatchVAE during and after its training: held-out log-densities, and how well it denoises."""
+"""Evaluation of a model of patches during and after its training: held-out log-densities, and how well it denoises."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from monai_blurvae.data.facts import facts_of
 from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.engines.batch import images_of
 from monai_blurvae.files import FilePath, make_folder, resolved, write_text
-from monai_blurvae.functional import image_of, kl_standard_normal, patches_of
+from monai_blurvae.functional import image_of, patches_of
 from monai_blurvae.handlers.evaluation import csv_text, mean_and_std_text, places_of
 from monai_blurvae.metrics.image_quality import Output, as_batch
-from monai_blurvae.networks import PatchVAE, unwrapped
-from monai_blurvae.networks.patch_vae import MODEL_RANGE, SIGMAS
-from monai_blurvae.priors.inference import bank_score, encoder_score
+from monai_blurvae.networks import PatchModel, unwrapped
+from monai_blurvae.networks.patch_model import MODEL_RANGE, SIGMAS
 from monai_blurvae.priors.patch_vae_prior import PatchVAEPrior, bank_misses
 from monai_blurvae.records import Record
 from monai_blurvae.run_files import DENOISING_NPZ, METRICS_CSV, METRICS_MD
@@ -40,17 +39,17 @@ EXAMPLES, PATCHES = 4, 128
 """Images and patches that a report shows."""
 
 QUANTITIES = ("elbo", "bank", "kl")
-"""Of each image under each noise level, means over its patches in nats: the encoder's bound of log p, the log-density
-of the bank's mixture, and the KL of the encoder's latents."""
+"""Of each image under each noise level, means over its patches in nats: the bound of log p, the log-density in closed
+form (of a PatchVAE the bank's mixture), and the KL of the latents. Where latents are discrete the first two are one."""
 
 
 class PatchVAEEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator for a :class:`~monai_blurvae.networks.PatchVAE`: log p of held-out patches with noise.
+    """MONAI's evaluator for a :class:`~monai_blurvae.networks.PatchModel`: log p of held-out patches with noise.
 
     The noise is a function of the seed, the number of the batch and the level alone, so that models are held against
-    each other on the same patches. The output holds ``image``, ``label`` (the same), ``pred``, the mean of the bank's
-    posterior under noise of :data:`KEY_SIGMA`, and the :data:`QUANTITIES`, ``(B, levels)`` each for the levels
-    :data:`~monai_blurvae.networks.patch_vae.SIGMAS`.
+    each other on the same patches. The output holds ``image``, ``label`` (the same), ``pred``, the posterior
+    mean under noise of :data:`KEY_SIGMA`, and the :data:`QUANTITIES`, ``(B, levels)`` each for the levels
+    :data:`~monai_blurvae.networks.patch_model.SIGMAS`.
 
     Arguments are those of ``monai.engines.SupervisedEvaluator``; ``decollate`` is off by default.
     """
@@ -61,7 +60,7 @@ class PatchVAEEvaluator(SupervisedEvaluator):
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
         images = images_of(self, batchdata)
-        network: PatchVAE = unwrapped(self.network)
+        network: PatchModel = unwrapped(self.network)
         p = network.patch_size
         with self.mode(self.network):
             clean = network.coefficients(patches_of(images, p, p).flatten(0, 1))
@@ -80,19 +79,15 @@ class PatchVAEEvaluator(SupervisedEvaluator):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
 
-    def _under_noise(self, network: PatchVAE, clean: Tensor, sigma: float) -> dict[str, Tensor]:
+    def _under_noise(self, network: PatchModel, clean: Tensor, sigma: float) -> dict[str, Tensor]:
         generator = torch_rng(self.seed, "evaluation", self.state.iteration, self.state.rank, f"{sigma:g}")
-        noise = torch.randn(len(clean), clean.shape[1] + network.latent_size, generator=generator).to(clean)
-        pixels, latents = noise.split([clean.shape[1], network.latent_size], 1)
+        noise = torch.randn(len(clean), clean.shape[1] + network.latent_noise, generator=generator).to(clean)
+        pixels, latents = noise.split([clean.shape[1], network.latent_noise], 1)
         scaled = MODEL_RANGE * sigma
         y = clean + scaled * pixels
-        bank = bank_score(network, y, scaled)
-        return {
-            "elbo": encoder_score(network, y, scaled, latents[:, None]).log_prob,
-            "bank": bank.log_prob,
-            "kl": kl_standard_normal(*network.encode(y, scaled)),
-            "denoised": y + scaled**2 * bank.score,
-        }
+        bank = network.density(y, scaled)
+        bound, kl = network.bound(y, scaled, latents)
+        return {"elbo": bound, "bank": bank.log_prob, "kl": kl, "denoised": y + scaled**2 * bank.score}
 
 
 def key_metric() -> dict[str, Metric]:
@@ -119,7 +114,7 @@ def _column(output: Output, name: str, level: int) -> Tensor:
 
 
 class CalibrationHandler:
-    """Write what an evaluation measured into the network, which takes it along: see ``PatchVAE.calibration``.
+    """Write what an evaluation measured into the network, which takes it along: see ``PatchModel.calibration``.
 
     Attach it to the validation before the handler that saves the best model.
 
@@ -213,7 +208,7 @@ class PriorReportHandler:
 
     def _denoised(self, images: Tensor, sigma: float, before: int) -> tuple[Tensor, Tensor]:
         """Images with noise, and without it again, on [−1, 1]."""
-        network: PatchVAE = unwrapped(self.network)
+        network: PatchModel = unwrapped(self.network)
         prior = PatchVAEPrior(network, _inference(network), intensity=(-1.0, 1.0))
         generator = torch_rng(self.seed, "denoising", before, f"{sigma:g}")
         noise = torch.randn(images.shape, generator=generator).to(images)
@@ -272,9 +267,9 @@ class PriorReportHandler:
             "metrics": {name: fmean(values) for name, values in columns.items()},
             "examples": self._examples,
             "inference": _inference(network),
-            "bank": len(network.bank),
+            "bank": network.latents,
             "patch_size": network.patch_size,
-            "latent_size": network.latent_size,
+            "latent_size": network.latent_noise,
             "quarter_turns": self.quarter_turns,
         }
         pictures = {name: torch.stack(images).numpy() for name, images in self._pictures.items()}
@@ -284,14 +279,12 @@ class PriorReportHandler:
     @torch.no_grad()
     def _patches(self) -> dict[str, Tensor]:
         """Patches of the examples, and as many from the prior: means, and draws around them, on [−1, 1]."""
-        network: PatchVAE = unwrapped(self.network)
+        network: PatchModel = unwrapped(self.network)
         p = network.patch_size
         real = patches_of(MODEL_RANGE * (torch.stack(self._pictures["images"])[:, None] - 0.5), p, p).flatten(0, 1)
         real = real[evenly_spread(len(real), PATCHES)]
-        numbers = torch.randn(PATCHES, network.latent_size + p**2, generator=torch_rng(self.seed, "patches"))
-        z, white = numbers.to(network.bank).split([network.latent_size, p**2], 1)
-        mean, variance = network.decode(z)
-        drawn = mean + variance.sqrt() * white
+        shape = network.noise_shape((PATCHES, 1, p, p))
+        mean, drawn = network.draw(torch.randn(shape, generator=torch_rng(self.seed, "patches")).to(network.scale))
         return {
             "real_patches": real,
             "mean_patches": network.patches(mean).cpu(),
@@ -303,5 +296,5 @@ class PriorReportHandler:
         return mean_and_std_text(float(values.mean()), float(values.std(correction=0)))
 
 
-def _inference(network: PatchVAE) -> str:
+def _inference(network: PatchModel) -> str:
     return "importance" if bank_misses(network) else "bank"

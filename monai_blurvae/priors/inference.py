@@ -1,34 +1,27 @@
-"""Three ways to take the integral over the latent of a PatchVAE, with the gradient of each."""
+"""Three ways to take the integral over the latent of a model of patches, with the gradient of each."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from monai_blurvae.functional import (
-    Scored,
-    diagonal_log_prob,
-    kl_standard_normal,
-    mixture_score,
-    weighted_score,
-)
-from monai_blurvae.networks import PatchVAE
+from monai_blurvae.functional import Scored, diagonal_log_prob, kl_standard_normal, weighted_score
+from monai_blurvae.networks import PatchModel, PatchVAE
 
 
-def bank_score(network: PatchVAE, y: Tensor, sigma: float, noise: Tensor | None = None) -> Scored:
-    """The mean of p(y|z) over the network's bank of latents: a mixture of Gaussians.
+def bank_score(network: PatchModel, y: Tensor, sigma: float, noise: Tensor) -> Scored:
+    """The density of the network in closed form: over its bank of latents, or over all of them where they are discrete.
 
     Args:
-        network: whose latents and decoder.
+        network: of either kind.
         y: coefficients with noise, ``(N, D)``.
         sigma: standard deviation of the noise on [−1, 1].
         noise: not used.
     """
-    mean, variance = network.decode(network.bank)
-    equal = y.new_full((len(mean),), -math.log(len(mean)))
-    return mixture_score(y, mean, variance + sigma**2, equal)
+    return network.density(y, sigma)
 
 
 def encoder_score(network: PatchVAE, y: Tensor, sigma: float, noise: Tensor) -> Scored:
@@ -61,7 +54,11 @@ def importance_score(network: PatchVAE, y: Tensor, sigma: float, noise: Tensor) 
     return Scored(log_prob, weighted_score(y, mean, variance, torch.softmax(log_weight, 1)))
 
 
-SCORES = {"bank": bank_score, "encoder": encoder_score, "importance": importance_score}
+SCORES: dict[str, Callable[..., Scored]] = {
+    "bank": bank_score,
+    "encoder": encoder_score,
+    "importance": importance_score,
+}
 """By the name of the inference."""
 
 

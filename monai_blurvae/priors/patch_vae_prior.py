@@ -1,4 +1,4 @@
-"""The density of a trained PatchVAE over images of any size."""
+"""The density of a trained model of patches over images of any size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
-from monai_blurvae.networks import PatchVAE
+from monai_blurvae.networks import PatchMixture, PatchModel, PatchVAE
 from monai_blurvae.priors.inference import SCORES
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 from monai_blurvae.run_files import MODEL
@@ -23,9 +23,10 @@ PACKED_MODEL = "models/model.pt"
 
 
 class PatchVAEPrior(PatchPrior):
-    """Log-density, gradient and denoiser of images under a :class:`~monai_blurvae.networks.PatchVAE`.
+    """Log-density, gradient and denoiser of images under a :class:`~monai_blurvae.networks.PatchModel`.
 
-    The integral over the latent, p_σ(y) = ∫ p_σ(y|z) N(z; 0, I) dz, is taken in one of three ways:
+    The integral over the latent, p_σ(y) = ∫ p_σ(y|z) N(z; 0, I) dz, is taken in one of three ways, of which
+    a :class:`~monai_blurvae.networks.PatchMixture`, which sums over its discrete latents, has the first alone:
 
     - ``"bank"``: the mean over the network's fixed bank of K latents, a mixture of K Gaussians in closed form. It needs
       no encoder, and is a density in its own right; at a high KL no latent of the bank is near, and it is refused.
@@ -58,14 +59,14 @@ class PatchVAEPrior(PatchPrior):
 
     def __init__(
         self,
-        network: PatchVAE,
+        network: PatchModel,
         inference: str = "bank",
         stride: int = 2,
         intensity: tuple[float, float] = (0.0, 1.0),
         imaginary_std: float | None = None,
         samples: int = 8,
         seed: int = 0,
-        chunk_size: int = 4096,
+        chunk_size: int = 1024,
     ) -> None:
         if inference not in SCORES:
             raise ValueError(f"inference must be one of {tuple(SCORES)}, but is {inference!r}.")
@@ -74,6 +75,11 @@ class PatchVAEPrior(PatchPrior):
         super().__init__(network.patch_size, stride, intensity, imaginary_std, seed, chunk_size)
         if inference == "bank":
             _require_bank(network)
+        elif not isinstance(network, PatchVAE):
+            raise ValueError(
+                f"inference is {inference!r}, but a {type(network).__name__} sums over all latents and has no encoder; "
+                "take 'bank'."
+            )
         self.network = network.eval()
         self.inference = inference
         self.samples = samples
@@ -87,13 +93,13 @@ class PatchVAEPrior(PatchPrior):
             **options: further arguments of the class.
 
         Raises:
-            RunFolderError: if there is no trained ``PatchVAE``.
+            RunFolderError: if there is no trained model of patches.
             ValueError: as the class.
         """
         weights, file = _weights(Path(path).expanduser())
         calibration = weights.get("calibration") if isinstance(weights, dict) else None
-        if not isinstance(calibration, Tensor) or "bank" not in weights:
-            raise RunFolderError(f"{file} holds no weights of a PatchVAE; give a run that was trained with prior.yaml.")
+        if not isinstance(calibration, Tensor):
+            raise RunFolderError(f"{file} holds no model of patches; give a run that was trained with prior.yaml.")
         if not bool(torch.isfinite(calibration).all()):
             raise RunFolderError(f"{file} records no training of its weights; give the model of a run.")
         return cls(_network_of(weights), **options)
@@ -111,7 +117,7 @@ class PatchVAEPrior(PatchPrior):
         """Standard normal ``(count, samples, latent_size)``; none for the bank."""
         if self.inference == "bank":
             return super().patch_noise(count, generator)
-        return torch.randn(count, self.samples, self.network.latent_size, generator=generator)
+        return torch.randn(count, self.samples, self.network.latent_noise, generator=generator)
 
     def patch_score(self, patches: Tensor, sigma: float, noise: Tensor) -> ScoredPatches:
         """See :meth:`PatchPrior.patch_score`."""
@@ -119,14 +125,14 @@ class PatchVAEPrior(PatchPrior):
         return ScoredPatches(scored.log_prob, self.network.patches(scored.score))
 
 
-def bank_misses(network: PatchVAE) -> bool:
+def bank_misses(network: PatchModel) -> bool:
     """Whether the training found the mean log-density of the bank below the encoder's bound, on held-out patches."""
     _, elbo, bank = network.calibration.mean(0).tolist()
     return bool(bank < elbo)
 
 
-def _require_bank(network: PatchVAE) -> None:
-    if bank_misses(network):
+def _require_bank(network: PatchModel) -> None:
+    if isinstance(network, PatchVAE) and bank_misses(network):
         _, elbo, bank = network.calibration.mean(0).tolist()
         raise ValueError(
             f"the bank of {len(network.bank)} latents has a mean log-density of {bank:.2f} nats a patch on held-out "
@@ -151,14 +157,14 @@ def _weights(path: Path) -> tuple[dict[str, Any], Path]:
     return load_safely(path), path
 
 
-def _network_of(weights: dict[str, Tensor]) -> PatchVAE:
-    """The network, whose sizes are those of its weights."""
-    hidden, latent = weights["decoder.0.weight"].shape
-    network = PatchVAE(
-        patch_size=math.isqrt(len(weights["scale"])),
-        latent_size=latent,
-        hidden_size=hidden,
-        bank_size=len(weights["bank"]),
-    )
+def _network_of(weights: dict[str, Tensor]) -> PatchModel:
+    """The network, whose kind and sizes are those of its weights."""
+    patch_size = math.isqrt(len(weights["scale"]))
+    network: PatchModel
+    if "bank" in weights:
+        hidden, latent = weights["decoder.0.weight"].shape
+        network = PatchVAE(patch_size, latent, hidden, bank_size=len(weights["bank"]))
+    else:
+        network = PatchMixture(patch_size, *weights["logits"].shape)
     network.load_state_dict(weights)
     return network

@@ -12,7 +12,8 @@ from monai.bundle import ConfigParser
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
-from monai_blurvae.networks.patch_vae import SIGMAS
+from monai_blurvae.networks import PatchVAE
+from monai_blurvae.networks.patch_model import SIGMAS
 from monai_blurvae.priors import PatchVAEPrior
 from tests.commands import environment
 from tests.report.html import Document
@@ -27,7 +28,7 @@ SMALL = {
     "device": "cpu",
     "max_epochs": 2,
     "val_interval": 1,
-    "latent_size": 3,
+    "network_def#components": 4,
 }
 
 
@@ -77,7 +78,7 @@ def test_the_model_takes_calibration_and_voxel_size_along(prior_run):
     weights = load_safely(prior_run / "model.pt")
     torch.testing.assert_close(weights["calibration"][:, 0], torch.tensor(SIGMAS))
     assert bool(torch.isfinite(weights["calibration"]).all())
-    assert PatchVAEPrior.load(prior_run, inference="encoder").voxel_size == (1.0, 1.0)
+    assert PatchVAEPrior.load(prior_run, chunk_size=7).voxel_size == (1.0, 1.0)
 
 
 def test_the_best_model_is_that_of_the_best_bound(prior_run):
@@ -93,13 +94,23 @@ def test_the_best_model_is_that_of_the_best_bound(prior_run):
 def test_run_bundle_zip_and_weights_load_the_same_prior(prior_run, packed, tmp_path):
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(packed), str(tmp_path)], check=True)
     places = (prior_run, packed, tmp_path / "hcp", prior_run / "model.pt")
-    priors = [PatchVAEPrior.load(place, inference="importance", intensity=(0.0, 1.0)) for place in places]
+    priors = [PatchVAEPrior.load(place, intensity=(0.0, 1.0)) for place in places]
     values = [prior.log_prob(images(), 0.1) for prior in priors]
     assert all(torch.equal(value, values[0]) for value in values)
     assert not (tmp_path / "hcp" / "configs" / "inference.json").exists()
     parser = ConfigParser(ConfigParser.load_config_file(tmp_path / "hcp" / "configs" / "reconstruct.json"))
-    parser.update({"bundle_root": str(tmp_path / "hcp"), "inference": "importance"})
+    parser.update({"bundle_root": str(tmp_path / "hcp")})
     assert torch.equal(parser.get_parsed_content("prior").log_prob(images(), 0.1), values[0])
+
+
+def test_a_continuous_latent_is_an_overlay_away(hcp_dir, cache_dir, tmp_path):
+    more = str(ROOT / "configs/prior_vae.yaml")
+    sizes = {name: value for name, value in SMALL.items() if name != "network_def#components"}
+    settings = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "run_dir": str(tmp_path / "run"), **sizes}
+    run("training", [*CONFIG, more], **settings | {"max_epochs": 1, "latent_size": 3})
+    prior = PatchVAEPrior.load(tmp_path / "run", inference="encoder", samples=1)
+    assert isinstance(prior.network, PatchVAE)
+    assert prior.network.latent_size == 3
 
 
 def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_path):
@@ -115,7 +126,7 @@ def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_pat
 
 
 def test_what_is_no_trained_prior_is_refused(prior_run, finished_run, tmp_path):
-    with pytest.raises(RunFolderError, match="holds no weights of a PatchVAE; give a run that was trained with prior"):
+    with pytest.raises(RunFolderError, match="holds no model of patches; give a run that was trained with prior"):
         PatchVAEPrior.load(finished_run[1])
     with pytest.raises(RunFolderError, match=r"holds no model\.pt; give the folder of a training"):
         PatchVAEPrior.load(tmp_path)
@@ -132,7 +143,7 @@ def test_what_is_no_trained_prior_is_refused(prior_run, finished_run, tmp_path):
 
 def test_the_guides_example_runs_on_a_trained_prior(prior_run):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/prior.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    code = code.replace('"outputs/prior/0001"', f"{str(prior_run)!r}, inference='encoder', samples=1")
+    code = code.replace('"outputs/prior/0001"', repr(str(prior_run)))
     namespace = {}
     exec(compile(code, "docs/prior.md", "exec"), namespace)
     assert namespace["log_density"].shape == (2,)

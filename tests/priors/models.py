@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from monai_blurvae.networks import PatchVAE
+from monai_blurvae.networks import PatchMixture, PatchVAE
 
 
 def random_network(seed=0, **arguments):
@@ -14,6 +14,16 @@ def random_network(seed=0, **arguments):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(2.0)
+    return network.eval()
+
+
+def random_mixture(seed=0, **arguments):
+    """Three bases of two states each."""
+    torch.manual_seed(seed)
+    network = PatchMixture(**{"components": 3, "states": 2, **arguments}).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
     return network.eval()
 
 

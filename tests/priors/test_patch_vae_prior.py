@@ -6,7 +6,7 @@ import torch
 from monai_blurvae.functional import diagonal_log_prob, mixture_score, patches_of
 from monai_blurvae.priors import PatchVAEPrior
 from monai_blurvae.seeding import torch_rng
-from tests.priors.models import linear_network, random_network, use_quadrature, wiener_network
+from tests.priors.models import linear_network, random_mixture, random_network, use_quadrature, wiener_network
 
 INFERENCES = ["bank", "encoder", "importance"]
 UNITS = {"intensity": (-1.0, 1.0)}
@@ -38,9 +38,10 @@ def test_grad_is_the_autograd_of_log_prob_and_tweedies(inference, size, is_compl
     torch.testing.assert_close((denoised - x.detach()) / variance, grad, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("make", [random_network, random_mixture])
 @pytest.mark.parametrize("is_complex", [False, True])
-def test_the_banks_grad_is_the_derivative(is_complex):
-    prior = PatchVAEPrior(random_network(), intensity=(0.0, 0.7))
+def test_the_banks_grad_is_the_derivative(is_complex, make):
+    prior = PatchVAEPrior(make(), intensity=(0.0, 0.7))
     x = images((1, 2 if is_complex else 1, 9, 8)).requires_grad_()
     phase = phase_of((1, 1, 9, 8)) if is_complex else None
     assert torch.autograd.gradcheck(lambda x: prior.log_prob(x, 0.1, phase=phase, offset=(2, 1)), x)
@@ -274,6 +275,18 @@ def test_a_bank_that_misses_what_the_encoder_finds_is_refused():
         PatchVAEPrior(calibrated(41.5, 40.0))
     PatchVAEPrior(calibrated(41.5, 40.0), "importance")
     PatchVAEPrior(calibrated(41.5, 42.0))
+
+
+def test_discrete_latents_are_summed_and_need_no_encoder():
+    network, x = random_mixture(), images((1, 1, 12, 10))
+    prior = PatchVAEPrior(network, **UNITS)
+    expected = network.density(network.coefficients(patches_of(x, 8, 2)[0]), 0.1)
+    torch.testing.assert_close(prior.log_prob(x, 0.1), expected.log_prob.sum()[None] / 16)
+    torch.testing.assert_close(prior.denoise(x, 0.1), x + 0.01 * prior.grad(x, 0.1))
+    assert torch.equal(prior.denoise(x, 0.0), x)
+    for inference in ("encoder", "importance"):
+        with pytest.raises(ValueError, match=f"inference is '{inference}', but a PatchMixture sums over all latents"):
+            PatchVAEPrior(network, inference)
 
 
 @pytest.mark.parametrize(
