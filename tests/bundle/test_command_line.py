@@ -128,7 +128,7 @@ def test_folders_with_awkward_names_and_a_tilde_after_an_equals_sign(root, name,
         "--dataset_dir", name, "--output_dir", output_dir, "--device", "cpu",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list((root / output_dir).rglob("*.nii.gz"))) == 5
+    assert len(list((root / output_dir).rglob("*_reconstruction.nii.gz"))) == 5
 
 
 @pytest.mark.slow
