@@ -61,9 +61,9 @@ def test_a_figure_alone_needs_the_plain_bound_alone():
     assert made.rows == ("l2", "ffl", "ce", "wiener")
 
 
-def test_a_gpu_is_given_one_training_at_a_time_and_a_cpu_one_for_each_core(monkeypatch):
+def test_four_trainings_share_a_gpu_and_a_cpu_has_one_for_each_core(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert [options("--device", device).jobs for device in ("cpu", "cuda", "cuda:1")] == [6, 1, 1]
+    assert [options("--device", device).jobs for device in ("cpu", "cuda", "cuda:1")] == [6, 4, 4]
     assert options("--device", "cuda", "--jobs", "3").jobs == 3
 
 
