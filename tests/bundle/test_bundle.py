@@ -279,7 +279,8 @@ def test_overlays_pass_the_checks_and_build_their_network(overlay, random_weight
     own = {"device": "cpu", "dataset_dir": str(tmp_path)}
     if overlay.endswith("vgg.yaml"):
         own["weights_dir"] = str(random_weights_dir)
-    workflow = ConfigWorkflow(config_file=[str(base), overlay], logging_file=False, **own)
+    files = [str(base), *([str(ROOT / "configs/prior.yaml")] if overlay.endswith("prior_vae.yaml") else []), overlay]
+    workflow = ConfigWorkflow(config_file=files, logging_file=False, **own)
     parser = workflow.parser
     parser["initialize"] = ["$blurvae.begin()"]
     workflow.initialize()

@@ -39,7 +39,9 @@ def prior_run(hcp_dir, cache_dir, tmp_path_factory):
     settings = {"dataset_dir": hcp_dir, "cache_dir": cache_dir, "run_dir": folder, **SMALL}
     line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIG)]
     line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    done = subprocess.run(line, cwd=ROOT, env=environment("study"), capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        line, cwd=ROOT, env=environment("study"), capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from tests.bundle.test_monai_tools import environment
+from tests.commands import environment
 from tests.dicom import write_series
 from tests.inferers.networks import Identity
 from tests.volumes import ROOT, TINY, brain, cause, run, save
@@ -88,7 +88,7 @@ def command(work, *options):
         *("--model_file", str(work / "model.pt"), "--input", str(work / "in"), "--output_dir", str(work / "out")),
     ]
     return subprocess.run(
-        [*line, *options], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False
+        [*line, *options], cwd=ROOT, env=environment("study"), capture_output=True, text=True, timeout=600, check=False
     )
 
 
