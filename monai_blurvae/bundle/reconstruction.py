@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
-import inspect
-import io
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +24,7 @@ from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.data.save_volume import write_volume
 from monai_blurvae.errors import DataError, RunFolderError, SettingsError
 from monai_blurvae.files import make_folder, read_object, remove_leftovers, replacing, sha256_of, write_json, write_text
+from monai_blurvae.handlers.evaluation import csv_text
 from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
 from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, ConvergenceWatcher
 from monai_blurvae.priors.reconstruction.masks import centre_line_count
@@ -35,7 +33,7 @@ from monai_blurvae.priors.reconstruction.operator import CartesianMRI
 from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
 from monai_blurvae.priors.reconstruction.scaling import PERCENTILE, estimate_noise_std, percentile
 from monai_blurvae.priors.reconstruction.scan import HDF5_SUFFIXES, Scan, read_scan
-from monai_blurvae.priors.reconstruction.splitting import Reconstruction
+from monai_blurvae.priors.reconstruction.splitting import Reconstruction, can_be_watched
 from monai_blurvae.records import Record
 from monai_blurvae.run_files import CONVERGENCE_CSV, METRICS_CSV, RECONSTRUCTION_NPZ
 
@@ -179,7 +177,7 @@ class ScanReconstructor:
         self, scan: Scan, index: int, kspace: Tensor, operator: CartesianMRI, scale: float
     ) -> ConvergenceWatcher | None:
         """Of methods that can be watched."""
-        if "watcher" not in inspect.signature(self.method).parameters:
+        if not can_be_watched(self.method):
             return None
         if scan.reference is None:
             return ConvergenceWatcher(kspace, operator)
@@ -393,28 +391,23 @@ def _record(scan: Scan, volumes: Mapping[str, Numbers], indices: Sequence[int], 
 
 def _convergence_table(convergence: Mapping[int, Numbers]) -> str:
     """A row for each slice and step; what is not known is empty."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["slice", "step", *CONVERGENCE])
-    for index, rows in convergence.items():
-        for step, row in enumerate(rows):
-            writer.writerow([index, step, *("" if np.isnan(value) else f"{value:.6g}" for value in row)])
-    return stream.getvalue()
+    rows = [
+        {"slice": index, "step": step, **{name: "" if np.isnan(value) else float(value) for name, value in named}}
+        for index, steps in convergence.items()
+        for step, named in enumerate(zip(CONVERGENCE, row, strict=True) for row in steps)
+    ]
+    return csv_text(rows)
 
 
 def _table(volumes: Mapping[str, Numbers], reference: Numbers, indices: Sequence[int]) -> str:
     """A row for each slice with anatomy and method, and the mean over these."""
     largest = float(reference.max())
     chosen = [index for index in indices if reference[index].any()]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["slice", "method", *MEASURES])
+    rows: list[dict[str, Any]] = []
     true = torch.from_numpy(reference[chosen])[:, None]
-    for name, volume in volumes.items():
-        rows = reconstruction_measures(torch.from_numpy(volume[chosen])[:, None], true, largest) if chosen else []
-        for index, row in zip(chosen, rows, strict=True):
-            writer.writerow([index, name, *(f"{row[measure]:.6g}" for measure in MEASURES)])
-        if rows:
-            means = [float(np.mean([row[measure] for row in rows])) for measure in MEASURES]
-            writer.writerow(["mean", name, *(f"{mean:.6g}" for mean in means)])
-    return stream.getvalue()
+    for name, volume in volumes.items() if chosen else ():
+        found = reconstruction_measures(torch.from_numpy(volume[chosen])[:, None], true, largest)
+        means = {measure: float(np.mean([row[measure] for row in found])) for measure in MEASURES}
+        named = [*zip(chosen, found, strict=True), ("mean", means)]
+        rows += [{"slice": place, "method": name, **measures} for place, measures in named]
+    return csv_text(rows, ("slice", "method", *MEASURES))

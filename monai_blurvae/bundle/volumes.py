@@ -21,7 +21,7 @@ from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_folder import versions
-from monai_blurvae.data.header import read_header, volume_files
+from monai_blurvae.data.header import PLANES, read_header, volume_files
 from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import write_like
 from monai_blurvae.data.volumes import flatten
@@ -35,7 +35,6 @@ from monai_blurvae.report.volume_page import VolumeResults, write_volume_page
 
 logger = logging.getLogger(__name__)
 
-AXES = ("sagittal", "coronal", "axial")
 MAPS = ("reconstruction", "error", "absolute_error", "blur_width", "neg_log_prob")
 OTHER = {"latents": ".npz", "report": ".html"}
 ABOUT = "reconstruction"
@@ -52,7 +51,7 @@ class _Model:
         sha256: of its weights.
         voxel_size: (row, column) of the training in mm; zeros if it is unknown.
         variance: s² of its likelihood N(x̂, s² I) on [−1, 1], or None.
-        no_variance: why there is none, or where it is from.
+        about_variance: where it is from, or why there is none.
         has_kernel: whether its kernels are those of its likelihood.
     """
 
@@ -193,8 +192,8 @@ class VolumeReconstructor:
         trained = self.finished_run.setting("slice_axis", None)
         if trained in (0, 1, 2) and trained != self._axis:
             logger.warning(
-                f"The model was trained on {AXES[trained]} slices, but slice_axis is {self._axis}, which makes "
-                f"{AXES[self._axis]} ones; leave slice_axis out, or expect worse reconstructions."
+                f"The model was trained on {PLANES[trained]} slices, but slice_axis is {self._axis}, which makes "
+                f"{PLANES[self._axis]} ones; leave slice_axis out, or expect worse reconstructions."
             )
 
     def _model(self, sha256: str) -> _Model:

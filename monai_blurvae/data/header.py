@@ -25,6 +25,9 @@ ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 VOLUME_SUFFIXES = NIBABEL_SUFFIXES + ITK_SUFFIXES
 """Ends of the names of files that hold a volume, in lower case; a folder with DICOM files is a volume, too."""
 
+PLANES = ("sagittal", "coronal", "axial")
+"""What slices along axis 0, 1, 2 of a volume in RAS are called."""
+
 CONVERTERS = "convert it to NIfTI, for example with dcm2niix, mri_convert or nibabel"
 
 SYNTHETIC_MARK = "synthetic"

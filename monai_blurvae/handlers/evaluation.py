@@ -288,10 +288,10 @@ class EvaluationReportHandler:
         }
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the columns of the first as CSV, floats with six digits."""
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows as CSV, floats with six digits; the columns are those of the first row, unless they are named."""
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(table, columns or list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(
         {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows

@@ -18,6 +18,7 @@ from monai_blurvae.records import Record
 from monai_blurvae.report.charts import BLUE, GREY, STEP, Chart, Series, line_chart, need_matplotlib
 from monai_blurvae.report.content import Setting, SettingGroup, Table, number_text, value_text
 from monai_blurvae.report.figures import ColourBar, Example, colour_bar
+from monai_blurvae.report.history import spread
 from monai_blurvae.report.page import refuse_other_file, render_page, write_page
 from monai_blurvae.report.pictures import SIGNED_MEANING, ErrorMaps, Picture, coloured, grey_pixels, picture
 from monai_blurvae.run_files import CONVERGENCE_CSV, METRICS_CSV, RECONSTRUCTION_NPZ, REPORT
@@ -127,7 +128,7 @@ def _scan(path: Path, id: str, most: int) -> ShownScan:
     record = Record.read(path, ("zero_filled", "reconstruction", "shown"), ABOUT, remedy)
     rows = _rows(path.with_name(METRICS_CSV), ("slice", "method", *MEASURES), remedy)
     steps = _rows(path.with_name(CONVERGENCE_CSV), ("slice", "step", *CONVERGENCE), remedy)
-    chosen = np.unique(np.linspace(0, len(record.arrays["shown"]) - 1, most).round().astype(int))
+    chosen = spread(range(len(record.arrays["shown"])), most)
     arrays = {name: array[chosen] for name, array in record.arrays.items()}
     about, slices = record.about, [int(index) for index in arrays["shown"]]
     white = float(np.percentile(arrays.get("reference", arrays["reconstruction"]), WHITE_PERCENTILE)) or about["white"]

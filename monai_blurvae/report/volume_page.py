@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,19 +10,20 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 from torch.nn.functional import avg_pool3d
 
-from monai_blurvae import __version__
-from monai_blurvae.files import write_text
+from monai_blurvae.data.header import PLANES
 from monai_blurvae.report.charts import need_matplotlib
+from monai_blurvae.report.content import Table
+from monai_blurvae.report.figures import ColourBar, Example
+from monai_blurvae.report.page import render_page, write_page
 from monai_blurvae.report.pictures import ERROR_PERCENTILE, SIGNED_COLOURS, Picture, picture
 
 Volume = npt.NDArray[np.float32]
 
-PLANES = ("sagittal", "coronal", "axial")
+SECTIONS = (("planes", "Three planes"), ("regions", "The most unusual regions"))
+LOG_PROB = "−log p, nats per pixel"
 REGION_MM = 8.0
 """Side of the cubes whose mean squared error is compared: a few millimetres are a lesion, single voxels are noise."""
 REGIONS = 5
@@ -102,21 +102,27 @@ def write_volume_page(path: Path, results: VolumeResults) -> None:
     painter = _Painter(shown)
     regions = unusual_regions(shown.error, shown.neg_log_prob, shown.voxel_size)
     to_voxel = np.linalg.inv(results.affine) @ shown.affine
-    folder = files("monai_blurvae.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((folder / "volume.html.jinja").read_text(encoding="utf-8"))
-    html = template.render(
-        style=Markup((folder / "style.css").read_text(encoding="utf-8")),
-        generator=f"monai_blurvae {__version__}",
-        name=results.name,
+    html = render_page(
+        "volume.html.jinja",
+        results.name,
+        list(SECTIONS),
+        results.name,
+        subtitle="A scan, its reconstruction by a variational autoencoder, and where they differ",
         facts=_facts(results, shown),
-        planes=[(PLANES[axis], painter.row(axis, _middle(shown))) for axis in range(3)],
-        limit=f"{painter.limit:.4g}",
-        bar=painter.bar(),
-        regions=[_region_row(region, shown, to_voxel) for region in regions],
-        crops=[painter.row(results.slice_axis, region.centre, CROP_MM) for region in regions],
+        bar=ColourBar(
+            f"−{painter.limit:.4g}", f"{painter.limit:.4g}", "red is too bright, blue too dark", painter.bar()
+        ),
+        planes=[Example(PLANES[axis], painter.row(axis, _middle(shown))) for axis in range(3)],
+        regions=Table(
+            ("region", "R, A, S in mm", "voxel of the file", "root mean square error", "mean error", LOG_PROB),
+            [(str(i), *_region_row(region, shown, to_voxel)) for i, region in enumerate(regions, 1)],
+        ),
+        crops=[
+            Example(f"region {i}", painter.row(results.slice_axis, region.centre, CROP_MM))
+            for i, region in enumerate(regions, 1)
+        ],
     )
-    write_text(path, html + "\n")
+    write_page(path, html)
 
 
 def unusual_regions(

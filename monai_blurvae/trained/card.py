@@ -8,6 +8,7 @@ from typing import Any
 
 from monai_blurvae import __version__
 from monai_blurvae.data.datalist import SPLITS
+from monai_blurvae.data.header import PLANES
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import read_object
 from monai_blurvae.metrics.measures import MEASURES
@@ -15,7 +16,6 @@ from monai_blurvae.run_files import DATALIST, TEST, YARDSTICK_JSON
 from monai_blurvae.trained.model import TrainedModel
 from monai_blurvae.trained.source import summary_of
 
-AXES = ("sagittal", "coronal", "axial")
 SETTINGS = (
     *("architecture", "channels", "latent_size", "kernel_size", "patch_size", "in_channels"),
     *("beta", "wiener_c", "max_epochs", "warmup_epochs", "batch_size", "lr", "precision", "seed"),
@@ -72,7 +72,7 @@ def _data(folder: Path, model: TrainedModel, summary: Mapping[str, Any]) -> str:
     if model.volumes:
         known = all(model.voxel_size)
         size = " × ".join(f"{value:.3g}" for value in model.voxel_size) + " mm" if known else "unknown"
-        lines += [f"slices: {AXES[model.slice_axis]}", f"voxel size in plane: {size}"]
+        lines += [f"slices: {PLANES[model.slice_axis]}", f"voxel size in plane: {size}"]
     lines.append(f"intensities: {_rule(model)}")
     if summary["skipped"]:
         lines.append(f"files that were left out: {len(summary['skipped'])}")

@@ -154,8 +154,8 @@ def _unpacked(path: Path, folder: Path) -> Path:
 def _of_folder(folder: Path, name: Path) -> Source:
     run = FinishedRun(folder)
     packed = not (folder / CONFIG).is_file()
-    if not packed and not (folder / SUMMARY).is_file():
-        raise RunFolderError(f"{name} holds no {SUMMARY}, since its training is not finished; go on with it first.")
+    if not packed:
+        _require_finished(folder)
     weights_file = run.model_file
     _require_version(folder, packed, name)
     weights = load_safely(weights_file)
@@ -183,9 +183,13 @@ def summary_of(folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: if it is not finished.
     """
+    _require_finished(folder)
+    return read_object(folder / SUMMARY)
+
+
+def _require_finished(folder: Path) -> None:
     if not (folder / SUMMARY).is_file():
         raise RunFolderError(f"{folder} holds no {SUMMARY}, since its training is not finished; go on with it first.")
-    return read_object(folder / SUMMARY)
 
 
 def release_metadata(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:

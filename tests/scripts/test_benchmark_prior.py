@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import torch
 from monai_blurvae.networks import PatchVAE
 from monai_blurvae.priors import BlurVAEPrior
 from scripts.benchmark_prior import load_prior, main
+from tests.commands import environment
 from tests.volumes import ROOT, make_dataset
 
 OPTIONS = ["--accelerations", "2", "--coils", "1", "--phase", "smooth", "--noise", "0.01", "--threads", "1"]
@@ -39,10 +39,9 @@ def test_the_command_and_again(hcp_dir, cache_dir, weights, tmp_path):
     """A page, tables and figures; a second call makes nothing anew, and a third adds other data."""
     command = [sys.executable, str(ROOT / "scripts/benchmark_prior.py")]
     command += arguments(tmp_path / "out", hcp_dir, cache_dir, weights, *FAST)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     results = {}
     for _ in range(2):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(command, env=environment("all"), capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         files = sorted((tmp_path / "out/results").rglob("*.json"))
         assert len(files) == 8 + 8 + 3  # trials of two methods, and one test subject
@@ -57,7 +56,7 @@ def test_the_command_and_again(hcp_dir, cache_dir, weights, tmp_path):
     assert float(rows[1]["psnr"]) > float(rows[0]["psnr"])
     make_dataset(tmp_path / "other", subjects=2)
     command += ["--cross_dir", str(tmp_path / "other")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, env=environment("all"), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(csv.DictReader((tmp_path / "out/slices.csv").open()))
     assert [row["data"] for row in rows] == ["test"] * 3 + ["cross"] * 6

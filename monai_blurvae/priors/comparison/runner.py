@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from torch import Tensor
 from monai_blurvae.priors.comparison.methods import Method, Parameters
 from monai_blurvae.priors.comparison.results import Result, Results
 from monai_blurvae.priors.comparison.scenes import Case, Setting, simulate
-from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
-from monai_blurvae.priors.reconstruction.measures import reconstruction_measures
-from monai_blurvae.priors.reconstruction.splitting import HalfQuadraticSplitting
+from monai_blurvae.priors.reconstruction.measures import magnitude_psnr, reconstruction_measures
+from monai_blurvae.priors.reconstruction.splitting import can_be_watched
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +105,9 @@ class Comparison:
         curve: list[float] = []
 
         def watcher(step: int, image: Tensor) -> None:
-            curve.append(_psnr(scene.scale * image, case))
+            curve.extend(magnitude_psnr(scene.scale * image, case.magnitude, case.largest))
 
-        iterates = isinstance(reconstruct, HalfQuadraticSplitting | DeepDensityPrior)
-        more: dict[str, Any] = {"watcher": watcher} if watched and iterates else {}
+        more: dict[str, Any] = {"watcher": watcher} if watched and can_be_watched(reconstruct) else {}
         started = time.process_time()
         image = reconstruct(scene.kspace, scene.operator, scene.noise_std, **more).detach().abs() * scene.scale
         seconds = time.process_time() - started
@@ -125,8 +122,3 @@ class Comparison:
             f"{setting.title}, {data}: {method.label}{f' ({values})' if values else ''} {means['psnr']:.2f} dB, SSIM "
             f"{means['ssim']:.3f}, {fmean(result.seconds for result in results):.2f} s of a core a slice"
         )
-
-
-def _psnr(image: Tensor, case: Case) -> float:
-    mse = float((image.abs() - case.magnitude).double().square().mean())
-    return 10 * math.log10(case.largest**2 / mse) if mse > 0 else math.inf

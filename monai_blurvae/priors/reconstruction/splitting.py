@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Protocol
 
@@ -38,6 +39,11 @@ class Reconstruction(Protocol):
     ) -> Tensor:
         """The complex image ``(B, 1, H, W)`` of k-space ``(B, N, H, W)``."""
         ...
+
+
+def can_be_watched(method: Reconstruction) -> bool:
+    """Whether a method takes a ``watcher``."""
+    return "watcher" in inspect.signature(method).parameters
 
 
 class HalfQuadraticSplitting:
