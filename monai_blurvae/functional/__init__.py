@@ -12,7 +12,7 @@ from monai_blurvae.functional.likelihood import (
     half_log_det,
     wiener_weight,
 )
-from monai_blurvae.functional.mixture import Scored, diagonal_log_prob, mixture_score, weighted_score
+from monai_blurvae.functional.mixture import RotatedMixture, Scored, diagonal_log_prob, mixture_score, weighted_score
 from monai_blurvae.functional.patches import covering_steps, image_of, patches_of
 from monai_blurvae.functional.precision import at_least_float32, without_autocast
 from monai_blurvae.functional.radial import annuli, annulus_mean, radial_power
@@ -31,6 +31,7 @@ __all__ = [
     "SSIM_WINDOW_SIGMA",
     "SSIM_WINDOW_SIZE",
     "Gaussians",
+    "RotatedMixture",
     "Scored",
     "annuli",
     "annulus_mean",

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from monai_blurvae.functional.mixture import RotatedMixture
+
 CHUNK_SIZE = 1024
 """Points that are looked at together."""
 
@@ -76,11 +78,7 @@ def _gaussians(points: Tensor, group: Tensor, count: int, noise_std: float) -> G
 
 def _likeliest(points: Tensor, gaussians: Gaussians) -> Tensor:
     variance, basis = torch.linalg.eigh(gaussians.covariance)
-    whitening = (basis * variance.rsqrt()[:, None]).transpose(0, 1)  # (D, K, D), of which columns are directions
-    offset = torch.einsum("kd,dke->ke", gaussians.mean, whitening)
-    constants = gaussians.weight.log() - 0.5 * variance.log().sum(1)
-    best = []
-    for part in points.split(CHUNK_SIZE):
-        white = (part @ whitening.flatten(1)).unflatten(1, offset.shape) - offset
-        best.append((constants - 0.5 * white.square().sum(2)).argmax(1))
-    return torch.cat(best)
+    mean = torch.zeros_like(variance)[:, None]
+    mixture = RotatedMixture(basis, gaussians.mean, mean, variance[:, None, None], gaussians.weight.log()[:, None])
+    parts = (mixture.log_joint(mixture.coordinates(part[None])) for part in points.split(CHUNK_SIZE))
+    return torch.cat([part[:, 0, :, 0].argmax(0) for part in parts])

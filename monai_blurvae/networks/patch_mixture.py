@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from monai_blurvae.functional import Scored, fit_gaussians, image_of, patches_of, without_autocast
+from monai_blurvae.functional import RotatedMixture, Scored, fit_gaussians, image_of, patches_of, without_autocast
 from monai_blurvae.networks.patch_model import VARIANCE_RANGE, PatchModel
 
 
@@ -25,16 +24,6 @@ class PatchMixtureOutput(NamedTuple):
     reconstruction: Tensor
     log_likelihood: Tensor
     kl: Tensor
-
-
-class _Joint(NamedTuple):
-    """Log p(y, k, j) ``(K, G, N, J)`` of G groups of N patches, and what its gradient is made of."""
-
-    log_joint: Tensor
-    basis: Tensor  # (K, D, D)
-    coordinates: Tensor  # of the patches in each basis, (K, G, N, D)
-    pull: Tensor  # precision · mean, (K, G, J, D)
-    precision: Tensor  # (K, G, J, D)
 
 
 class PatchMixture(PatchModel):
@@ -92,6 +81,7 @@ class PatchMixture(PatchModel):
         self.mean = nn.Parameter(torch.zeros(shape))  # in standard deviations of the coordinates
         self.log_var = nn.Parameter(2 * self.scale.log().expand(shape).clone())
         self.logits = nn.Parameter(torch.zeros(shape[:2]))
+        self._turned: tuple[object, Tensor] | None = None
 
     @torch.no_grad()
     def initialize(self, patches: Tensor, rounds: int = 10, seed: int = 0) -> None:
@@ -122,12 +112,20 @@ class PatchMixture(PatchModel):
         self.mean.zero_()
 
     def bases(self) -> Tensor:
-        """The orthonormal bases B, the columns of ``(K, D, D)``."""
-        skew = self.turn.new_zeros(self.start.shape)
-        skew[:, self.pairs[0], self.pairs[1]] = self.turn * self.ease
-        skew = skew - skew.mT
-        one = torch.eye(skew.shape[1], dtype=skew.dtype, device=skew.device)
-        return self.start @ torch.linalg.solve(one + skew, one - skew)
+        """The orthonormal bases B, the columns of ``(K, D, D)``; without gradients they are kept until they change."""
+        if torch.is_grad_enabled():
+            return self._turn()
+        state = [(id(x), x._version, x.data_ptr()) for x in (self.turn, self.start, self.ease)]
+        if self._turned is None or self._turned[0] != state:
+            self._turned = (state, self._turn())
+        return self._turned[1]
+
+    def mixture(self, sigma: Tensor) -> RotatedMixture:
+        """The density of the coefficients of patches with noise, of each σ of ``(G,)`` on [−1, 1]."""
+        clean = self.log_var.exp().clamp(*VARIANCE_RANGE)
+        variance = clean[:, None] + sigma.square()[:, None, None]
+        log_weights = self.logits.flatten().log_softmax(0).view_as(self.logits)
+        return RotatedMixture(self.bases(), self.centre, self.mean * clean.sqrt(), variance, log_weights)
 
     @property
     def latent_noise(self) -> int:
@@ -153,10 +151,11 @@ class PatchMixture(PatchModel):
         with without_autocast(x.device):  # half precision would be a noise of its own, as large as the smallest σ
             sigma = self._sigma(noise[:, 0, -1])
             clean = self.coefficients(patches_of(x, p, p).flatten(0, 1)).view_as(noise[..., :-1])
-            joint = self._joint(clean + sigma[:, None, None] * noise[..., :-1], sigma)
-            log_joint = _by_patch(joint.log_joint)
+            mixture = self.mixture(sigma)
+            y = clean + sigma[:, None, None] * noise[..., :-1]
+            log_joint = _by_patch(mixture.log_joint(mixture.coordinates(y)))
             log_prob, kl = self._summed(log_joint)
-            decoded = image_of(self._decode(log_joint, joint.basis).unflatten(0, (len(x), -1)), x.shape[2:], p)
+            decoded = image_of(self._decode(log_joint, mixture.basis).unflatten(0, (len(x), -1)), x.shape[2:], p)
         return PatchMixtureOutput(decoded, log_prob + kl, kl)
 
     @property
@@ -174,39 +173,24 @@ class PatchMixture(PatchModel):
         white = noise[:, :-1] * self.log_var.exp().clamp(*VARIANCE_RANGE).sqrt().flatten(0, 1)[chosen]
         return mean, mean + (basis[chosen // self.logits.shape[1]] @ white[:, :, None])[:, :, 0]
 
-    @torch.no_grad()
     def density(self, y: Tensor, sigma: float) -> Scored:
-        """Log p of coefficients with noise ``(N, D)``, and its gradient, by two matrix products with all bases."""
-        joint = self._joint(y[None], y.new_tensor([sigma]))
-        log_joint = _by_patch(joint.log_joint)
-        log_prob = torch.logsumexp(log_joint, 1)
-        posterior = torch.softmax(log_joint, 1).unflatten(1, self.logits.shape).movedim(1, 0)
-        stiffness = posterior @ joint.precision[:, 0]
-        score = (posterior @ joint.pull[:, 0]).addcmul_(joint.coordinates[:, 0], stiffness, value=-1)
-        return Scored(log_prob, score.movedim(0, 1).flatten(1) @ joint.basis.mT.flatten(0, 1))
+        """Log p of coefficients with noise ``(N, D)``, and its gradient, which have derivatives by these alone."""
+        with torch.no_grad():
+            mixture = self.mixture(y.new_tensor([sigma]))
+        return mixture.score(y)
 
     @torch.no_grad()
     def bound(self, y: Tensor, sigma: float, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Log p itself, since the posterior is exact, and the KL of that."""
-        return self._summed(_by_patch(self._joint(y[None], y.new_tensor([sigma])).log_joint))
+        mixture = self.mixture(y.new_tensor([sigma]))
+        return self._summed(_by_patch(mixture.log_joint(mixture.coordinates(y[None]))))
 
-    def _joint(self, y: Tensor, sigma: Tensor) -> _Joint:
-        """Of groups of coefficients ``(G, N, D)``, each with its own σ ``(G,)``.
-
-        The square is multiplied out, which leaves small matrix products in place of all N · K · J · D differences.
-        """
-        basis = self.bases()
-        points = y.flatten(0, 1).expand(len(basis), -1, -1)
-        coordinates = torch.baddbmm(-self.centre[:, None] @ basis, points, basis).unflatten(1, y.shape[:2])
-        clean = self.log_var.exp().clamp(*VARIANCE_RANGE)
-        variance = clean[:, None] + sigma.square()[:, None, None]
-        mean, precision = (self.mean * clean.sqrt())[:, None], 1 / variance
-        pull = mean * precision
-        constants = -0.5 * (mean * pull + (2 * math.pi * variance).log()).sum(-1)
-        log_weights = self.logits.flatten().log_softmax(0).view_as(self.logits)
-        square = coordinates @ pull.mT - 0.5 * coordinates.square() @ precision.mT
-        log_joint = square + (log_weights[:, None] + constants)[:, :, None]
-        return _Joint(log_joint, basis, coordinates, pull, precision)
+    def _turn(self) -> Tensor:
+        skew = self.turn.new_zeros(self.start.shape)
+        skew[:, self.pairs[0], self.pairs[1]] = self.turn * self.ease
+        skew = skew - skew.mT
+        one = torch.eye(skew.shape[1], dtype=skew.dtype, device=skew.device)
+        return self.start @ torch.linalg.solve(one + skew, one - skew)
 
     def _summed(self, log_joint: Tensor) -> tuple[Tensor, Tensor]:
         """Log p and the KL of the posterior ``(N,)`` of log p(y, z) ``(N, K · J)``."""

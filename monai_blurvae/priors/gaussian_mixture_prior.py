@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import replacing
+from monai_blurvae.functional import RotatedMixture
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 
 ARRAYS = ("weights", "means", "covariances")
@@ -53,7 +54,7 @@ class GaussianMixturePrior(PatchPrior):
         stride: int = 2,
         intensity: tuple[float, float] = (0.0, 1.0),
         imaginary_std: float | None = None,
-        chunk_size: int = 1024,
+        chunk_size: int = 512,
     ) -> None:
         components, pixels = means.shape
         size = math.isqrt(pixels)
@@ -142,17 +143,10 @@ class GaussianMixturePrior(PatchPrior):
     def _place(self, x: Tensor) -> tuple[torch.dtype, torch.device]:
         return self.means.dtype, self.means.device
 
-    @torch.no_grad()
     def patch_score(self, patches: Tensor, sigma: float, noise: Tensor) -> ScoredPatches:
-        """See :meth:`PatchPrior.patch_score`; two matrix products with all components."""
-        components, pixels = self.means.shape
-        variances = self.variances + sigma**2
-        whitening = self.basis * variances.rsqrt()[:, None]  # (K, p², p²), of which columns are directions
-        flat = whitening.transpose(0, 1).flatten(1)
-        means = (self.means[:, None] @ whitening).flatten()
-        white = torch.addmm(-means, patches.flatten(1), flat).unflatten(1, (components, pixels))
-        constants = self.weights.log() - 0.5 * variances.log().sum(1) - 0.5 * pixels * math.log(2 * math.pi)
-        log_joint = constants - 0.5 * torch.linalg.vector_norm(white, dim=2).square()
-        responsibility = torch.softmax(log_joint, 1)
-        score = -(white.mul_(responsibility[:, :, None]).flatten(1) @ flat.T)
-        return ScoredPatches(torch.logsumexp(log_joint, 1), score.view_as(patches))
+        """See :meth:`PatchPrior.patch_score`."""
+        variance = (self.variances + sigma**2)[:, None, None]
+        mean, log_weights = torch.zeros_like(variance[:, 0]), self.weights.log()[:, None]
+        mixture = RotatedMixture(self.basis, self.means, mean, variance, log_weights)
+        scored = mixture.score(patches.flatten(1))
+        return ScoredPatches(scored.log_prob, scored.score.view_as(patches))

@@ -66,7 +66,7 @@ class PatchVAEPrior(PatchPrior):
         imaginary_std: float | None = None,
         samples: int = 8,
         seed: int = 0,
-        chunk_size: int = 1024,
+        chunk_size: int = 512,
     ) -> None:
         if inference not in SCORES:
             raise ValueError(f"inference must be one of {tuple(SCORES)}, but is {inference!r}.")

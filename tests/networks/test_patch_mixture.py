@@ -44,6 +44,29 @@ def test_density_and_gradient_against_dense_gaussians(sigma):
     torch.testing.assert_close(scored.score, gradient, rtol=1e-9, atol=1e-9)
 
 
+def test_many_points_of_some_kinds_and_none_of_others():
+    """Of 6 components, far apart, one has all but two of the points, two have one each, and the others none."""
+    model = network(6, 2)
+    with torch.no_grad():
+        model.centre.mul_(20)
+    y = model.centre[0] + coefficients(100)
+    y[3], y[70] = model.centre[2], model.centre[5] + 0.1
+    y = y.requires_grad_()
+    (gradient,) = torch.autograd.grad(dense(model, 0.1).log_prob(y).sum(), y)
+    torch.testing.assert_close(model.density(y.detach(), 0.1).score, gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_bases_that_are_kept_are_those_of_the_weights():
+    model, other, y = network(seed=0), network(seed=1), coefficients()
+    before = model.density(y, 0.1).log_prob
+    with torch.no_grad():
+        assert model.bases() is model.bases()
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(model.density(y, 0.1).log_prob, other.density(y, 0.1).log_prob)
+    assert not torch.allclose(model.density(y, 0.1).log_prob, before)
+    assert model.float().density(y.float(), 0.1).score.dtype == torch.float32
+
+
 def test_the_bound_is_the_log_density_and_the_kl_that_of_the_exact_posterior():
     model, y = network(), coefficients()
     mixture = dense(model, 0.1)

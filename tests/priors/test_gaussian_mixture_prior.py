@@ -57,6 +57,11 @@ def test_images_under_torchs_mixture_and_its_autograd():
     torch.testing.assert_close(prior.grad(x, sigma, offset=offset), gradient)
 
 
+def test_the_derivative_of_the_denoiser():
+    prior = GaussianMixturePrior(*mixture(), chunk_size=9)
+    assert torch.autograd.gradcheck(lambda x: prior.denoise(x, 0.1), images().requires_grad_(), fast_mode=True)
+
+
 def test_denoised_is_the_posterior_mean_of_components():
     """Of an image of one patch, by Wiener filters that are solved for one by one."""
     weights, means, covariances = mixture(size=8)

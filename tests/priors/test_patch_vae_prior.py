@@ -47,11 +47,13 @@ def test_the_banks_grad_is_the_derivative(is_complex, make):
     assert torch.autograd.gradcheck(lambda x: prior.log_prob(x, 0.1, phase=phase, offset=(2, 1)), x)
 
 
-@pytest.mark.parametrize("inference", INFERENCES)
+@pytest.mark.parametrize(
+    ("make", "inference"), [*((random_network, inference) for inference in INFERENCES), (random_mixture, "bank")]
+)
 @pytest.mark.parametrize("is_complex", [False, True])
-def test_the_derivative_of_the_denoiser(inference, is_complex):
+def test_the_derivative_of_the_denoiser(make, inference, is_complex):
     """Of the whole function, whatever the chunks, and of the images alone."""
-    prior = PatchVAEPrior(random_network(), inference, intensity=(0.0, 0.7), samples=2, chunk_size=9)
+    prior = PatchVAEPrior(make(), inference, intensity=(0.0, 0.7), samples=2, chunk_size=9)
     x = images((2, 2 if is_complex else 1, 8, 10)).requires_grad_()
     phase = phase_of((2, 1, 8, 10)) if is_complex else None
     sigma = torch.tensor([0.1, 0.3], dtype=torch.float64)
@@ -61,10 +63,11 @@ def test_the_derivative_of_the_denoiser(inference, is_complex):
     assert not prior.denoise(x.detach(), sigma, phase=phase).requires_grad
 
 
+@pytest.mark.parametrize("make", [random_network, random_mixture])
 @pytest.mark.parametrize("is_complex", [False, True])
-def test_the_banks_derivative_is_symmetric(is_complex):
+def test_the_banks_derivative_is_symmetric(is_complex, make):
     """It is the Hessian of log p, and I + σ² times it that of the denoiser."""
-    prior = PatchVAEPrior(random_network(), intensity=(0.0, 0.7))
+    prior = PatchVAEPrior(make(), intensity=(0.0, 0.7))
     x = images((1, 2 if is_complex else 1, 8, 10))
     phase = phase_of((1, 1, 8, 10)) if is_complex else None
 
