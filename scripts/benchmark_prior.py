@@ -54,6 +54,8 @@ from monai_blurvae.priors.patch_prior import PatchPrior
 
 SETTINGS, MIXTURE, RESULTS = "settings.json", "mixture.npz", "results"
 LIKELIHOODS = ("variance", "kernel", "spectrum")
+STRIDE = 4
+"""Of patches of 8×8: as random offsets change in every step, a quarter of the patches makes the same image."""
 FITTED_IMAGES = 256
 """Validation patches that the likelihood of a BlurVAE is fitted to."""
 
@@ -74,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--subjects", type=int, help="of the test set, the first; default: all")
     add("--validation_subjects", type=int, default=3, help="to tune on (default: %(default)s)")
     add("--slices", type=int, default=1, help="of each subject (default: %(default)s)")
-    add("--steps", type=int, default=60, help="of half-quadratic splitting (default: %(default)s)")
+    add("--steps", type=int, default=120, help="of half-quadratic splitting (default: %(default)s)")
     add("--mixture_patches", type=int, default=200_000, help="that EPLL's mixture is fitted to (default: %(default)s)")
     add("--crop_size", type=int, default=64, help="of the images that they are cut out of (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the split and the scans")
@@ -126,11 +128,11 @@ def load_prior(path: Path, likelihood: str) -> PatchPrior:
     """
     run = FinishedRun(path)
     if not run.exists:  # a packed bundle's zip, or a file of weights
-        return PatchVAEPrior.load(path)
+        return PatchVAEPrior.load(path, stride=STRIDE)
     parser = ConfigParser(dict(run.config))
     network = parser.get_parsed_content("network_def")
     if isinstance(network, PatchModel):
-        return PatchVAEPrior.load(run.path)
+        return PatchVAEPrior.load(run.path, stride=STRIDE)
     if not isinstance(network, BlurVAE):
         raise SettingsError(f"{path} trained a {type(network).__name__}; give runs of a model of patches or a BlurVAE.")
     load_weights(network, run.model_file)
@@ -153,6 +155,7 @@ def make_methods(arguments: argparse.Namespace, data: Datalist) -> list[Method]:
             arguments.mixture_patches,
             arguments.crop_size,
             seed=arguments.seed,
+            stride=STRIDE,
         )
     for name, path in arguments.priors:
         if name in wanted or f"{name}_ddp" in wanted:

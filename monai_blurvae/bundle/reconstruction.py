@@ -30,6 +30,7 @@ from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, Converg
 from monai_blurvae.priors.reconstruction.masks import centre_line_count
 from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI
+from monai_blurvae.priors.reconstruction.phase import smooth_phase
 from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
 from monai_blurvae.priors.reconstruction.scaling import PERCENTILE, estimate_noise_std, percentile
 from monai_blurvae.priors.reconstruction.scan import HDF5_SUFFIXES, Scan, read_scan
@@ -168,7 +169,8 @@ class ScanReconstructor:
         seconds = time.perf_counter() - start
         images = {"zero_filled": operator.adjoint(kspace).abs(), "reconstruction": image.abs()}
         if self.sampler is not None:
-            images["std"] = self.sampler(kspace, operator, noise, samples=self.samples).abs().std(0)
+            phase = smooth_phase(image)
+            images["std"] = self.sampler(kspace, operator, noise, phase, samples=self.samples).abs().std(0)
         made = {name: scan.crop(x[0, 0] * scale).cpu().numpy() for name, x in images.items()}
         rows = np.array([] if watcher is None else watcher.rows).reshape(-1, len(CONVERGENCE))
         return {**made, "convergence": rows, "seconds": np.array(seconds)}

@@ -162,10 +162,10 @@ def test_the_page(tmp_path):
     for text in (
         f"→ {float(mean['psnr']):.4g}",
         "Error, where white is 1",
-        "0.1 to 0.01, geometric, 10 steps",
+        "0.1 to 0.007, geometric, 10 steps",
         "of the simulation",
         "none, one coil",
-        "the centre of k-space, through a Hann window",
+        "the image of each step, through a Gaussian of 16 cycles",
         "24 of 48 lines",
     ):
         assert text in page.text

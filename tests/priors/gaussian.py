@@ -21,7 +21,7 @@ class GaussianPrior(torch.nn.Module):
         self.register_buffer("variance", variance)
         self.mean = mean
         self.imaginary_std = imaginary_std
-        self.offsets = []
+        self.offsets, self.phases = [], []
 
     def log_prob(self, x, sigma, *, phase=None, offset=(0, 0)):
         real, imaginary = self._parts(x, phase)
@@ -38,6 +38,7 @@ class GaussianPrior(torch.nn.Module):
 
     def denoise(self, x, sigma, *, phase=None, offset=(0, 0)):
         self.offsets.append(offset)
+        self.phases.append(phase)
         real, imaginary = self._parts(x, phase)
         gain = self.variance / (self.variance + _square(sigma, x))
         real = self.mean + torch.fft.ifft2(gain * torch.fft.fft2(real - self.mean)).real

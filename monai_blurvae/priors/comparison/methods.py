@@ -66,14 +66,14 @@ def classical_methods() -> list[Method]:
     ]
 
 
-def prior_methods(priors: Mapping[str, ImagePrior], steps: int = 60) -> list[Method]:
+def prior_methods(priors: Mapping[str, ImagePrior], steps: int = 120) -> list[Method]:
     """Half-quadratic splitting with each prior, then deep density priors with each, ``NAME_ddp``.
 
     Args:
         priors: by name.
         steps: of the splitting.
     """
-    splitting = _grid(sigma_start=(0.1, 0.2), sigma_end=(0.007, 0.015), imaginary_std=(0.005, 0.02))
+    splitting = _grid(sigma_start=(0.1, 0.2), imaginary_std=(0.005, 0.02, 0.05, 0.1))
     published = _grid(sigma=(0.01, 0.02, 0.04, 0.08), share=(0.25, 0.5))
     return [
         *(
@@ -87,13 +87,11 @@ def prior_methods(priors: Mapping[str, ImagePrior], steps: int = 60) -> list[Met
     ]
 
 
-def _splitting(
-    prior: ImagePrior, sigma_start: float, sigma_end: float, imaginary_std: float, steps: int
-) -> HalfQuadraticSplitting:
+def _splitting(prior: ImagePrior, sigma_start: float, imaginary_std: float, steps: int) -> HalfQuadraticSplitting:
     """The splitting with a prior whose imaginary part has another deviation."""
     own: Any = copy.copy(prior)
     own.imaginary_std = imaginary_std
-    return HalfQuadraticSplitting(own, steps, sigma_start, sigma_end)
+    return HalfQuadraticSplitting(own, steps, sigma_start)
 
 
 def _deep_density(prior: ImagePrior, sigma: float, share: float) -> DeepDensityPrior:

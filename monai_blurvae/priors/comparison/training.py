@@ -83,6 +83,7 @@ def fitted_mixture(
     crop_size: int = CROP_SIZE,
     components: int = COMPONENTS,
     seed: int = 0,
+    stride: int = 2,
 ) -> GaussianMixturePrior:
     """The mixture in a file, fitted and written where there is none.
 
@@ -95,6 +96,7 @@ def fitted_mixture(
         crop_size: see there.
         components: of the mixture.
         seed: see there.
+        stride: of the prior.
 
     Raises:
         DataError: as there.
@@ -104,4 +106,4 @@ def fitted_mixture(
         patches = training_patches(items, cache_dir, slice_axis, count, crop_size, seed)
         logger.info(f"Fitting a mixture of {components} Gaussians to {len(patches)} patches of {len(items)} volumes.")
         GaussianMixturePrior.fit(patches, components, seed=seed).save(path)
-    return GaussianMixturePrior.load(path)
+    return GaussianMixturePrior.load(path, stride=stride)

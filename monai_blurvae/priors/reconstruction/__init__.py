@@ -11,7 +11,7 @@ from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
 from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask, mask_of_lines
 from monai_blurvae.priors.reconstruction.measures import MEASURES, magnitude_psnr, reconstruction_measures
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI, centred_fft, centred_ifft
-from monai_blurvae.priors.reconstruction.phase import centre_phase
+from monai_blurvae.priors.reconstruction.phase import PHASE_CYCLES, centre_phase, smooth_phase
 from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
 from monai_blurvae.priors.reconstruction.scaling import estimate_noise_std, kspace_scale
 from monai_blurvae.priors.reconstruction.simulate import simulate_coil_maps, simulate_kspace, simulate_phase
@@ -20,6 +20,7 @@ from monai_blurvae.priors.reconstruction.splitting import HalfQuadraticSplitting
 __all__ = [
     "CONVERGENCE",
     "MEASURES",
+    "PHASE_CYCLES",
     "AnnealedLangevin",
     "CartesianMRI",
     "ConvergenceWatcher",
@@ -43,4 +44,5 @@ __all__ = [
     "simulate_coil_maps",
     "simulate_kspace",
     "simulate_phase",
+    "smooth_phase",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_blurvae.priors.protocol import ImagePrior
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI
-from monai_blurvae.priors.reconstruction.phase import centre_phase
+from monai_blurvae.priors.reconstruction.phase import PHASE_CYCLES, centre_phase, smooth_phase
 from monai_blurvae.priors.reconstruction.scaling import check_units
 from monai_blurvae.seeding import numpy_rng
 
@@ -53,6 +53,9 @@ class HalfQuadraticSplitting:
     v = E[image | x] under the prior at σ_t (Zoran & Weiss 2011; Zhang et al. 2021). The result is the last v, not x;
     where s is 0 it is v with the measured samples put back.
 
+    The phase that the prior is given is that of the centre of k-space in the first step, and then that of x through a
+    Gaussian: lines that are filled in tell more of it.
+
     Args:
         prior: the density.
         steps: number of σ.
@@ -60,22 +63,24 @@ class HalfQuadraticSplitting:
         sigma_end: the last; those between are a geometric sequence.
         random_offsets: shift the prior's grid of patches in every step.
         seed: of the offsets.
+        phase_cycles: of that Gaussian, see :func:`smooth_phase`; None keeps the phase of the centre.
 
     Raises:
-        ValueError: unless there is a step, and ``sigma_start`` ≥ ``sigma_end`` > 0.
+        ValueError: unless there is a step, ``sigma_start`` ≥ ``sigma_end`` > 0, and ``phase_cycles`` is positive.
     """
-
-    phase_from = CENTRE_PHASE
 
     def __init__(
         self,
         prior: ImagePrior,
-        steps: int = 60,
+        steps: int = 120,
         sigma_start: float = 0.1,
-        sigma_end: float = 0.01,
+        sigma_end: float = 0.007,
         random_offsets: bool = True,
         seed: int = 0,
+        phase_cycles: float | None = PHASE_CYCLES,
     ) -> None:
+        if phase_cycles is not None and not phase_cycles > 0:
+            raise ValueError(f"phase_cycles is {phase_cycles:g}; give a positive number, or None.")
         if steps < 1 or not sigma_start >= sigma_end > 0:
             raise ValueError(
                 f"steps is {steps}, sigma_start {sigma_start:g} and sigma_end {sigma_end:g}; give at least one step "
@@ -85,6 +90,14 @@ class HalfQuadraticSplitting:
         self.sigmas = noise_levels(sigma_start, sigma_end, steps)
         self.random_offsets = random_offsets
         self.seed = seed
+        self.phase_cycles = phase_cycles
+
+    @property
+    def phase_from(self) -> str:
+        """In words, where the phase is from if none is given."""
+        if self.phase_cycles is None:
+            return CENTRE_PHASE
+        return f"the image of each step, through a Gaussian of {self.phase_cycles:g} cycles"
 
     @torch.no_grad()
     def __call__(
@@ -101,7 +114,7 @@ class HalfQuadraticSplitting:
             kspace: y, complex ``(B, N, H, W)``, divided by :func:`kspace_scale`.
             operator: A.
             noise_std: s, of the real and the imaginary part of y, each.
-            phase: of the image, complex of modulus 1, ``(B, 1, H, W)``; by default that of the centre of k-space.
+            phase: of the image, complex of modulus 1, ``(B, 1, H, W)``, if it is known.
             watcher: called after every step.
 
         Returns:
@@ -111,11 +124,14 @@ class HalfQuadraticSplitting:
             DataError: if k-space does not fit the operator, holds NaN, or is in other units.
         """
         check_units(kspace, operator)
+        cycles = self.phase_cycles if phase is None else None
         phase = centre_phase(kspace, operator) if phase is None else phase
         rng = numpy_rng(self.seed, "offsets")
         image = operator.adjoint(kspace)
         for step, sigma in enumerate(self.sigmas, 1):
             image = operator.nearest(image, kspace, (noise_std / sigma) ** 2)
+            if cycles is not None and step > 1:
+                phase = smooth_phase(image, cycles)
             offset = random_offset(rng) if self.random_offsets else (0, 0)
             denoised = self.prior.denoise(as_channels(image), sigma, phase=phase, offset=offset)
             image = as_complex(denoised)

@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 
 from monai_blurvae.errors import DataError
@@ -8,6 +10,7 @@ from monai_blurvae.priors.reconstruction import (
     gaussian_line_mask,
     simulate_coil_maps,
     simulate_phase,
+    smooth_phase,
 )
 from monai_blurvae.priors.reconstruction.phase import unit_phase
 from tests.priors.phantom import head, scan
@@ -30,6 +33,17 @@ def test_a_smooth_phase_is_found_where_there_is_tissue():
     kspace, operator, image = scan(centre_lines=11, noise_std=0.0)
     error = (centre_phase(kspace, operator) * image.conj()).angle().abs()
     assert error[image.abs() > 0.3].mean() < 0.2
+
+
+def test_the_phase_of_an_image_is_that_of_scipys_gaussian_filter():
+    """A Gaussian of s cycles over n pixels is one of n / (2π s) pixels; s is at most an eighth of the smaller side."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.complex(*torch.randn(2, 2, 1, 32, 24, dtype=torch.float64, generator=generator))
+    for slice_, found in zip(image[:, 0], smooth_phase(image, 2.0)[:, 0], strict=True):
+        widths = [n / (4 * np.pi) for n in (32, 24)]
+        filtered = np.fft.ifft2(scipy.ndimage.fourier_gaussian(np.fft.fft2(slice_.numpy()), widths))
+        torch.testing.assert_close(found, torch.from_numpy(filtered / np.abs(filtered)))
+    torch.testing.assert_close(smooth_phase(image), smooth_phase(image, 3.0))
 
 
 def test_it_has_modulus_one_also_where_nothing_is():

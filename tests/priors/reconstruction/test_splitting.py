@@ -10,6 +10,7 @@ from monai_blurvae.priors.reconstruction import (
     DeepDensityPrior,
     HalfQuadraticSplitting,
     ZeroFilled,
+    centre_phase,
     centred_fft,
     centred_ifft,
     kspace_scale,
@@ -94,10 +95,10 @@ def test_slices_of_a_batch_are_reconstructed_each_by_itself():
 @pytest.mark.parametrize("method", [HalfQuadraticSplitting, DeepDensityPrior])
 def test_a_global_phase_leaves_the_magnitude_unchanged(method):
     kspace, operator, _ = scan()
-    turned = kspace * torch.polar(torch.tensor(1.0), torch.tensor(1.9))
-    arguments = (operator, 0.01)
-    magnitudes = [method(prior())(y, *arguments).abs() for y in (kspace, turned)]
-    torch.testing.assert_close(magnitudes[0], magnitudes[1], atol=2e-5, rtol=0)
+    kspace = kspace.to(torch.complex128)
+    turned = kspace * torch.polar(*torch.tensor([1.0, 1.9], dtype=torch.float64))
+    magnitudes = [method(prior(torch.float64))(y, operator, 0.01).abs() for y in (kspace, turned)]
+    torch.testing.assert_close(magnitudes[0], magnitudes[1], atol=1e-9, rtol=0)
 
 
 def test_offsets_are_drawn_and_the_same_again():
@@ -112,6 +113,23 @@ def test_offsets_are_drawn_and_the_same_again():
     assert drawn[0] != drawn[2]
     assert set(drawn[3]) == {(0, 0)}
     assert {row for row, _ in drawn[0]} == {column for _, column in drawn[0]} == set(range(8))
+
+
+def test_the_phase_is_that_of_the_image_so_far_unless_it_is_given():
+    size = (96, 80)
+    kspace, operator, image = scan(3.0, size=size)
+    gaussians = [GaussianPrior(power_law(*size, 2.0, 1e-3, torch.float32), imaginary_std=0.02) for _ in range(3)]
+    HalfQuadraticSplitting(gaussians[0], 40)(kspace, operator, 0.01)
+    HalfQuadraticSplitting(gaussians[1], 40, phase_cycles=None)(kspace, operator, 0.01)
+    true = image / image.abs()
+    HalfQuadraticSplitting(gaussians[2], 40)(kspace, operator, 0.01, true)
+    updated, kept, given = (gaussian.phases for gaussian in gaussians)
+    torch.testing.assert_close(updated[0], centre_phase(kspace, operator))
+    assert all(phase is kept[0] for phase in kept)
+    assert all(phase is true for phase in given)
+    tissue = image.abs() > 0.3
+    errors = [(phase * true.conj()).angle().abs()[tissue].mean() for phase in (updated[0], updated[-1])]
+    assert errors[1] < errors[0]
 
 
 def test_steps_are_watched():
@@ -149,6 +167,8 @@ def test_bad_kspace_is_refused(method):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="sigma_start ≥ sigma_end > 0"):
         HalfQuadraticSplitting(prior(), sigma_start=0.01, sigma_end=0.1)
+    with pytest.raises(ValueError, match="phase_cycles is 0; give a positive number, or None"):
+        HalfQuadraticSplitting(prior(), phase_cycles=0)
     with pytest.raises(ValueError, match="blocks is 0"):
         DeepDensityPrior(prior(), blocks=0)
 
