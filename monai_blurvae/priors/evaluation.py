@@ -229,23 +229,30 @@ class PriorReportHandler:
         write_text(folder / METRICS_MD, self._markdown())
         self._record().write(folder / DENOISING_NPZ)
         key = KEY_SIGMA
+        values = {name: means[metric_name(name, key)] for name in (*QUANTITIES, "psnr")}
+        bank = "" if self._is_exact() else f" (bank, {values['elbo']:.2f} by the encoder)"
         logger.info(
-            f"{self.title}: log p {means[metric_name('elbo', key)]:.2f} nats a patch (encoder) and "
-            f"{means[metric_name('bank', key)]:.2f} (bank) at σ = {key}, where denoising gives "
-            f"{means[metric_name('psnr', key)]:.2f} dB; tables in {folder}"
+            f"{self.title}: log p {values['bank']:.2f} nats a patch{bank} at σ = {key}, where denoising gives "
+            f"{values['psnr']:.2f} dB; tables in {folder}"
         )
 
     def _names(self) -> list[str]:
         return [metric_name(name, sigma) for name in (*QUANTITIES, "psnr") for sigma in SIGMAS]
 
+    def _is_exact(self) -> bool:
+        """Whether the network sums over all latents, so that bound and bank are the same."""
+        return unwrapped(self.network).latent_noise == 0
+
     def _markdown(self) -> str:
+        densities = {"bank": "log p"} if self._is_exact() else {"elbo": "ELBO", "bank": "bank"}
         facts, network = facts_of(self.dataset), unwrapped(self.network)
         lines = [f"# {', '.join(filter(None, (self.title, facts.remark)))}", ""]
         lines += [f"{facts.count_text(len(self._rows))}.", ""]
-        lines += ["| σ | ELBO (nats a patch) | bank (nats a patch) | KL (nats) | with noise (dB) | denoised (dB) |"]
-        lines += ["|---|---|---|---|---|---|"]
+        head = ["σ", *(f"{label} (nats a patch)" for label in densities.values())]
+        head += ["KL (nats)", "with noise (dB)", "denoised (dB)"]
+        lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for sigma in SIGMAS:
-            cells = [self._cell(metric_name(name, sigma)) for name in (*QUANTITIES, "psnr")]
+            cells = [self._cell(metric_name(name, sigma)) for name in (*densities, "kl", "psnr")]
             cells.insert(-1, f"{-20 * math.log10(sigma):.2f}")
             lines.append(f"| {sigma:g} | {' | '.join(cells)} |")
         lines += [

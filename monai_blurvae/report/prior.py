@@ -63,6 +63,21 @@ def verdict(about: Mapping[str, Any]) -> list[str]:
     Args:
         about: of the record of an evaluation.
     """
+    return [f"{sentence}.".replace("-", "−") for sentence in (_density_verdict(about), _denoiser_verdict(about))]
+
+
+def is_exact(about: Mapping[str, Any]) -> bool:
+    """Whether the model sums over all of its latents, so that there is one log-density, and neither bound nor bank.
+
+    Args:
+        about: of the record of an evaluation.
+    """
+    return bool(about["latent_size"] == 0)
+
+
+def _density_verdict(about: Mapping[str, Any]) -> str:
+    if is_exact(about):
+        return f"The density sums over all {about['bank']} latents, so that log p is exact: take the inference 'bank'"
     metrics, sigmas = about["metrics"], about["sigmas"]
     lacks = {s: metrics[f"elbo_{s:g}"] - metrics[f"bank_{s:g}"] for s in sigmas}
     behind = [s for s, lack in lacks.items() if lack > 0]
@@ -76,11 +91,15 @@ def verdict(about: Mapping[str, Any]) -> list[str]:
             f"The bank of {about['bank']} latents is below the ELBO at σ = {levels}, by up to {most:.2f} nats a patch"
         )
     advice = "take the inference 'bank'" if about["inference"] == "bank" else "take 'importance', 'bank' is refused"
+    return f"{bank}: {advice}"
+
+
+def _denoiser_verdict(about: Mapping[str, Any]) -> str:
+    metrics, sigmas = about["metrics"], about["sigmas"]
     gains = [metrics[f"psnr_{s:g}"] + 20 * math.log10(s) for s in sigmas]
-    denoiser = f"The denoiser takes out noise: the PSNR rises by {min(gains):.2f} to {max(gains):.2f} dB"
     if min(gains) < 0:
-        denoiser = f"The denoiser does harm at some σ: the PSNR changes by {min(gains):.2f} to {max(gains):.2f} dB"
-    return [f"{bank}: {advice}.".replace("-", "−"), f"{denoiser}.".replace("-", "−")]
+        return f"The denoiser does harm at some σ: the PSNR changes by {min(gains):.2f} to {max(gains):.2f} dB"
+    return f"The denoiser takes out noise: the PSNR rises by {min(gains):.2f} to {max(gains):.2f} dB"
 
 
 def behind_elbo(about: Mapping[str, Any]) -> Finding | None:
@@ -166,7 +185,8 @@ def _checks(run: RunRecord) -> Iterator[Check]:
     yield Check("missing test images", tests is not None, checks.no_test_images(tests) if tests is not None else None)
     yield Check("a missing evaluation", True, not_evaluated(run) if tests else None)
     about = None if run.denoising is None else run.denoising.about
-    yield Check("a bank below the ELBO", about is not None, None if about is None else behind_elbo(about))
+    banked = about is not None and not is_exact(about)
+    yield Check("a bank below the ELBO", banked, behind_elbo(about) if about is not None and banked else None)
     yield Check("posterior collapse", about is not None, None if about is None else collapsed(about))
     yield from data_checks(run)
 
@@ -174,26 +194,32 @@ def _checks(run: RunRecord) -> Iterator[Check]:
 def _tiles(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     metrics, last = about["metrics"], max(about["sigmas"])
     noisy = -20 * math.log10(last)
+    densities = [(label, f"{metrics[f'{name}_{KEY:g}']:.2f} {NATS}") for name, label in _densities(about).items()]
     return [
-        (f"ELBO at σ = {KEY:g}", f"{metrics[f'elbo_{KEY:g}']:.2f} {NATS}"),
-        (f"Bank at σ = {KEY:g}", f"{metrics[f'bank_{KEY:g}']:.2f} {NATS}"),
+        *((f"{label} at σ = {KEY:g}", value) for label, value in densities),
         (f"KL at σ = {KEY:g}", f"{metrics[f'kl_{KEY:g}']:.2f} nats"),
         (f"PSNR at σ = {last:g}, with noise → denoised", f"{noisy:.2f} → {metrics[f'psnr_{last:g}']:.2f} dB"),
     ]
 
 
+def _densities(about: Mapping[str, Any]) -> dict[str, str]:
+    """Labels of the log-densities by their names."""
+    return {"bank": "log p"} if is_exact(about) else {"elbo": "ELBO", "bank": "bank"}
+
+
 def _table(about: Mapping[str, Any]) -> Table:
-    metrics = about["metrics"]
+    metrics, densities = about["metrics"], _densities(about)
     rows = [
         (
             f"{s:g}",
-            *(number_text(metrics[f"{name}_{s:g}"]) for name in ("elbo", "bank", "kl")),
+            *(number_text(metrics[f"{name}_{s:g}"]) for name in (*densities, "kl")),
             f"{-20 * math.log10(s):.2f}",
             f"{metrics[f'psnr_{s:g}']:.2f}",
         )
         for s in about["sigmas"]
     ]
-    head = ("σ", "ELBO (nats a patch)", "bank (nats a patch)", "KL (nats)", "with noise (dB)", "denoised (dB)")
+    labels = [f"{label} ({NATS})" for label in densities.values()]
+    head = ("σ", *labels, "KL (nats)", "with noise (dB)", "denoised (dB)")
     return Table(head, rows, f"{about['title']}: {about['evaluated_on']}")
 
 
@@ -232,15 +258,17 @@ def _kl_chart(history: History) -> Chart | None:
 def _validation_charts(history: History) -> Iterator[Chart]:
     elbo, bank = _levels(history, "elbo"), _levels(history, "bank")
     key = f"{KEY:g}"
+    exact = elbo.get(key) == bank.get(key)  # a sum over all latents is recorded as both
     if key in elbo and key in bank:
         best = max(elbo[key], key=lambda epoch: elbo[key][epoch])
         caption = (
             f"Log-density of held-out patches at σ = {key}, by which the best model is chosen; higher is better. Best "
-            f"ELBO at epoch {best}: {elbo[key][best]:.2f} nats."
+            f"{'' if exact else 'ELBO '}at epoch {best}: {elbo[key][best]:.2f} nats."
         )
-        series = [_series("ELBO", elbo[key], BLUE, "o"), _series("bank", bank[key], ORANGE, "o")]
+        series = [_series("log p" if exact else "ELBO", elbo[key], BLUE, "o")]
+        series += [] if exact else [_series("bank", bank[key], ORANGE, "o")]
         yield Chart(line_chart("log-p", caption, EPOCH, f"log p ({NATS})", series), caption)
-    if elbo.keys() & bank.keys():
+    if elbo.keys() & bank.keys() and not exact:
         caption = "Bank minus ELBO on held-out patches: above 0 the bank serves, below it is refused."
         series = [
             _series(f"σ = {s}", {e: bank[s][e] - v for e, v in elbo[s].items() if e in bank[s]}, COLOURS[i % 4], "o")
@@ -270,7 +298,10 @@ def _test_charts(about: Mapping[str, Any]) -> list[Chart]:
     density = "Log-density of held-out patches with noise; more noise spreads it over more of space."
     quality = f"PSNR of images with noise, and of the same images denoised with the inference '{about['inference']}'."
     noisy = [-20 * math.log10(s) for s in sigmas]
-    densities = [Series("ELBO", sigmas, values("elbo"), BLUE, "o"), Series("bank", sigmas, values("bank"), ORANGE, "o")]
+    densities = [
+        Series(label, sigmas, values(name), colour, "o")
+        for (name, label), colour in zip(_densities(about).items(), COLOURS, strict=False)
+    ]
     qualities = [
         Series("with noise", sigmas, noisy, GREY, "o"),
         Series("denoised", sigmas, values("psnr"), BLUE, "o"),

@@ -57,6 +57,22 @@ def test_the_verdict(changes, sentences):
     assert verdict(about(**changes)) == sentences
 
 
+def test_a_model_that_sums_over_all_latents_has_one_log_density(tmp_path):
+    folder = make_run(tmp_path / "0001", validate=EVALUATOR, finished=True)
+    images = np.linspace(0, 1, 16 * 16, dtype=np.float32).reshape(1, 16, 16)
+    levels = np.stack([images, images], 1)
+    patches = dict.fromkeys(("real_patches", "mean_patches", "drawn_patches"), np.zeros((20, 8, 8), np.float32))
+    (folder / "test").mkdir()
+    exact = about(bank=(49.0, -8.0)) | {"latent_size": 0}
+    Record({"images": images, "noisy": levels, "denoised": levels, **patches}, exact).write(
+        folder / "test" / "denoising.npz"
+    )
+    text = Document(render(read_run(folder))).text
+    assert "The density sums over all 256 latents, so that log p is exact: take the inference 'bank'." in text
+    assert "log p at σ = 0.02 47.00 nats a patch" in text
+    assert "ELBO" not in text
+
+
 def test_findings():
     assert behind_elbo(about()) is None
     found = behind_elbo(about(bank=(45.5, -7.0))).found
