@@ -70,7 +70,8 @@ def test_a_model_that_sums_over_all_latents_has_one_log_density(tmp_path):
     text = Document(render(read_run(folder))).text
     assert "The density sums over all 256 latents, so that log p is exact: take the inference 'bank'." in text
     assert "log p at σ = 0.02 47.00 nats a patch" in text
-    assert "ELBO" not in text
+    assert "ELBO at σ" not in text
+    assert "ELBO (nats" not in text
 
 
 def test_findings():
