@@ -143,6 +143,6 @@ def test_methods_are_listed(capsys):
     assert main(["--priors", "mine=somewhere", "--list"]) == 0
     said = capsys.readouterr().out
     assert "tv_real: TV, real (weight 0.0005; weight 0.001" in said
-    assert "mine: HQS, mine (sigma_start 0.1, imaginary_std 0.005;" in said
+    assert "mine: HQS, mine (phase_cycles 0, imaginary_std 0.005;" in said
     assert "mine_ddp" in said
     assert "epll_gmm_ddp" not in said

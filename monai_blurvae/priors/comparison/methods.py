@@ -14,6 +14,7 @@ import numpy as np
 from monai_blurvae.priors.protocol import ImagePrior
 from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, WaveletSparsity, ZeroFilled
 from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
+from monai_blurvae.priors.reconstruction.phase import PHASE_CYCLES
 from monai_blurvae.priors.reconstruction.splitting import HalfQuadraticSplitting, Reconstruction
 
 Parameters = Mapping[str, float]
@@ -73,7 +74,7 @@ def prior_methods(priors: Mapping[str, ImagePrior], steps: int = 120) -> list[Me
         priors: by name.
         steps: of the splitting.
     """
-    splitting = _grid(sigma_start=(0.1, 0.2), imaginary_std=(0.005, 0.02, 0.05, 0.1))
+    splitting = _grid(phase_cycles=(0.0, PHASE_CYCLES), imaginary_std=(0.005, 0.02, 0.05, 0.15))
     published = _grid(sigma=(0.01, 0.02, 0.04, 0.08), share=(0.25, 0.5))
     return [
         *(
@@ -87,11 +88,11 @@ def prior_methods(priors: Mapping[str, ImagePrior], steps: int = 120) -> list[Me
     ]
 
 
-def _splitting(prior: ImagePrior, sigma_start: float, imaginary_std: float, steps: int) -> HalfQuadraticSplitting:
-    """The splitting with a prior whose imaginary part has another deviation."""
+def _splitting(prior: ImagePrior, phase_cycles: float, imaginary_std: float, steps: int) -> HalfQuadraticSplitting:
+    """The splitting with a prior whose imaginary part has another deviation; 0 cycles keep the phase of the centre."""
     own: Any = copy.copy(prior)
     own.imaginary_std = imaginary_std
-    return HalfQuadraticSplitting(own, steps, sigma_start)
+    return HalfQuadraticSplitting(own, steps, phase_cycles=phase_cycles or None)
 
 
 def _deep_density(prior: ImagePrior, sigma: float, share: float) -> DeepDensityPrior:
