@@ -34,13 +34,14 @@ OF_THIS_MACHINE = (
 """Settings that the packed training takes from the bundle and not from the run."""
 
 
-def pack(run_dir: Path, output: Path, bundle: Path | None = None) -> Path:
+def pack(run_dir: Path, output: Path, bundle: Path | None = None, linear: bool = True) -> Path:
     """Write the folder of a bundle.
 
     Args:
         run_dir: of a finished run.
         output: gets the folder, whose name is that of the bundle.
         bundle: folder of the bundle that was trained; None to look where the run says.
+        linear: with the linear models, which are larger than a narrow network.
 
     Returns:
         The folder.
@@ -59,6 +60,8 @@ def pack(run_dir: Path, output: Path, bundle: Path | None = None) -> Path:
     partial = make_folder(output / f".{source.name}.part")
     try:
         fill(partial, source, run)
+        if not linear:
+            (partial / "models" / LINEAR).unlink(missing_ok=True)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -145,9 +148,14 @@ def main() -> int:
     parser.add_argument("run_dir", type=Path, help="folder of a finished run")
     parser.add_argument("output", type=Path, help="folder that gets the bundle and its zip")
     parser.add_argument("--bundle", type=Path, help="folder of the bundle that was trained, if it has moved")
+    parser.add_argument(
+        "--no_linear",
+        action="store_true",
+        help="leave the linear models out; evaluations then fit them on the training images",
+    )
     options = parser.parse_args()
     try:
-        print(zip_folder(pack(options.run_dir, options.output, options.bundle)))
+        print(zip_folder(pack(options.run_dir, options.output, options.bundle, not options.no_linear)))
     except (BlurVAEError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,7 +5,8 @@ import pytest
 
 from monai_blurvae.records import Record
 from monai_blurvae.report.document import render
-from monai_blurvae.report.prior import behind_elbo, collapsed, not_converged, verdict
+from monai_blurvae.report.history import History
+from monai_blurvae.report.prior import behind_elbo, collapsed, not_converged, training_charts, verdict
 from monai_blurvae.report.run_record import read_run
 from tests.report.html import Document
 from tests.report.runs import make_run
@@ -72,6 +73,15 @@ def test_a_model_that_sums_over_all_latents_has_one_log_density(tmp_path):
     assert "log p at σ = 0.02 47.00 nats a patch" in text
     assert "ELBO at σ" not in text
     assert "ELBO (nats" not in text
+
+
+@pytest.mark.parametrize(("gap", "titles"), [(1e-5, 1), (0.5, 2)])
+def test_curves_of_bound_and_bank_where_they_differ(gap, titles):
+    values = {f"validation/{name}_0.02": {5: 47.0, 10: 48.0 + gap * (name == "bank")} for name in ("elbo", "bank")}
+    charts = training_charts(History({name: dict(line) for name, line in values.items()}, {}))
+    assert len(charts) == titles
+    assert ("Best at epoch 10" in charts[0].caption) == (titles == 1)
+    assert ("Bank minus ELBO" in charts[-1].caption) == (titles == 2)
 
 
 def test_findings():
