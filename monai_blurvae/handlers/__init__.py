@@ -1,6 +1,7 @@
 """Small Ignite handlers: progress, TensorBoard, pictures, checkpoints that are whole or not there."""
 
 from monai_blurvae.handlers.checkpoint import BestModelHandler, ModelCheckpointLoader, RestartCheckpointHandler
+from monai_blurvae.handlers.copying import CopyingHandler
 from monai_blurvae.handlers.draws import FittedDensities
 from monai_blurvae.handlers.evaluation import EvaluationReportHandler
 from monai_blurvae.handlers.graceful_stop import GracefulStopHandler
@@ -14,6 +15,7 @@ from monai_blurvae.handlers.voxel_size import VoxelSizeCheckHandler, VoxelSizeHa
 __all__ = [
     "BestModelHandler",
     "BlurVAETensorBoardHandler",
+    "CopyingHandler",
     "CosineLearningRateHandler",
     "EpochProgressHandler",
     "EvaluationReportHandler",

@@ -1,5 +1,6 @@
 """Metrics for evaluation, on images in [0, 1] and on the latent."""
 
+from monai_blurvae.metrics.copying import data_copying, nearest_images
 from monai_blurvae.metrics.image_quality import (
     CappedPSNRMetric,
     as_batch,
@@ -34,6 +35,7 @@ __all__ = [
     "additional_metrics",
     "as_batch",
     "at_rate",
+    "data_copying",
     "evidence_bounds",
     "fit_likelihoods",
     "fit_linear_vae",
@@ -47,6 +49,7 @@ __all__ = [
     "make_ssim_metric",
     "measure_linear_vae",
     "measure_model",
+    "nearest_images",
     "relative_sharpness",
     "ring_resolution",
     "to_unit_range",

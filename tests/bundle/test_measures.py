@@ -97,6 +97,8 @@ def test_measures_stand_beside_the_tables_of_the_same_evaluation(own_run, cache_
         "yardstick.md",
         "measures.json",
         "measures.md",
+        "copying.json",
+        "nearest_training.png",
     }
     content = json.loads((folder / "measures.json").read_text())
     assert list(content["measures"]) == list(MEASURES)
@@ -116,6 +118,25 @@ def test_measures_stand_beside_the_tables_of_the_same_evaluation(own_run, cache_
     assert "features: LPIPS-AlexNet, mean of each of 1152 channels" in table
     assert "K = 3 latents" in table
     assert "density of float data on [−1, 1], not comparable with figures of 8-bit data" in table
+
+
+def test_nearness_to_training_images(own_run, cache_dir):
+    run("evaluating", EVALUATE, run_dir=str(own_run), cache_dir=cache_dir, measures=True, device="cpu")
+    copying = json.loads((own_run / "evaluation/0001/copying.json").read_text())
+    assert copying["test_images"] == 2
+    assert set(copying["c_t"]) == {"samples", "reconstructions"}
+    assert all(0 < least <= copying["median_distance"][name] for name, least in copying["least_distance"].items())
+
+
+def test_training_images_that_are_gone_stop_nothing(own_run, other_dir, cache_dir):
+    training = json.loads((own_run / "datalist.json").read_text())["training"]
+    datalist = json.loads((own_run / "datalist.json").read_text())
+    datalist["training"] = [{**item, "image": f"/gone/{i}.nii.gz"} for i, item in enumerate(training)]
+    (own_run / "datalist.json").write_text(json.dumps(datalist))
+    settings = {"dataset_dir": str(other_dir), "cache_dir": cache_dir, "measures": True, "device": "cpu"}
+    run("evaluating", EVALUATE, run_dir=str(own_run), **settings)
+    assert not (own_run / "evaluation/0001/copying.json").exists()
+    assert (own_run / "evaluation/0001/measures.json").exists()
 
 
 def test_without_measures_there_are_none(own_run, cache_dir):
