@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,32 @@ def remove_leftovers(folder: str | Path, stem: str = "") -> None:
     """Delete the temporary files of a process that was killed while it wrote; hold the folder's lock."""
     for leftover in Path(folder).rglob(f".{stem}*.part*"):
         leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def finishing(marker: Path, targets: Sequence[Path], stem: str) -> Iterator[None]:
+    """Around the writing of several files of one result: what a kill leaves is known as ours, and is made again.
+
+    Args:
+        marker: an empty file that is there while they are written; its folder is made.
+        targets: the files, of which none may be there unless the marker is; an error in the block deletes them.
+        stem: start of their names, of which older temporary files are deleted.
+
+    Raises:
+        RunFolderError: if the folder cannot be written to.
+    """
+    make_folder(marker.parent)
+    remove_leftovers(marker.parent, stem)
+    with writing_to(marker):
+        marker.touch()
+    try:
+        yield
+    except BaseException:
+        for path in targets:
+            path.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
+        raise
+    marker.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

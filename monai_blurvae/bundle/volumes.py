@@ -7,8 +7,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import write_like
 from monai_blurvae.data.volumes import flatten
 from monai_blurvae.errors import BlurVAEError, RunFolderError, SettingsError
-from monai_blurvae.files import make_folder, read_object, remove_leftovers, replacing, sha256_of, write_json, writing_to
+from monai_blurvae.files import finishing, read_object, replacing, sha256_of, write_json
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.handlers.voxel_size import TOLERANCE
 from monai_blurvae.inferers import PreparedScan, SliceMapsInferer, VolumeMaps, prepare_scan, with_resampling
@@ -235,7 +234,7 @@ class VolumeReconstructor:
         maps = self.inferer.maps(
             image, self.network, self.device, spacing if model.has_kernel else None, lambda: bar.update()
         )
-        with _finishing(names):
+        with finishing(_marker(names), _targets(names), names.entities):
             results = self._write_maps(path, names, prepared, maps, model)
             _write_latents(names.path("latents", ".npz"), maps)
             about = {"settings": dict(settings), **self._about(prepared, model)}
@@ -341,24 +340,6 @@ def _targets(names: ResultNames) -> list[Path]:
 
 def _marker(names: ResultNames) -> Path:
     return names.path("unfinished", "")
-
-
-@contextmanager
-def _finishing(names: ResultNames) -> Iterator[None]:
-    """Around the writing of a volume's results: what a kill leaves is known as ours, and is made again."""
-    marker = _marker(names)
-    make_folder(names.folder)
-    remove_leftovers(names.folder, names.entities)
-    with writing_to(marker):
-        marker.touch()
-    try:
-        yield
-    except BaseException:
-        for path in _targets(names):  # of which none was there before
-            path.unlink(missing_ok=True)
-        marker.unlink(missing_ok=True)
-        raise
-    marker.unlink()
 
 
 def _write_latents(path: Path, maps: VolumeMaps) -> None:

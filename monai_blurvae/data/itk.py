@@ -42,6 +42,22 @@ def affine_of(image: Any) -> npt.NDArray[np.float64]:
     return LPS_TO_RAS @ affine
 
 
+def image_of(array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> sitk.Image:
+    """SimpleITK's image of a volume, the inverse of :func:`affine_of`.
+
+    Args:
+        array: ``(X, Y, Z)``.
+        affine: from voxels to RAS millimetres, ``(4, 4)``.
+    """
+    lps = LPS_TO_RAS @ affine
+    spacing = np.sqrt(np.square(lps[:3, :3]).sum(0))
+    image = sitk.GetImageFromArray(array.T)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
 def voxel_type(image: Any) -> np.dtype[Any]:
     """Type of the voxels of an image or of a reader; several numbers a voxel and complex ones make a ``void``."""
     real = VOXEL_TYPES.get(image.GetPixelID()) if image.GetNumberOfComponents() == 1 else None

@@ -94,14 +94,7 @@ class ResultFolder:
         Raises:
             RunFolderError: if it cannot be written.
         """
-        path = self.path / DESCRIPTION
-        if path.exists():
-            return
-        make_folder(self.path)
-        made_by = {"Name": "monai_blurvae", "Version": __version__}
-        name = "Reconstructions of a variational autoencoder"
-        content = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [made_by]}
-        write_json(path, content)
+        describe_derivatives(self.path, "Reconstructions of a variational autoencoder")
 
     def _names(self, source: Path) -> ResultNames:
         suffix = next((s for s in VOLUME_SUFFIXES if source.name.lower().endswith(s)), "")
@@ -118,3 +111,22 @@ class ResultFolder:
         description = entities.pop("desc", "")
         start = "_".join(f"{key}-{value}" for key, value in entities.items())
         return ResultNames(folder, f"{start}_desc-{description}", f"_{match['suffix']}")
+
+
+def describe_derivatives(folder: Path, name: str) -> None:
+    """Write BIDS's ``dataset_description.json``, if it is not there.
+
+    Args:
+        folder: of the derivatives, made if it is not there.
+        name: what they are.
+
+    Raises:
+        RunFolderError: if it cannot be written.
+    """
+    path = folder / DESCRIPTION
+    if path.exists():
+        return
+    make_folder(folder)
+    made_by = {"Name": "monai_blurvae", "Version": __version__}
+    content = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative", "GeneratedBy": [made_by]}
+    write_json(path, content)

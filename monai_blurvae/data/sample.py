@@ -96,15 +96,28 @@ def _make(folder: Path, seed: int) -> None:
     Datalist.of(folder.resolve(), parts, SAMPLE_DESCRIPTION, SYNTHETIC_REMARK).write(folder / "datalist.json")
 
 
-def _load_template() -> tuple[dict[str, sitk.Image], Any]:
-    """T1, grey and white matter and brain mask of the MNI152 template, cut to the brain, and the sample's affine."""
+def mni152_datasets(purpose: str, otherwise: str) -> Any:
+    """Nilearn's ``datasets``, which holds the MNI152 template.
+
+    Args:
+        purpose: what needs it, for the message.
+        otherwise: what to do without it, for the message.
+
+    Raises:
+        DataError: if nilearn is not installed.
+    """
     try:
         from nilearn import datasets
     except ImportError as error:
         raise DataError(
-            "the built-in sample needs nilearn, which is not installed: pip install 'monai-blurvae[sample]', or give "
-            "your own volumes as dataset_dir."
+            f"{purpose} needs nilearn, which is not installed: pip install 'monai-blurvae[sample]', or {otherwise}."
         ) from error
+    return datasets
+
+
+def _load_template() -> tuple[dict[str, sitk.Image], Any]:
+    """T1, grey and white matter and brain mask of the MNI152 template, cut to the brain, and the sample's affine."""
+    datasets = mni152_datasets("the built-in sample", "give your own volumes as dataset_dir")
     images = {
         "t1": datasets.load_mni152_template(resolution=1),
         "grey": datasets.load_mni152_gm_template(resolution=1),

@@ -89,12 +89,12 @@ class SaveVolumed(MapTransform):
         )
 
 
-def write_volume(path: Path, array: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]) -> None:
+def write_volume(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
     """Write a ``.nii.gz``, whole or not at all.
 
     Args:
         path: of the file; its folder is made.
-        array: ``(X, Y, Z)``.
+        array: ``(X, Y, Z)``, of the type that the file gets.
         affine: to RAS millimetres.
 
     Raises:

@@ -74,6 +74,19 @@ def picture(pixels: Pixels, description: str, caption: str = "") -> Picture:
     return Picture(_data_uri(pixels), pixels.shape[1], pixels.shape[0], description, caption)
 
 
+def square_pixels(pixels: Pixels, across: float, up: float) -> Pixels:
+    """A plane of a volume enlarged by repetition until its pixels are square, as anatomy is seen.
+
+    Args:
+        pixels: ``(H, W)`` or ``(H, W, 3)``.
+        across: width of a pixel, in mm.
+        up: its height.
+    """
+    smallest = min(across, up)
+    size = (round(pixels.shape[1] * across / smallest), round(pixels.shape[0] * up / smallest))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.NEAREST))
+
+
 def upright(images: Pixels, quarter_turns: int) -> Pixels:
     """Images as they are looked at.
 

@@ -10,7 +10,6 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch.nn.functional import avg_pool3d
 
 from monai_blurvae.data.header import PLANES
@@ -18,7 +17,7 @@ from monai_blurvae.report.charts import need_matplotlib
 from monai_blurvae.report.content import Table
 from monai_blurvae.report.figures import ColourBar, Example
 from monai_blurvae.report.page import render_page, write_page
-from monai_blurvae.report.pictures import ERROR_PERCENTILE, SIGNED_COLOURS, Picture, picture
+from monai_blurvae.report.pictures import ERROR_PERCENTILE, SIGNED_COLOURS, Picture, picture, square_pixels
 
 Volume = npt.NDArray[np.float32]
 
@@ -215,10 +214,7 @@ class _Painter:
     def _picture(self, pixels: npt.NDArray[np.uint8], axis: int, description: str, caption: str) -> Picture:
         """With square pixels, as anatomy is seen."""
         across, up = (self.shown.voxel_size[i] for i in range(3) if i != axis)
-        smallest = min(across, up)
-        size = (round(pixels.shape[1] * across / smallest), round(pixels.shape[0] * up / smallest))
-        resized = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.NEAREST))
-        return picture(resized, description, caption)
+        return picture(square_pixels(pixels, across, up), description, caption)
 
 
 def _canonical(results: VolumeResults) -> _Canonical:

@@ -1,0 +1,345 @@
+"""Prepare raw scans: RAS, N4, brain mask, voxel size; BIDS out, one scan after another or in parallel."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from filelock import FileLock, Timeout
+from monai.transforms import EnsureChannelFirstd, LoadImaged, Orientationd
+from tqdm import tqdm
+
+from monai_blurvae import __version__
+from monai_blurvae.data.header import volume_files
+from monai_blurvae.data.itk import affine_of, image_of, reason_of
+from monai_blurvae.data.result_names import describe_derivatives
+from monai_blurvae.data.save_volume import write_volume
+from monai_blurvae.data.store import data_error
+from monai_blurvae.data.volume_reader import VolumeReader
+from monai_blurvae.errors import BlurVAEError, DataError, RunFolderError, SettingsError
+from monai_blurvae.files import finishing, make_folder, read_object, sha256_of, write_json
+from monai_blurvae.handlers.pictures import save_figure
+from monai_blurvae.preparation.brain import TemplateBrain, correct_bias, ras_matrix, resample
+from monai_blurvae.preparation.inputs import Scan, find_scans
+from monai_blurvae.report.page import refuse_other_file
+from monai_blurvae.report.preparation import PAGE, mask_picture, write_preparation_page
+from monai_blurvae.transforms import NaNToBackgroundd
+
+logger = logging.getLogger(__name__)
+
+LARGEST_OFFSET = 0.1
+"""Share of a voxel by which corners of the grids of a scan and its mask may lie apart."""
+DONE, THERE, FAILED = "prepared", "there already", "failed"
+
+
+@dataclass(frozen=True)
+class PreparationSettings:
+    """How scans are prepared.
+
+    Attributes:
+        spacing: size of the voxels in mm along R, A and S; None keeps each scan's.
+        threads: of each process.
+    """
+
+    spacing: tuple[float, float, float] | None
+    threads: int
+
+
+class Outcome(NamedTuple):
+    """What became of a scan.
+
+    Attributes:
+        name: of the scan, below the folder that was given.
+        state: :data:`DONE`, :data:`THERE` or :data:`FAILED`.
+        detail: the prepared file, or why it failed.
+    """
+
+    name: str
+    state: str
+    detail: str
+
+
+def prepare_scans(
+    inputs: str | Path | Sequence[str | Path],
+    output_dir: str | Path,
+    mask_pattern: str | None = None,
+    spacing: Sequence[float] | None = None,
+    subject_pattern: str | None = None,
+    jobs: int = 1,
+) -> list[Outcome]:
+    """Prepare scans for a training: axes in RAS order, N4, background 0 outside of the brain, voxel size.
+
+    Each scan gives ``sub-XX[/ses-YY]/anat/sub-XX[_ses-YY]_desc-preproc_T1w.nii.gz``, ``…_desc-brain_mask.nii.gz``, a
+    picture and, last, a JSON; there are ``dataset_description.json`` and the page ``preparation.html``. What is
+    finished is not made again, nothing is overwritten, and a scan that fails does not stop the others.
+
+    Args:
+        inputs: a file, a folder, a folder with a DICOM series or a glob, or several of these.
+        output_dir: folder of the results.
+        mask_pattern: of brain masks, see :func:`~monai_blurvae.preparation.find_scans`; without it the MNI152 template
+            is registered.
+        spacing: one size of the voxels in mm, or three along R, A and S; by default each scan's own.
+        subject_pattern: regular expression with a group, for names that follow no convention.
+        jobs: number of processes.
+
+    Returns:
+        What became of each scan.
+
+    Raises:
+        DataError: if there is no scan, no mask for any, two of one name, or no template.
+        SettingsError: if a setting cannot be used.
+        RunFolderError: if the folder cannot be written to, or another process writes there.
+    """
+    if jobs < 1:
+        raise SettingsError(f"jobs is {jobs}; give a number of processes, 1 or more.")
+    settings = PreparationSettings(_three(spacing), max(1, (os.cpu_count() or 1) // jobs))
+    output_dir = Path(output_dir).expanduser().absolute()
+    scans = find_scans(inputs, output_dir, mask_pattern, subject_pattern)
+    if any(scan.mask is None and not scan.problem for scan in scans):
+        TemplateBrain()  # which says that nilearn is missing before the first scan is read
+    make_folder(output_dir)
+    refuse_other_file(output_dir / PAGE)
+    try:
+        with FileLock(output_dir / ".lock", blocking=False):
+            outcomes = list(tqdm(_run(scans, settings, jobs), total=len(scans), unit="scan"))
+            describe_derivatives(output_dir, "Scans prepared for monai_blurvae")
+            failed = [(outcome.name, outcome.detail) for outcome in outcomes if outcome.state == FAILED]
+            write_preparation_page(output_dir, failed)
+    except Timeout:
+        raise RunFolderError(
+            f"another process is writing to {output_dir}; wait for it, or choose another output_dir."
+        ) from None
+    return outcomes
+
+
+def prepare_scan(scan: Scan, settings: PreparationSettings) -> Outcome:
+    """Prepare one scan; what goes wrong is told in the outcome.
+
+    Args:
+        scan: with its mask, or None to register the template.
+        settings: of all scans.
+    """
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(settings.threads)
+    target = scan.volume.path("preproc")
+    try:
+        if scan.problem:
+            raise DataError(scan.problem)
+        wanted = _wanted(scan, settings)
+        if _is_finished(scan, wanted):
+            return Outcome(scan.name, THERE, str(target))
+        _prepare(scan, settings, wanted)
+    except BlurVAEError as error:
+        return Outcome(scan.name, FAILED, str(error))
+    except Exception as error:  # of another library, about one scan
+        logger.debug("", exc_info=True)
+        return Outcome(
+            scan.name,
+            FAILED,
+            f"{scan.path} cannot be prepared ({type(error).__name__}: {reason_of(error)}); look at it in a viewer.",
+        )
+    return Outcome(scan.name, DONE, str(target))
+
+
+def _run(scans: Sequence[Scan], settings: PreparationSettings, jobs: int) -> Iterator[Outcome]:
+    if jobs == 1:
+        yield from (prepare_scan(scan, settings) for scan in scans)
+        return
+    # fresh processes: those of SimpleITK's threads that are there already would not come along
+    with ProcessPoolExecutor(min(jobs, len(scans)), get_context("spawn")) as pool:
+        futures = [pool.submit(prepare_scan, scan, settings) for scan in scans]
+        yield from (_result(scan, future) for scan, future in zip(scans, futures, strict=True))
+
+
+def _result(scan: Scan, future: Future[Outcome]) -> Outcome:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        reason = f"{scan.path} was not finished, since a process was killed; if memory is short, lower jobs."
+        return Outcome(scan.name, FAILED, reason)
+
+
+def _three(spacing: Sequence[float] | None) -> tuple[float, float, float] | None:
+    if spacing is None:
+        return None
+    sizes = list(spacing) * 3 if len(spacing) == 1 else list(spacing)
+    if len(sizes) != 3 or not all(0 < size < np.inf for size in sizes):
+        text = " ".join(f"{size:g}" for size in spacing)
+        raise SettingsError(f"spacing is {text!r}; give one size of the voxels in mm, or three along R, A and S.")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _wanted(scan: Scan, settings: PreparationSettings) -> dict[str, Any]:
+    """What the results of a scan depend on."""
+    return {
+        "input": scan.path.name,
+        "input_sha256": _digest(scan.path),
+        "mask": None if scan.mask is None else scan.mask.name,
+        "mask_sha256": None if scan.mask is None else _digest(scan.mask),
+        "spacing": None if settings.spacing is None else list(settings.spacing),
+    }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256("".join(sha256_of(file) for file in volume_files(path)).encode()).hexdigest()
+
+
+def _is_finished(scan: Scan, wanted: Mapping[str, Any]) -> bool:
+    """Whether the results are there.
+
+    Raises:
+        RunFolderError: if they are of other settings, or files of their names are not this command's.
+    """
+    about = scan.volume.path("preproc", ".json")
+    if about.is_file():
+        before = read_object(about, "choose another output_dir").get("settings")
+        before = before if isinstance(before, Mapping) else {}
+        differing = [name for name, value in wanted.items() if before.get(name) != value]
+        if differing:
+            name = differing[0]
+            raise RunFolderError(
+                f"{about} is of other settings, {name} was {before.get(name)!r} and is {wanted[name]!r} now; choose "
+                "another output_dir, or remove the results."
+            )
+        return True
+    there = [path for path in _targets(scan) if path.exists()]
+    if there and not _marker(scan).exists():
+        raise RunFolderError(f"{there[0]} is there and was not made by this; choose another output_dir.")
+    return False
+
+
+def _targets(scan: Scan) -> list[Path]:
+    return [scan.volume.path("preproc"), scan.brain, scan.volume.path("brain", ".png")]
+
+
+def _marker(scan: Scan) -> Path:
+    return scan.volume.path("unfinished", "")
+
+
+def _prepare(scan: Scan, settings: PreparationSettings, wanted: Mapping[str, Any]) -> None:
+    started = time.monotonic()
+    image = _read(scan.path)
+    _check_values(scan.path, image)
+    about: dict[str, Any] = {}
+    if scan.mask is not None:
+        mask = _read_mask(scan.mask, image, scan.path)
+    else:
+        mask, about["template_to_scan"] = _registered(scan.path, image)
+    image = correct_bias(image, mask)
+    if settings.spacing is not None:
+        image = resample(image, settings.spacing)
+        mask = resample(mask, settings.spacing, sitk.sitkNearestNeighbor)
+    affine = affine_of(image)
+    head = sitk.GetArrayFromImage(image).T.clip(0)  # splines swing below 0
+    inside = sitk.GetArrayFromImage(mask).T.astype(np.uint8)
+    if not inside.any():
+        raise DataError(f"{scan.path} has no voxel left in its brain mask at this spacing; give a smaller one.")
+    with finishing(_marker(scan), _targets(scan), f"{scan.entities}_"):
+        write_volume(scan.volume.path("preproc"), head * inside, affine)
+        write_volume(scan.brain, inside, affine)
+        warning = "" if scan.mask is not None else "brain mask by the template, approximate: check it"
+        save_figure(mask_picture(head, inside, affine, warning), scan.volume.path("brain", ".png"))
+        about |= {
+            "SkullStripped": True,
+            "settings": dict(wanted),
+            "brain_ml": round(float(inside.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000), 1),
+            "generated_by": {"name": "monai_blurvae", "version": __version__},
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        write_json(scan.volume.path("preproc", ".json"), about)
+
+
+def _read(path: Path) -> sitk.Image:
+    """A volume with its axes in RAS order, float32, NaN as background.
+
+    Raises:
+        DataError: naming the file, if it cannot be used.
+    """
+    transforms = (
+        LoadImaged("image", reader=VolumeReader()),
+        EnsureChannelFirstd("image", channel_dim="no_channel"),
+        Orientationd("image", axcodes="RAS", labels=None),
+        NaNToBackgroundd("image"),
+    )
+    data: dict[Any, Any] = {"image": str(path)}
+    try:
+        for transform in transforms:
+            data = dict(transform(data))
+    except Exception as error:  # a damaged file can raise whatever the reader meets
+        raise data_error(str(path), error) from error
+    volume = data["image"]
+    return image_of(np.asarray(volume, np.float32)[0], np.asarray(volume.affine, np.float64))
+
+
+def _check_values(path: Path, image: sitk.Image) -> None:
+    values = sitk.GetArrayViewFromImage(image)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path} holds infinite values; repair or remove the file.")
+    if not values.max() > max(0, values.min()):
+        raise DataError(f"{path} holds {values.min():g} to {values.max():g}, where an image is expected; remove it.")
+
+
+def _read_mask(path: Path, image: sitk.Image, scan: Path) -> sitk.Image:
+    """A brain mask, uint8, 0 and 1.
+
+    Raises:
+        DataError: if it cannot be read, has more than two values, or is of another grid than the scan.
+    """
+    mask = _read(path)
+    if mask.GetSize() != image.GetSize():
+        raise DataError(
+            f"{path} has {_by(mask.GetSize())} voxels, where its scan {scan} has {_by(image.GetSize())}; give a mask "
+            "on the grid of the scan."
+        )
+    offset = _offset(mask, image)
+    if offset > LARGEST_OFFSET * min(image.GetSpacing()):
+        raise DataError(
+            f"{path} lies up to {offset:.3g} mm away from its scan {scan}, where both are expected on one grid; give a "
+            "mask with the affine of the scan."
+        )
+    values = np.unique(sitk.GetArrayViewFromImage(mask))
+    if len(values) != 2:
+        raise DataError(
+            f"{path} has {len(values)} different values, where a mask has 2, background and brain; set mask_pattern to "
+            "match masks."
+        )
+    inside = sitk.Cast(mask > float(values[0]), sitk.sitkUInt8)
+    inside.CopyInformation(image)
+    return inside
+
+
+def _registered(path: Path, image: sitk.Image) -> tuple[sitk.Image, list[list[float]]]:
+    """The template's brain on the grid of a scan, and the matrix from the template to it in RAS mm."""
+    template = TemplateBrain()
+    try:
+        to_scan = template.register(image)
+    except DataError as error:
+        raise DataError(f"{path} cannot be prepared: {error}.") from error
+    mask = template.mask_of(image, to_scan)
+    if not sitk.GetArrayViewFromImage(mask).any():
+        raise DataError(f"{path} cannot be prepared: the template's brain lies outside of it; give mask_pattern.")
+    return mask, ras_matrix(to_scan).round(6).tolist()
+
+
+def _offset(first: sitk.Image, second: sitk.Image) -> float:
+    """Largest distance of the corners of two grids of one size, in mm."""
+    corners: npt.NDArray[np.float64] = np.array(
+        [[i * (n - 1) for i, n in zip(bits, first.GetSize(), strict=True)] for bits in np.ndindex(2, 2, 2)], float
+    )
+    places = [[image.TransformContinuousIndexToPhysicalPoint(c) for c in corners.tolist()] for image in (first, second)]
+    return float(np.linalg.norm(np.array(places[0]) - np.array(places[1]), axis=1).max())
+
+
+def _by(size: Sequence[int]) -> str:
+    return "×".join(map(str, size))
