@@ -68,19 +68,17 @@ def remove_leftovers(folder: str | Path, stem: str = "") -> None:
 
 
 @contextmanager
-def finishing(marker: Path, targets: Sequence[Path], stem: str) -> Iterator[None]:
+def finishing(marker: Path, targets: Sequence[Path]) -> Iterator[None]:
     """Around the writing of several files of one result: what a kill leaves is known as ours, and is made again.
 
     Args:
         marker: an empty file that is there while they are written; its folder is made.
         targets: the files, of which none may be there unless the marker is; an error in the block deletes them.
-        stem: start of their names, of which older temporary files are deleted.
 
     Raises:
         RunFolderError: if the folder cannot be written to.
     """
     make_folder(marker.parent)
-    remove_leftovers(marker.parent, stem)
     with writing_to(marker):
         marker.touch()
     try:

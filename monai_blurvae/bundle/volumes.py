@@ -25,7 +25,7 @@ from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import write_like
 from monai_blurvae.data.volumes import flatten
 from monai_blurvae.errors import BlurVAEError, RunFolderError, SettingsError
-from monai_blurvae.files import finishing, read_object, replacing, sha256_of, write_json
+from monai_blurvae.files import finishing, read_object, remove_leftovers, replacing, sha256_of, write_json
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.handlers.voxel_size import TOLERANCE
 from monai_blurvae.inferers import PreparedScan, SliceMapsInferer, VolumeMaps, prepare_scan, with_resampling
@@ -234,7 +234,8 @@ class VolumeReconstructor:
         maps = self.inferer.maps(
             image, self.network, self.device, spacing if model.has_kernel else None, lambda: bar.update()
         )
-        with finishing(_marker(names), _targets(names), names.entities):
+        with finishing(_marker(names), _targets(names)):
+            remove_leftovers(names.folder, names.entities)
             results = self._write_maps(path, names, prepared, maps, model)
             _write_latents(names.path("latents", ".npz"), maps)
             about = {"settings": dict(settings), **self._about(prepared, model)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -172,6 +173,16 @@ class TemplateBrain:
         except RuntimeError:
             return None
         return start, float(method.GetMetricValue())
+
+
+@cache
+def template_brain() -> TemplateBrain:
+    """The template, loaded once in each process.
+
+    Raises:
+        DataError: if nilearn is not installed.
+    """
+    return TemplateBrain()
 
 
 def ras_matrix(transform: sitk.AffineTransform) -> npt.NDArray[np.float64]:

@@ -53,8 +53,9 @@ class Scan(NamedTuple):
 
     @property
     def brain(self) -> Path:
-        """The mask on the grid of the prepared scan."""
-        return ResultNames(self.folder, f"{self.entities}_desc-", "_mask").path("brain")
+        """The mask on the grid of the prepared scan, ``…_desc-brain_mask``; beside T1w others keep their suffix."""
+        kind = "" if self.suffix == "T1w" else self.suffix
+        return ResultNames(self.folder, f"{self.entities}_desc-{kind}", "_mask").path("brain")
 
 
 def find_scans(
@@ -133,7 +134,10 @@ def _plain(text: str) -> str:
 
 def _with_masks(scans: Sequence[Scan], root: Path, pattern: str) -> list[Scan]:
     """Each scan with its mask or problem, without those that are masks themselves."""
-    fields = [field for _, field, _, _ in Formatter().parse(pattern) if field is not None]
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(pattern) if field is not None]
+    except ValueError as error:
+        raise SettingsError(f"mask_pattern {pattern!r} cannot be read ({error}); pair its brackets.") from error
     if not fields or not set(fields) <= set(PLACEHOLDERS):
         raise SettingsError(
             f"mask_pattern {pattern!r} has {'no placeholder' if not fields else 'another placeholder'}; write {{stem}} "

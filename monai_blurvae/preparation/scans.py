@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,16 +22,16 @@ from monai.transforms import EnsureChannelFirstd, LoadImaged, Orientationd
 from tqdm import tqdm
 
 from monai_blurvae import __version__
-from monai_blurvae.data.header import volume_files
+from monai_blurvae.data.header import read_header, volume_files
 from monai_blurvae.data.itk import affine_of, image_of, reason_of
 from monai_blurvae.data.result_names import describe_derivatives
 from monai_blurvae.data.save_volume import write_volume
 from monai_blurvae.data.store import data_error
 from monai_blurvae.data.volume_reader import VolumeReader
 from monai_blurvae.errors import BlurVAEError, DataError, RunFolderError, SettingsError
-from monai_blurvae.files import finishing, make_folder, read_object, sha256_of, write_json
+from monai_blurvae.files import finishing, make_folder, read_object, remove_leftovers, sha256_of, write_json
 from monai_blurvae.handlers.pictures import save_figure
-from monai_blurvae.preparation.brain import TemplateBrain, correct_bias, ras_matrix, resample
+from monai_blurvae.preparation.brain import correct_bias, ras_matrix, resample, template_brain
 from monai_blurvae.preparation.inputs import Scan, find_scans
 from monai_blurvae.report.page import refuse_other_file
 from monai_blurvae.report.preparation import PAGE, mask_picture, write_preparation_page
@@ -108,11 +108,12 @@ def prepare_scans(
     output_dir = Path(output_dir).expanduser().absolute()
     scans = find_scans(inputs, output_dir, mask_pattern, subject_pattern)
     if any(scan.mask is None and not scan.problem for scan in scans):
-        TemplateBrain()  # which says that nilearn is missing before the first scan is read
+        template_brain()  # which says that nilearn is missing before the first scan is read
     make_folder(output_dir)
     refuse_other_file(output_dir / PAGE)
     try:
         with FileLock(output_dir / ".lock", blocking=False):
+            remove_leftovers(output_dir, "sub-")
             outcomes = list(tqdm(_run(scans, settings, jobs), total=len(scans), unit="scan"))
             describe_derivatives(output_dir, "Scans prepared for monai_blurvae")
             failed = [(outcome.name, outcome.detail) for outcome in outcomes if outcome.state == FAILED]
@@ -156,8 +157,10 @@ def _run(scans: Sequence[Scan], settings: PreparationSettings, jobs: int) -> Ite
     if jobs == 1:
         yield from (prepare_scan(scan, settings) for scan in scans)
         return
-    # fresh processes: those of SimpleITK's threads that are there already would not come along
-    with ProcessPoolExecutor(min(jobs, len(scans)), get_context("spawn")) as pool:
+    # not copies of this process, whose threads would not come along; what they import is imported once
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload(["__main__", __name__])
+    with ProcessPoolExecutor(min(jobs, len(scans)), context) as pool:
         futures = [pool.submit(prepare_scan, scan, settings) for scan in scans]
         yield from (_result(scan, future) for scan, future in zip(scans, futures, strict=True))
 
@@ -192,6 +195,8 @@ def _wanted(scan: Scan, settings: PreparationSettings) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
+    if not path.is_dir():
+        read_header(path)  # which tells a file that is not there, or whose content is elsewhere
     return hashlib.sha256("".join(sha256_of(file) for file in volume_files(path)).encode()).hexdigest()
 
 
@@ -245,7 +250,7 @@ def _prepare(scan: Scan, settings: PreparationSettings, wanted: Mapping[str, Any
     inside = sitk.GetArrayFromImage(mask).T.astype(np.uint8)
     if not inside.any():
         raise DataError(f"{scan.path} has no voxel left in its brain mask at this spacing; give a smaller one.")
-    with finishing(_marker(scan), _targets(scan), f"{scan.entities}_"):
+    with finishing(_marker(scan), _targets(scan)):
         write_volume(scan.volume.path("preproc"), head * inside, affine)
         write_volume(scan.brain, inside, affine)
         warning = "" if scan.mask is not None else "brain mask by the template, approximate: check it"
@@ -321,7 +326,7 @@ def _read_mask(path: Path, image: sitk.Image, scan: Path) -> sitk.Image:
 
 def _registered(path: Path, image: sitk.Image) -> tuple[sitk.Image, list[list[float]]]:
     """The template's brain on the grid of a scan, and the matrix from the template to it in RAS mm."""
-    template = TemplateBrain()
+    template = template_brain()
     try:
         to_scan = template.register(image)
     except DataError as error:

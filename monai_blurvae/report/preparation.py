@@ -83,7 +83,8 @@ def write_preparation_page(folder: Path, failed: Sequence[tuple[str, str]]) -> P
     Raises:
         RunFolderError: if it cannot be written, or a JSON in the folder is damaged.
     """
-    scans = [_shown(about) for about in sorted(folder.glob("sub-*/**/*_desc-preproc_*.json"))]
+    found = sorted(folder.glob("sub-*/**/*_desc-preproc_*.json"))
+    scans = [_shown(about) for about in found if _picture_file(about).is_file()]  # another program's have none
     html = render_page(
         "preparation.html.jinja",
         "Prepared scans",
@@ -99,11 +100,14 @@ def write_preparation_page(folder: Path, failed: Sequence[tuple[str, str]]) -> P
 
 def _shown(about: Path) -> ShownScan:
     stem = about.name.removesuffix(".json")
-    file = about.with_name(f"{stem.replace('_desc-preproc_', '_desc-brain_')}.png")
-    with Image.open(file) as image:
+    with Image.open(_picture_file(about)) as image:
         pixels = np.asarray(image.convert("RGB"))
     planes = ", ".join(PLANES)
     return ShownScan(stem, read_object(about), picture(pixels, f"{planes} plane of {stem}, outline of its brain mask"))
+
+
+def _picture_file(about: Path) -> Path:
+    return about.with_name(about.name.replace("_desc-preproc_", "_desc-brain_")).with_suffix(".png")
 
 
 def _row(scan: ShownScan) -> tuple[str, ...]:
