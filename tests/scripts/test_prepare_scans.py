@@ -192,7 +192,9 @@ def test_two_processes_and_another_voxel_size(prepared, tmp_path):
     middles = [image.affine @ [*((n - 1) / 2 for n in image.shape), 1] for image in (result, first)]
     np.testing.assert_allclose(*middles, atol=1e-4)
     array = result.get_fdata()
-    np.testing.assert_array_equal(array > 0, nib.load(tmp_path / f"{ANAT}_desc-brain_mask.nii.gz").get_fdata() > 0)
+    mask = nib.load(tmp_path / f"{ANAT}_desc-brain_mask.nii.gz").get_fdata()
+    assert not array[mask == 0].any()
+    assert (array[mask == 1] > 0).mean() > 0.99  # splines swing to 0 beside a bright scalp
     centre = np.linalg.inv(result.affine) @ first.affine @ [24, 28, 20, 1]
     there = tuple(np.rint(centre[:3]).astype(int))
     assert array[there] == pytest.approx(first.get_fdata()[24, 28, 20], rel=0.05)
