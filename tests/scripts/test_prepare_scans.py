@@ -200,6 +200,7 @@ def test_two_processes_and_another_voxel_size(prepared, tmp_path):
     assert array[there] == pytest.approx(first.get_fdata()[24, 28, 20], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_known_affine_is_found_and_the_mask_flagged(tmp_path):
     datasets = pytest.importorskip("nilearn.datasets")
     scipy_ndimage = pytest.importorskip("scipy.ndimage")
