@@ -8,6 +8,7 @@ from monai_blurvae.bundle.reconstruction import ScanReconstructor
 from monai_blurvae.bundle.run_folder import RunFolder, RunRecordHandler, log_skipped, prepare
 from monai_blurvae.bundle.run_report import report_run
 from monai_blurvae.bundle.running import RunningConfig, running_config
+from monai_blurvae.bundle.scoring import VolumeScorer
 from monai_blurvae.bundle.volumes import VolumeReconstructor
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ScanReconstructor",
     "TrainedObjective",
     "VolumeReconstructor",
+    "VolumeScorer",
     "begin",
     "default_cache_dir",
     "fit_densities",

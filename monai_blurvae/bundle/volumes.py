@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import math
@@ -20,14 +19,14 @@ from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_folder import versions
-from monai_blurvae.data.header import PLANES, read_header, volume_files
+from monai_blurvae.bundle.volume_results import digest_of, writing_results, is_finished, warn_of_voxel_size
+from monai_blurvae.data.header import PLANES, read_header
 from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import write_like
 from monai_blurvae.data.volumes import flatten
-from monai_blurvae.errors import BlurVAEError, RunFolderError, SettingsError
-from monai_blurvae.files import finishing, read_object, remove_leftovers, replacing, sha256_of, write_json
+from monai_blurvae.errors import BlurVAEError, SettingsError
+from monai_blurvae.files import replacing, sha256_of, write_json
 from monai_blurvae.handlers.checkpoint import load_weights
-from monai_blurvae.handlers.voxel_size import TOLERANCE
 from monai_blurvae.inferers import PreparedScan, SliceMapsInferer, VolumeMaps, prepare_scan, with_resampling
 from monai_blurvae.metrics.likelihood import VarianceLikelihood
 from monai_blurvae.report.volume_page import VolumeResults, write_volume_page
@@ -135,7 +134,7 @@ class VolumeReconstructor:
         self.network.eval()
         sha256 = sha256_of(model_file)
         settings = {path: self._settings(path, sha256) for path in paths}
-        left = [path for path in paths if not self._is_finished(named[path], settings[path])]
+        left = [path for path in paths if not is_finished(named[path], ABOUT, _targets(named[path]), settings[path])]
         if left:
             self._warn_of_axis()
             model = self._model(sha256)
@@ -154,10 +153,9 @@ class VolumeReconstructor:
     def _settings(self, path: str, sha256: str) -> dict[str, Any]:
         """What the results of a volume depend on."""
         inferer = self.inferer
-        digest = hashlib.sha256("".join(sha256_of(file) for file in volume_files(path)).encode())
         return {
             "input": Path(path).name,
-            "input_sha256": digest.hexdigest(),
+            "input_sha256": digest_of(path),
             "model_sha256": sha256,
             "slice_axis": self._axis,
             "patch_size": list(inferer.orig_roi_size),
@@ -167,25 +165,6 @@ class VolumeReconstructor:
             "output_type": self.output_type,
             "variance": self.variance,
         }
-
-    def _is_finished(self, names: ResultNames, settings: Mapping[str, Any]) -> bool:
-        about = names.path(ABOUT, ".json")
-        if about.is_file():
-            before = read_object(about, "choose another output_dir").get("settings")
-            before = before if isinstance(before, Mapping) else {}
-            differing = [name for name, value in settings.items() if before.get(name) != value]
-            if differing:
-                name = differing[0]
-                raise RunFolderError(
-                    f"{about} is of other settings, {name} was {before.get(name)!r} and is {settings[name]!r} now; "
-                    "choose another output_dir, or remove the results."
-                )
-            logger.info(f"{about} is there already.")
-            return True
-        there = [path for path in _targets(names) if path.exists()]
-        if there and not _marker(names).exists():
-            raise RunFolderError(f"{there[0]} is there and was not made by this; choose another output_dir.")
-        return False
 
     def _warn_of_axis(self) -> None:
         trained = self.finished_run.setting("slice_axis", None)
@@ -226,7 +205,7 @@ class VolumeReconstructor:
     ) -> None:
         started = time.monotonic()
         prepared = prepare_scan(path, self._transforms(model))
-        self._check_voxel_size(path, prepared, model)
+        warn_of_voxel_size(path, prepared, model.voxel_size, self._axis, "; set resample to true")
         _say_clipped(path, prepared)
         image = prepared.image.as_tensor()[0]
         bar.total += image.shape[self._axis] - expected  # of a training that pads or resamples
@@ -234,8 +213,7 @@ class VolumeReconstructor:
         maps = self.inferer.maps(
             image, self.network, self.device, spacing if model.has_kernel else None, lambda: bar.update()
         )
-        with finishing(_marker(names), _targets(names)):
-            remove_leftovers(names.folder, names.entities)
+        with writing_results(names, _targets(names)):
             results = self._write_maps(path, names, prepared, maps, model)
             _write_latents(names.path("latents", ".npz"), maps)
             about = {"settings": dict(settings), **self._about(prepared, model)}
@@ -251,16 +229,6 @@ class VolumeReconstructor:
         if not min(model.voxel_size) > 0:
             raise SettingsError("resample is true, but the model does not know the voxel size of its training.")
         return with_resampling(self.transforms, model.voxel_size, self._axis)
-
-    def _check_voxel_size(self, path: str, prepared: PreparedScan, model: _Model) -> None:
-        sizes = [size for axis, size in enumerate(prepared.voxel_size) if axis != self._axis]
-        if min(model.voxel_size) > 0 and any(
-            abs(size / trained - 1) > TOLERANCE for size, trained in zip(sizes, model.voxel_size, strict=True)
-        ):
-            logger.warning(
-                f"{path} has voxels of {_by(sizes)} mm in plane, where the model was trained on "
-                f"{_by(model.voxel_size)} mm; set resample to true, or expect worse reconstructions."
-            )
 
     def _write_maps(
         self, path: str, names: ResultNames, prepared: PreparedScan, maps: VolumeMaps, model: _Model
@@ -339,10 +307,6 @@ def _targets(names: ResultNames) -> list[Path]:
     return [*(names.path(kind) for kind in MAPS), *(names.path(kind, ending) for kind, ending in OTHER.items())]
 
 
-def _marker(names: ResultNames) -> Path:
-    return names.path("unfinished", "")
-
-
 def _write_latents(path: Path, maps: VolumeMaps) -> None:
     mu, log_var, position = (part.numpy() for part in maps.latents)
     content = io.BytesIO()
@@ -368,7 +332,3 @@ def _say_clipped(path: str, prepared: PreparedScan) -> None:
             f"{path}: of {prepared.scan.numel()} voxels {' and '.join(parts)} were cut off, as in the training; a "
             "reconstruction does not reach them."
         )
-
-
-def _by(sizes: Sequence[float]) -> str:
-    return "×".join(f"{size:.3g}" for size in sizes)

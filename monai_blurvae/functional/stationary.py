@@ -69,8 +69,24 @@ def stationary_sample(noise: Tensor, variance: Tensor) -> Tensor:
     """
     spectrum = ortho_spectrum(noise)
     _check_variance(variance, spectrum.shape, "the noise")
-    image_size, axes = noise.shape[2:], tuple(range(2, noise.ndim))
-    return torch.fft.irfftn(spectrum * variance.sqrt(), s=image_size, dim=axes, norm="ortho")
+    return _from_spectrum(spectrum * variance.sqrt(), noise.shape[2:])
+
+
+def spectral_filter(images: Tensor, weight: Tensor) -> Tensor:
+    """Multiply images by a real weight in Fourier space.
+
+    Args:
+        images: ``(B, C, *image_size)``.
+        weight: half spectrum ``(1 or B, 1 or C, *half)``.
+
+    Returns:
+        Like ``images``.
+    """
+    return _from_spectrum(ortho_spectrum(images) * weight, images.shape[2:])
+
+
+def _from_spectrum(spectrum: Tensor, image_size: Sequence[int]) -> Tensor:
+    return torch.fft.irfftn(spectrum, s=image_size, dim=tuple(range(2, spectrum.ndim)), norm="ortho")
 
 
 def _check_variance(variance: Tensor, half: Sequence[int], of: str) -> None:

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monai_blurvae.functional import kl_standard_normal, ortho_spectrum
+from monai_blurvae.functional import kl_standard_normal
+from monai_blurvae.functional.stationary import spectral_filter
 from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metric, to_unit_range
+from monai_blurvae.metrics.likelihood import VARIANCE_FLOOR
 from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
 from monai_blurvae.seeding import torch_rng
 
@@ -111,6 +113,33 @@ class LinearVAE:
         residual = _filter(images.to(self.mean) - self.decode(mu), self.weight)
         spread = (self._scale.square() * log_var.exp()).sum(1)
         return self._terms(0.5 * (residual.square().flatten(1).sum(1) + spread), kl_standard_normal(mu, log_var))
+
+    def at_most_likely_variance(self) -> LinearVAE:
+        """The same with β at the most likely noise variance, the mean of the eigenvalues that have no component.
+
+        Of W = 1 it is probabilistic principal component analysis (Tipping and Bishop, 1999, equation 8).
+        """
+        others = self.components.shape[1] - len(self.eigenvalues)
+        left = self.total_variance - float(self.eigenvalues.sum())
+        return replace(self, beta=max(left / max(others, 1), VARIANCE_FLOOR))
+
+    def log_prob(self, images: Tensor) -> Tensor:
+        """The exact log-density of probabilistic principal component analysis with the noise variance β; for W = 1.
+
+        The posterior of the optimum is the exact one, so that its evidence lower bound is log N(x; m, A Aᵀ + β).
+
+        Args:
+            images: ``(B, C, *image_size)`` in [−1, 1].
+
+        Returns:
+            In nats, ``(B,)``, float64.
+
+        Raises:
+            ValueError: if the model has a weight.
+        """
+        if self.weight is not None:
+            raise ValueError("a linear model with a weight has no density of its own here; take the one of W = 1.")
+        return -self.terms(images).objective / self.beta - 0.5 * images[0].numel() * math.log(2 * math.pi * self.beta)
 
     def expected_terms(self) -> LinearTerms:
         """Their means over the training images, by the formulas of :func:`fit_linear_vae`, without a dimension."""
@@ -317,10 +346,7 @@ def _some_at_a_time(images: Tensor) -> tuple[Tensor, ...]:
 
 def _filter(images: Tensor, weight: Tensor | None) -> Tensor:
     """Images ``(B, C, *image_size)`` times a real half spectrum in Fourier space; None for 1."""
-    if weight is None:
-        return images
-    axes = tuple(range(2, images.ndim))
-    return torch.fft.irfftn(ortho_spectrum(images) * weight, s=images.shape[2:], dim=axes, norm="ortho")
+    return images if weight is None else spectral_filter(images, weight)
 
 
 def _principal_components(
