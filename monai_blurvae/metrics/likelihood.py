@@ -188,7 +188,8 @@ class SpectrumLikelihood:
     def pixel_log_prob(self, residual: Tensor, z: Tensor) -> Tensor:
         """See :meth:`Likelihood.pixel_log_prob`."""
         variance = self.variance.to(residual.dtype)
-        half_log_det_share = 0.5 * float(spectral_sum(variance.log(), residual.shape[2:])) / residual[0].numel()
+        pixels = residual[0, 0].numel() * variance.shape[1]  # of the channels that it has, for it may be shared
+        half_log_det_share = 0.5 * float(spectral_sum(variance.log(), residual.shape[2:])) / pixels
         return _pixel_log_prob(spectral_filter(residual, variance.rsqrt()), half_log_det_share)
 
     def sample(self, mean: Tensor, z: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -112,7 +113,7 @@ def standing(value: float, reference: Sequence[float]) -> Standing:
     return Standing(distance / spread if spread > 0 else float("nan"), 100 * below / len(values), abs(distance))
 
 
-def auroc(usual: Sequence[float], unusual: Sequence[float]) -> float:
+def auroc(usual: npt.ArrayLike, unusual: npt.ArrayLike) -> float:
     """Area under the receiver operating characteristic: how often an unusual one scores higher, a tie being a half.
 
     Args:

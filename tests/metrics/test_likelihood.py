@@ -18,6 +18,7 @@ from monai_blurvae.metrics.likelihood import (
     evidence_bounds,
     fit_likelihoods,
     log_weights,
+    pixel_bounds,
 )
 from monai_blurvae.networks import BlurVAE
 from tests.dense import circulant, random_kernel, wiener_matrix
@@ -413,3 +414,28 @@ def test_noise_adds_its_variance_to_the_dense_covariance(kind, channels, monkeyp
     torch.testing.assert_close(noisy.log_prob(x, z), expected, rtol=1e-9, atol=0)
     matrix = sampled_matrix(noisy, channels, monkeypatch)
     torch.testing.assert_close(matrix @ matrix.T, covariance, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_share_the_density_by_the_whitened_residual(kind, channels):
+    """Against the symmetric root of the dense covariance, Σ^−½ r, whose squares sum to the quadratic form."""
+    model, likelihood = known(kind, channels)
+    residual, z = randn(4, channels, *SIZE, seed=8), randn(4, model.matrix.shape[1], seed=9)
+    found = likelihood.pixel_log_prob(residual, z)
+    values, vectors = torch.linalg.eigh(model.covariance)
+    whitened = residual.flatten(1) @ (vectors * values.rsqrt()) @ vectors.T
+    share = 0.5 * values.log().sum() / len(values) + 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(found.flatten(1), -0.5 * whitened**2 - share, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.flatten(1).sum(1), likelihood.log_prob(residual, z), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 64])
+def test_the_map_of_the_elbo_adds_up_to_it(chunk_size):
+    model, likelihood = known("spectrum", shift=0.3, stretch=1.2)
+    x = images()
+    expected = evidence_bounds(model, x, {"it": likelihood}, samples=3)["it"]
+    bounds, log_prob = pixel_bounds(model, x, likelihood, samples=3, chunk_size=chunk_size)
+    torch.testing.assert_close(bounds.elbo, expected.elbo, rtol=0, atol=1e-9)
+    torch.testing.assert_close(bounds.importance, expected.importance, rtol=0, atol=1e-9)
+    torch.testing.assert_close(log_prob.flatten(1).sum(1), expected.elbo, rtol=0, atol=1e-9)
