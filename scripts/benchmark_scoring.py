@@ -241,12 +241,8 @@ def worst(neg_log_prob: Tensor) -> float:
 
 def unusualness(record: Mapping[str, Any], reference: Reference) -> tuple[dict[str, float], list[dict[str, float]]]:
     """All scores of a volume and of its slices, higher for what is more unusual."""
-    names = ("elbo", "l2", "linear")
-    known = np.array([reference.slices[name] for name in names])
-    mean, precision = known.mean(1), np.linalg.pinv(np.cov(known))
 
-    def of(row: Mapping[str, Any], typical: float) -> dict[str, float]:
-        offset = np.array([row[name] for name in names]) - mean
+    def of(row: Mapping[str, Any], typical: float, distance: float) -> dict[str, float]:
         return {
             "elbo": -row["elbo"],
             "importance": -row["importance"],
@@ -255,12 +251,13 @@ def unusualness(record: Mapping[str, Any], reference: Reference) -> tuple[dict[s
             "linear": -row["linear"],
             "worst": row["worst"],
             "ratio": row["linear"] - row["elbo"],
-            "distance": float(offset @ precision @ offset),
+            "distance": distance,
         }
 
-    slices = [of(row, float(np.mean(reference.slices["elbo"]))) for row in record["slices"]]
-    volume = of(record["volume"], float(np.mean(reference.volumes["elbo"])))
-    return volume | {"distance": float(np.mean([row["distance"] for row in slices]))}, slices
+    distances = reference.distances(record["slices"])
+    typical = float(np.mean(reference.slices["elbo"]))
+    slices = [of(row, typical, distance) for row, distance in zip(record["slices"], distances, strict=True)]
+    return of(record["volume"], float(np.mean(reference.volumes["elbo"])), float(np.mean(distances))), slices
 
 
 def interval(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -52,8 +53,13 @@ COLUMNS = (
         for name in SCORES
         for column in (name, f"{name}_z", f"{name}_percentile", *([f"{name}_typicality"] if name in DENSITIES else []))
     ),
+    "distance",
 )
 """Of the table, see :func:`rows_of`."""
+
+
+DISTANT = ("elbo", "l2", "linear")
+"""Scores whose common distance is told; the two bounds say nearly the same."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,23 @@ class Reference:
     slices: Mapping[str, Sequence[float]]
     voxel_mean: float
     voxel_std: float
+
+    def distances(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Squared Mahalanobis distances of slices' scores :data:`DISTANT` from those of the validation slices.
+
+        Scores that are usual one by one may not be so together. Morningstar et al. (Density of States Estimation for
+        Out-of-Distribution Detection, AISTATS 2021) fit a density to several statistics; this is a Gaussian one.
+
+        Args:
+            rows: with the scores of slices.
+
+        Returns:
+            Of each, without a unit; their mean over the validation slices is about the number of scores, 3.
+        """
+        known = np.array([self.slices[name] for name in DISTANT])
+        offsets = np.array([[row[name] for name in DISTANT] for row in rows]) - known.mean(1)
+        precision = np.linalg.pinv(np.cov(known))  # of two equal scores, as of a single slice, there is no inverse
+        return [float(value) for value in np.einsum("ni,ij,nj->n", offsets, precision, offsets)]
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, Any]]) -> Reference:
@@ -343,11 +366,14 @@ def rows_of(record: Mapping[str, Any], scan: str, reference: Reference) -> Itera
         reference: to which the scores are compared, slices to slices and volumes to volumes.
 
     Yields:
-        The columns of :data:`COLUMNS`: each score with its :class:`~monai_blurvae.metrics.scoring.Standing`. A z that
+        The columns of :data:`COLUMNS`: each score with its :class:`~monai_blurvae.metrics.scoring.Standing`, and the
+        distance of a slice's scores, see :meth:`Reference.distances`, of a volume the mean over its slices. A z that
         has no value is empty.
     """
+    distances = reference.distances(record["slices"])
     whole = {"slice": WHOLE, **record["volume"]}
-    for row, values in (*((row, reference.slices) for row in record["slices"]), (whole, reference.volumes)):
+    places = [(row, reference.slices, distance) for row, distance in zip(record["slices"], distances, strict=True)]
+    for row, values, distance in (*places, (whole, reference.volumes, float(np.mean(distances)))):
         found: dict[str, Any] = {"scan": scan, "slice": row["slice"], "patches": row["patches"]}
         for name in SCORES:
             place = standing(row[name], values[name])
@@ -358,7 +384,7 @@ def rows_of(record: Mapping[str, Any], scan: str, reference: Reference) -> Itera
             }
             if name in DENSITIES:
                 found[f"{name}_typicality"] = place.typicality
-        yield found
+        yield {**found, "distance": distance}
 
 
 def _means(scores: torch.Tensor) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.distance import mahalanobis
 
+from monai_blurvae.bundle.scoring import DISTANT
 from monai_blurvae.metrics.scoring import DENSITIES, SCORES
 from scripts import benchmark_scoring
 from tests.commands import environment
@@ -79,12 +81,18 @@ def test_the_table_has_slices_and_volumes_with_their_standing(trained, scored):
             if name in DENSITIES:
                 distance = abs(value - np.mean(known))
                 np.testing.assert_allclose(float(row[f"{name}_typicality"]), distance, rtol=1e-3, atol=1e-5)
+    known = np.array([[part[name] for name in DISTANT] for one in reference for part in one["slices"]])
+    inverse = np.linalg.inv(np.cov(known.T))
     for whole in wholes:
         slices = [row for row in rows if row["scan"] == whole["scan"] and row["slice"] != "volume"]
         weights = [int(row["patches"]) for row in slices]
         assert int(whole["patches"]) == sum(weights)
         mean = np.average([float(row["elbo"]) for row in slices], weights=weights)
         np.testing.assert_allclose(float(whole["elbo"]), mean, rtol=1e-4)
+        values = np.array([[float(row[name]) for name in DISTANT] for row in slices])
+        expected = [mahalanobis(value, known.mean(0), inverse) ** 2 for value in values]
+        np.testing.assert_allclose([float(row["distance"]) for row in slices], expected, rtol=2e-2, atol=1e-2)
+        np.testing.assert_allclose(float(whole["distance"]), np.mean(expected), rtol=2e-2)
         assert all(float(row["importance"]) >= float(row["elbo"]) for row in slices)
 
 
