@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import logging
 import sys
@@ -263,23 +264,29 @@ def unusualness(record: Mapping[str, Any], reference: Reference) -> tuple[dict[s
 def interval(
     usual: Sequence[Sequence[float]], unusual: Sequence[Sequence[float]], draws: int, seed: int
 ) -> tuple[float, float, float]:
-    """AUROC with the ends of its 95 % bootstrap interval, subjects drawn with what was made of them.
+    """AUROC of each subject's against the other subjects', and the ends of its 95 % bootstrap interval over subjects.
+
+    A changed scan is not held against itself: a scan in use comes without its unchanged self, and a bootstrap that drew
+    a subject twice would hold it against itself too often.
 
     Args:
-        usual: scores of each subject.
+        usual: scores of each subject, two at least.
         unusual: likewise, in the same order; a subject may have none.
         draws: of the bootstrap.
         seed: of these.
     """
+    count = len(usual)
+    wins, pairs = np.zeros((count, count)), np.zeros((count, count))
+    for i, j in itertools.permutations(range(count), 2):
+        if len(unusual[i]) and len(usual[j]):
+            pairs[i, j] = len(unusual[i]) * len(usual[j])
+            wins[i, j] = pairs[i, j] * auroc(usual[j], unusual[i])
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    found = []
-    for _ in range(draws):
-        chosen = rng.integers(len(usual), size=len(usual))
-        low, high = (np.concatenate([part[i] for i in chosen]) for part in (usual, unusual))
-        if len(low) and len(high):
-            found.append(auroc(low, high))
-    low_end, high_end = np.percentile(found, [2.5, 97.5])
-    return auroc(np.concatenate(usual), np.concatenate(unusual)), float(low_end), float(high_end)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    compared = np.einsum("bi,ij,bj->b", weights, pairs, weights)
+    found = np.einsum("bi,ij,bj->b", weights, wins, weights)[compared > 0] / compared[compared > 0]
+    low, high = np.percentile(found, [2.5, 97.5]) if len(found) else (np.nan, np.nan)
+    return float(wins.sum() / pairs.sum()), float(low), float(high)
 
 
 def tables(
@@ -302,6 +309,8 @@ def tables(
                 ),
             }
             for level, (usual, unusual) in pairs.items():
+                if not any(map(len, unusual)):  # none of the slices that were scored
+                    continue
                 value, low, high = interval(usual, unusual, arguments.bootstrap, arguments.seed)
                 rows.append({"level": level, "change": change, "score": name, "auroc": value, "low": low, "high": high})
     return rows

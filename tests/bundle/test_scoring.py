@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.spatial.distance import mahalanobis
+from sklearn.metrics import roc_auc_score
 
 from monai_blurvae.bundle.scoring import DISTANT
 from monai_blurvae.metrics.scoring import DENSITIES, SCORES
@@ -173,12 +174,17 @@ def test_every_change_moves_something_in_the_anatomy():
         assert np.abs(made - volume)[volume > 0].max() > 0.02, name
 
 
-def test_the_interval_of_scores_that_separate_is_one():
-    low, high = [[0.0], [0.1], [0.2]], [[1.0], [1.1], [1.2, 3.0]]
-    assert benchmark_scoring.interval(low, high, 50, 0) == (1, 1, 1)
-    value, lower, upper = benchmark_scoring.interval(low, low, 200, 0)
-    assert value == 0.5
-    assert lower == upper == 0.5  # subjects are drawn with both of theirs
+def test_the_auroc_over_subjects_leaves_a_subjects_own_out():
+    """Against scikit-learn's of each pair of subjects; a draw of one subject alone says nothing."""
+    rng = np.random.default_rng(0)
+    usual, unusual = ([rng.normal(shift, size=3) for _ in range(4)] for shift in (0, 1))
+    value, low, high = benchmark_scoring.interval(usual, unusual, 500, 0)
+    others = [(usual[j], unusual[i]) for i in range(4) for j in range(4) if i != j]
+    expected = np.mean([roc_auc_score([0] * 3 + [1] * 3, np.concatenate(pair)) for pair in others])
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    assert low < value < high
+    assert benchmark_scoring.interval(usual, [part + 9 for part in usual], 50, 0) == (1, 1, 1)
+    np.testing.assert_allclose(benchmark_scoring.interval(usual[:2], usual[:2], 50, 0), 0.5)
 
 
 @pytest.mark.slow
