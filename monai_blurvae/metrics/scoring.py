@@ -85,7 +85,7 @@ class Standing(NamedTuple):
         z: (value − mean) / standard deviation of the reference; NaN where that is 0.
         percentile: share of the reference below it, in per cent; equal values count half.
         typicality: |value − mean of the reference|, in the value's units. A log-density that is far above its typical
-            value is as unusual as one far below: a blank image has a high density and is no typical one (Nalisnick et
+            value is as unusual as one far below: a blank image may have a high density and is not typical (Nalisnick et
             al., Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality, 2019).
     """
 
