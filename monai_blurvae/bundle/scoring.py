@@ -21,7 +21,13 @@ from tqdm import tqdm
 from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.volume_results import digest_of, writing_results, is_finished, require_same, warn_of_voxel_size
+from monai_blurvae.bundle.volume_results import (
+    digest_of,
+    is_finished,
+    require_same,
+    warn_of_voxel_size,
+    writing_results,
+)
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.data.header import read_header
 from monai_blurvae.data.result_names import ResultFolder, ResultNames

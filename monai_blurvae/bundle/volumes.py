@@ -19,7 +19,7 @@ from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_folder import versions
-from monai_blurvae.bundle.volume_results import digest_of, writing_results, is_finished, warn_of_voxel_size
+from monai_blurvae.bundle.volume_results import digest_of, is_finished, warn_of_voxel_size, writing_results
 from monai_blurvae.data.header import PLANES, read_header
 from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import write_like
