@@ -14,6 +14,7 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_configs import run_metadata, trains_blurvae, with_run_values
@@ -22,7 +23,7 @@ from monai_blurvae.files import make_folder, read_object, replacing, write_json,
 from monai_blurvae.run_files import DENSITIES, INFERENCE, LINEAR, METADATA, MODEL_CARD
 from monai_blurvae.trained import TrainedModel
 from monai_blurvae.trained.card import model_card
-from monai_blurvae.trained.source import release_metadata, summary_of
+from monai_blurvae.trained.source import Densities, release_metadata, summary_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RECONSTRUCT = "reconstruct.json"
@@ -77,23 +78,27 @@ def fill(partial: Path, source: Path, run: FinishedRun) -> None:
         run: that is packed.
     """
     shutil.rmtree(partial)
-    write_configs(make_folder(partial / "configs"), source, run)
+    densities = TrainedModel.load(run.path).find_densities() if trains_blurvae(run.config) else None
+    write_configs(make_folder(partial / "configs"), source, run, densities)
     shutil.copyfile(run.model_file, make_folder(partial / "models") / "model.pt")
     if run.linear_file.is_file():  # what its evaluation holds the network against, without the training's images
         shutil.copyfile(run.linear_file, partial / "models" / LINEAR)
     shutil.copytree(source / "docs", partial / "docs")
+    if densities is not None:
+        densities.write(partial / "models" / DENSITIES)
     if trains_blurvae(run.config):
-        write_model_card(partial, run)
+        write_text(partial / "docs" / MODEL_CARD, model_card(run.path))
     shutil.copyfile(ROOT / "LICENSE", partial / "LICENSE")
 
 
-def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
+def write_configs(configs: Path, source: Path, run: FinishedRun, densities: Densities | None) -> None:
     """Write the packed configs.
 
     Args:
         configs: folder.
         source: folder of the bundle.
         run: that is packed.
+        densities: fitted around its decoder, whose variance inference takes, as it has no images to fit it on.
     """
     train, evaluate, inference, metadata = (
         read_object(source / name) for name in ("train.json", "evaluate.json", INFERENCE, METADATA)
@@ -103,25 +108,14 @@ def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
     write_json(configs / "train.json", {**run.config, **kept, "bundle_root": "."})
     if trains_blurvae(run.config):
         write_json(configs / "evaluate.json", with_run_values(evaluate, run.config) | pattern | {"bundle_root": "."})
-        place = {"bundle_root": ".", "model_file": "$@bundle_root + '/models/model.pt'"}
+        place: dict[str, Any] = {"bundle_root": ".", "model_file": "$@bundle_root + '/models/model.pt'"}
+        if densities is not None and "variance" in inference:
+            place["variance"] = float(densities.variances["variance"].flatten()[0])
         write_json(configs / INFERENCE, with_run_values(inference, run.config) | pattern | place)
     elif (source / RECONSTRUCT).is_file():
         write_json(configs / RECONSTRUCT, read_object(source / RECONSTRUCT) | {"bundle_root": "."})
     write_json(configs / METADATA, release_metadata(run_metadata(metadata, run.config), summary_of(run.path)))
     shutil.copyfile(source / "logging.conf", configs / "logging.conf")
-
-
-def write_model_card(folder: Path, run: FinishedRun) -> None:
-    """Write the model card, and beside the weights the densities that the bundle has no images to fit on.
-
-    Args:
-        folder: of the bundle.
-        run: that is packed.
-    """
-    write_text(folder / "docs" / MODEL_CARD, model_card(run.path))
-    densities = TrainedModel.load(run.path).find_densities()
-    if densities is not None:
-        densities.write(folder / "models" / DENSITIES)
 
 
 def zip_folder(folder: Path) -> Path:

@@ -18,6 +18,7 @@ from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, Weight
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.transforms import AsDiscreted, CopyItemsd, EnsureChannelFirstd, LoadImaged
 
+import monai_blurvae
 from monai_blurvae.data import sample
 from tests.commands import environment
 from tests.volumes import HCP, ROOT, brain, make_dataset
@@ -166,6 +167,12 @@ def test_training_evaluation_and_inference_from_the_folder_without_further_optio
     assert (packed / "outputs/hcp/0001/summary.json").is_file()
     assert (packed / "evaluation/0001/metrics.csv").is_file()
     assert len(list((packed / "outputs/hcp_reconstructions").rglob("*_reconstruction.nii.gz"))) == 5
+    assert len(list((packed / "outputs/hcp_reconstructions").rglob("*_neg_log_prob.nii.gz"))) == 5
+
+
+def test_inference_has_the_variance_that_was_fitted(packed, finished_run):
+    fitted = monai_blurvae.load(finished_run[1]).densities().variances["variance"]
+    assert json.loads((packed / "configs/inference.json").read_text())["variance"] == pytest.approx(float(fitted.max()))
 
 
 def site(bundle, data, work, name):
