@@ -62,7 +62,7 @@ def test_the_command_and_again(hcp_dir, cache_dir, weights, tmp_path):
     assert [row["data"] for row in rows] == ["test"] * 3 + ["cross"] * 6
     tuned = {row["method"]: row["parameters"] for row in csv.DictReader((tmp_path / "out/summary.csv").open())}
     assert tuned["zero_filled"] == ""
-    assert "sigma_start=" in tuned["tiny"]
+    assert "imaginary_std=" in tuned["tiny"]
 
 
 @pytest.mark.slow
