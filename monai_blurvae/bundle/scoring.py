@@ -21,14 +21,9 @@ from tqdm import tqdm
 from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.volume_results import (
-    digest_of,
-    is_finished,
-    require_same,
-    warn_of_voxel_size,
-    writing_results,
-)
+from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
 from monai_blurvae.data.facts import facts_of
+from monai_blurvae.data.finished_results import digest_of, require_same
 from monai_blurvae.data.header import read_header
 from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import write_like
@@ -196,7 +191,7 @@ class VolumeScorer:
         common = self.load()
         kept = self._kept_rows(common)
         settings = {path: self._settings(path, common) for path in paths}
-        left = [path for path in paths if not is_finished(named[path], ABOUT, _targets(named[path]), settings[path])]
+        left = [path for path in paths if not is_there(named[path], ABOUT, _targets(named[path]), settings[path])]
         reference = self.reference(common)
         make_folder(self.results.path)
         write_json(self.results.path / SCORES_JSON, {"settings": common, **_about()})

@@ -2,70 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from monai_blurvae.data.header import volume_files
+from monai_blurvae.data.finished_results import is_finished, marker_of
 from monai_blurvae.data.result_names import ResultNames
-from monai_blurvae.errors import RunFolderError
-from monai_blurvae.files import finishing, read_object, remove_leftovers, sha256_of
+from monai_blurvae.files import finishing, remove_leftovers
 from monai_blurvae.handlers.voxel_size import TOLERANCE
 from monai_blurvae.inferers import PreparedScan
 
 logger = logging.getLogger(__name__)
 
 
-def digest_of(path: str) -> str:
-    """SHA-256 of the contents of all files of a volume, in hexadecimal."""
-    return hashlib.sha256("".join(sha256_of(file) for file in volume_files(path)).encode()).hexdigest()
-
-
-def is_finished(names: ResultNames, about: str, targets: Sequence[Path], settings: Mapping[str, Any]) -> bool:
-    """Whether all results of a volume are there.
-
-    Args:
-        names: of the results.
-        about: kind of the JSON with the ``settings``, which is written last.
-        targets: the other files.
-        settings: what the results depend on.
-
-    Raises:
-        RunFolderError: if there are results of other settings, or files that were not made by this package.
-    """
-    path = names.path(about, ".json")
-    if path.is_file():
-        require_same(path, settings)
-        logger.info(f"{path} is there already.")
-        return True
-    there = [target for target in targets if target.exists()]
-    if there and not _marker(names).exists():
-        raise RunFolderError(f"{there[0]} is there and was not made by this; choose another output_dir.")
-    return False
-
-
-def require_same(path: Path, settings: Mapping[str, Any]) -> None:
-    """Check the ``settings`` in a JSON.
-
-    Args:
-        path: of the JSON.
-        settings: what is expected.
-
-    Raises:
-        RunFolderError: if one of them is another, or the file cannot be read.
-    """
-    before = read_object(path, "choose another output_dir").get("settings")
-    before = before if isinstance(before, Mapping) else {}
-    differing = [name for name, value in settings.items() if before.get(name) != value]
-    if differing:
-        name = differing[0]
-        raise RunFolderError(
-            f"{path} is of other settings, {name} was {before.get(name)!r} and is {settings[name]!r} now; "
-            "choose another output_dir, or remove the results."
-        )
+def is_there(names: ResultNames, about: str, targets: Sequence[Path], settings: Mapping[str, Any]) -> bool:
+    """:func:`~monai_blurvae.data.finished_results.is_finished`, which is logged where it is so."""
+    there = is_finished(names, about, targets, settings)
+    if there:
+        logger.info(f"{names.path(about, '.json')} is there already.")
+    return there
 
 
 @contextmanager
@@ -76,7 +33,7 @@ def writing_results(names: ResultNames, targets: Sequence[Path]) -> Iterator[Non
         names: of the results.
         targets: the files, of which none was there before.
     """
-    with finishing(_marker(names), targets):
+    with finishing(marker_of(names), targets):
         remove_leftovers(names.folder, names.entities)
         yield
 
@@ -99,10 +56,6 @@ def warn_of_voxel_size(
             f"{path} has voxels of {_by(sizes)} mm in plane, where the model was trained on {_by(trained)} mm{remedy}, "
             "or expect worse results."
         )
-
-
-def _marker(names: ResultNames) -> Path:
-    return names.path("unfinished", "")
 
 
 def _by(sizes: Sequence[float]) -> str:

@@ -19,7 +19,8 @@ from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_folder import versions
-from monai_blurvae.bundle.volume_results import digest_of, is_finished, warn_of_voxel_size, writing_results
+from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
+from monai_blurvae.data.finished_results import digest_of
 from monai_blurvae.data.header import PLANES, read_header
 from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import write_like
@@ -134,7 +135,7 @@ class VolumeReconstructor:
         self.network.eval()
         sha256 = sha256_of(model_file)
         settings = {path: self._settings(path, sha256) for path in paths}
-        left = [path for path in paths if not is_finished(named[path], ABOUT, _targets(named[path]), settings[path])]
+        left = [path for path in paths if not is_there(named[path], ABOUT, _targets(named[path]), settings[path])]
         if left:
             self._warn_of_axis()
             model = self._model(sha256)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -22,14 +21,15 @@ from monai.transforms import EnsureChannelFirstd, LoadImaged, Orientationd
 from tqdm import tqdm
 
 from monai_blurvae import __version__
-from monai_blurvae.data.header import read_header, volume_files
+from monai_blurvae.data.finished_results import digest_of, is_finished, marker_of
+from monai_blurvae.data.header import read_header
 from monai_blurvae.data.itk import affine_of, image_of, reason_of
 from monai_blurvae.data.result_names import describe_derivatives
 from monai_blurvae.data.save_volume import write_volume
 from monai_blurvae.data.store import data_error
 from monai_blurvae.data.volume_reader import VolumeReader
 from monai_blurvae.errors import BlurVAEError, DataError, RunFolderError, SettingsError
-from monai_blurvae.files import finishing, make_folder, read_object, remove_leftovers, sha256_of, write_json
+from monai_blurvae.files import finishing, make_folder, remove_leftovers, write_json
 from monai_blurvae.handlers.pictures import save_figure
 from monai_blurvae.preparation.brain import correct_bias, ras_matrix, resample, template_brain
 from monai_blurvae.preparation.inputs import Scan, find_scans
@@ -138,7 +138,7 @@ def prepare_scan(scan: Scan, settings: PreparationSettings) -> Outcome:
         if scan.problem:
             raise DataError(scan.problem)
         wanted = _wanted(scan, settings)
-        if _is_finished(scan, wanted):
+        if is_finished(scan.volume, "preproc", _targets(scan), wanted):
             return Outcome(scan.name, THERE, str(target))
         _prepare(scan, settings, wanted)
     except BlurVAEError as error:
@@ -197,39 +197,11 @@ def _wanted(scan: Scan, settings: PreparationSettings) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     if not path.is_dir():
         read_header(path)  # which tells a file that is not there, or whose content is elsewhere
-    return hashlib.sha256("".join(sha256_of(file) for file in volume_files(path)).encode()).hexdigest()
-
-
-def _is_finished(scan: Scan, wanted: Mapping[str, Any]) -> bool:
-    """Whether the results are there.
-
-    Raises:
-        RunFolderError: if they are of other settings, or files of their names are not this command's.
-    """
-    about = scan.volume.path("preproc", ".json")
-    if about.is_file():
-        before = read_object(about, "choose another output_dir").get("settings")
-        before = before if isinstance(before, Mapping) else {}
-        differing = [name for name, value in wanted.items() if before.get(name) != value]
-        if differing:
-            name = differing[0]
-            raise RunFolderError(
-                f"{about} is of other settings, {name} was {before.get(name)!r} and is {wanted[name]!r} now; choose "
-                "another output_dir, or remove the results."
-            )
-        return True
-    there = [path for path in _targets(scan) if path.exists()]
-    if there and not _marker(scan).exists():
-        raise RunFolderError(f"{there[0]} is there and was not made by this; choose another output_dir.")
-    return False
+    return digest_of(str(path))
 
 
 def _targets(scan: Scan) -> list[Path]:
     return [scan.volume.path("preproc"), scan.brain, scan.volume.path("brain", ".png")]
-
-
-def _marker(scan: Scan) -> Path:
-    return scan.volume.path("unfinished", "")
 
 
 def _prepare(scan: Scan, settings: PreparationSettings, wanted: Mapping[str, Any]) -> None:
@@ -250,7 +222,7 @@ def _prepare(scan: Scan, settings: PreparationSettings, wanted: Mapping[str, Any
     inside = sitk.GetArrayFromImage(mask).T.astype(np.uint8)
     if not inside.any():
         raise DataError(f"{scan.path} has no voxel left in its brain mask at this spacing; give a smaller one.")
-    with finishing(_marker(scan), _targets(scan)):
+    with finishing(marker_of(scan.volume), _targets(scan)):
         write_volume(scan.volume.path("preproc"), head * inside, affine)
         write_volume(scan.brain, inside, affine)
         warning = "" if scan.mask is not None else "brain mask by the template, approximate: check it"
