@@ -95,9 +95,13 @@ class CopyingHandler:
             f"Nearness to training images, C_T: {text}; {verdict} {folder / NEAREST_PNG}"
         )
 
-    @torch.no_grad()
     def _made(self, images: Tensor) -> dict[str, Tensor]:
-        return {"samples": self._samples(len(images)), "reconstructions": self._reconstructions(images)}
+        device = next(self.network.parameters()).device
+        generator, parts = torch_rng(self.seed, "copying"), images.split(AT_ONCE)
+        return {
+            "samples": torch.cat([self.network.sample(len(part), generator).cpu() for part in parts]),
+            "reconstructions": torch.cat([self.network.reconstruct(part.to(device)).cpu() for part in parts]),
+        }
 
     def _figure(self, made: Mapping[str, Tensor], nearest: Mapping[str, Nearest], training: Tensor) -> Pixels:
         """Of those that are nearest to a training image, in rows, and of each that image below it."""
@@ -109,15 +113,3 @@ class CopyingHandler:
                 FigureRow("the training images nearest to them", training[nearest[name].indices[closest]] / 2 + 0.5),
             ]
         return draw_rows(rows, "Nearest training images", self.quarter_turns)
-
-    def _reconstructions(self, images: Tensor) -> Tensor:
-        parts = [self.network.decode(self.network.encode(x)[0]) for x in self._on_device(images)]
-        return torch.cat([part.cpu() for part in parts])
-
-    def _samples(self, count: int) -> Tensor:
-        noise = torch.randn(count, int(self.network.latent_size), generator=torch_rng(self.seed, "copying"))
-        return torch.cat([self.network.decode(z).cpu() for z in self._on_device(noise)])
-
-    def _on_device(self, tensor: Tensor) -> list[Tensor]:
-        device = next(self.network.parameters()).device
-        return [part.to(device) for part in tensor.split(AT_ONCE)]
