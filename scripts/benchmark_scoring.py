@@ -1,7 +1,8 @@
 """How well scores of unusualness tell artefacts and lesions, put into held-out scans, from the scans as they are.
 
 For each score of ``bundles/hcp/score.json`` and a few made of them: AUROC with bootstrap intervals over subjects, of
-whole volumes and of the slices that were changed. What is scored is kept, and the same command goes on from there.
+whole volumes and of the slices that were changed, at each strength; of scans of another kind (``--others``) likewise.
+For lesions also whether maps say where they are. What is scored is kept, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -12,22 +13,14 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import (
-    Compose,
-    GibbsNoise,
-    KSpaceSpikeNoise,
-    RandBiasField,
-    RandRicianNoise,
-    ScaleIntensityRangePercentilesd,
-)
+from monai.transforms import Compose, ScaleIntensityRangePercentilesd
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from tqdm import tqdm
@@ -38,92 +31,17 @@ from monai_blurvae.data import input_datalist, read_datalist
 from monai_blurvae.errors import SettingsError, user_error
 from monai_blurvae.files import make_folder, read_object, sha256_of, write_json, write_text
 from monai_blurvae.handlers.evaluation import csv_text
+from monai_blurvae.inferers import VolumeScores
 from monai_blurvae.metrics.scoring import auroc
 from monai_blurvae.seeding import derive_seed, numpy_rng
+from monai_blurvae.study.planted import CHANGES, LESIONS
 
 SCORE = Path(__file__).resolve().parents[1] / "bundles/hcp/score.json"
 CLEAN = "clean"
+OTHERS = "other scans"
 WORST_SHARE = 0.01
-LESION_RADIUS = 5.0
-"""Of planted lesions, in voxels."""
-CONTRAST = 0.4
-"""Of planted lesions, in shares of the 99th percentile."""
-
-Numbers = npt.NDArray[np.float64]
-Change = Callable[[Numbers, np.random.Generator], Numbers]
-"""Takes a volume ``(X, Y, Z)`` whose 99th percentile is 1, slices along the last axis."""
-
-
-def lesion(sign: float) -> Change:
-    """A ball with a soft edge, brighter or darker than what was there, around a voxel of the anatomy."""
-
-    def change(volume: Numbers, rng: np.random.Generator) -> Numbers:
-        inside = np.argwhere(gaussian_filter((volume > 0).astype(float), LESION_RADIUS) > 0.9)
-        centre = inside[rng.integers(len(inside))]
-        grid = np.indices(volume.shape) - centre[:, None, None, None]
-        ball = 1 / (1 + np.exp(2 * (np.sqrt((grid**2).sum(0)) - LESION_RADIUS)))
-        return np.maximum(volume + sign * CONTRAST * np.where(ball > 1e-3, ball, 0), 0)
-
-    return change
-
-
-def motion(volume: Numbers, rng: np.random.Generator) -> Numbers:
-    """Two moves of up to 2 voxels, after which the remaining lines of k-space are those of the moved object."""
-    kspace = np.fft.fft2(volume, axes=(0, 1))
-    order = np.fft.fftshift(np.arange(volume.shape[0]))  # lines are sampled from one end to the other
-    frequencies = [np.fft.fftfreq(size) for size in volume.shape[:2]]
-    for start in np.sort(rng.choice(volume.shape[0], 2, replace=False)):
-        lines = order[start:]
-        shift = rng.uniform(-2, 2, 2)
-        phase = frequencies[0][lines, None] * shift[0] + frequencies[1] * shift[1]
-        kspace[lines] *= np.exp(-2j * np.pi * phase)[..., None]
-    return np.abs(np.fft.ifft2(kspace, axes=(0, 1)))
-
-
-def ghosting(volume: Numbers, rng: np.random.Generator) -> Numbers:
-    """Every second line of k-space is 15 % too weak, but for the centre."""
-    kspace = np.fft.fft2(volume, axes=(0, 1))
-    lines = np.arange(1, volume.shape[0], 2)
-    kspace[lines[np.abs(np.fft.fftfreq(volume.shape[0]))[lines] > 0.02]] *= 0.85
-    return np.abs(np.fft.ifft2(kspace, axes=(0, 1)))
-
-
-def of_monai(make: Callable[[], Any]) -> Change:
-    """A transform of MONAI, by slice, with a seed of its own."""
-
-    def change(volume: Numbers, rng: np.random.Generator) -> Numbers:
-        transform = make()
-        if hasattr(transform, "set_random_state"):
-            transform.set_random_state(int(rng.integers(2**31)))
-        return np.asarray(transform(torch.as_tensor(volume)[None].float()))[0].astype(np.float64)
-
-    return change
-
-
-def spike(volume: Numbers, rng: np.random.Generator) -> Numbers:
-    """One frequency in the plane is too strong in every slice."""
-    place = [size // 2 + int(rng.integers(8, 20)) for size in volume.shape[:2]]
-    slices = []
-    for slice_ in np.moveaxis(volume, 2, 0):
-        if slice_.any():
-            image = torch.as_tensor(slice_)[None].float()
-            spectrum = float(np.log(np.abs(np.fft.fftn(slice_)).max() + 1e-10))
-            slice_ = np.asarray(KSpaceSpikeNoise([(0, *place)], [spectrum - 2.0])(image))[0]
-        slices.append(slice_)
-    return np.stack(slices, 2)
-
-
-CHANGES: dict[str, Change] = {
-    "bright lesion": lesion(1),
-    "dark lesion": lesion(-1),
-    "motion": motion,
-    "ghosting": ghosting,
-    "noise": of_monai(lambda: RandRicianNoise(prob=1, std=0.05, relative=False, sample_std=False)),
-    "bias field": of_monai(lambda: RandBiasField(prob=1, degree=3, coeff_range=(0.1, 0.2))),
-    "Gibbs ringing": of_monai(lambda: GibbsNoise(alpha=0.6)),
-    "k-space spike": spike,
-    "blurred": lambda volume, rng: gaussian_filter(volume, (1.5, 1.5, 0)),
-}
+SMOOTHING = 2.5
+"""Standard deviation of the Gaussian, in voxels in the plane, that residuals are smoothed by."""
 
 SCORES: dict[str, str] = {
     "elbo": "−ELBO",
@@ -133,8 +51,18 @@ SCORES: dict[str, str] = {
     "linear": "−log p, linear model",
     "worst": "1 % highest voxels of −log p",
     "ratio": "linear log p − ELBO",
+    "residual": "1 % highest voxels of the smoothed residual",
     "distance": "Mahalanobis distance of ELBO, L2, linear",
 }
+
+MAPS: dict[str, str] = {
+    "neg_log_prob": "−log p",
+    "smoothed": "−log p, smoothed",
+    "l2": "squared error",
+    "residual": "smoothed residual",
+    "intensity": "distance from the mean intensity",
+}
+"""What may show where a lesion is; the last knows no model."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -146,6 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--datalist", type=Path, help="whose test subjects are taken; default: the run's own")
     add("--input", help="scans in their place: a file, a folder or a glob")
     add("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES))
+    add("--strengths", nargs="+", type=float, default=[1.0], help="of each change (default: 1)")
+    add("--others", help="scans of another kind, which are scored as they are: a file, a folder or a glob")
     add("--subjects", type=int, help="the first; default: all")
     add("--every", type=int, default=1, help="score each n-th slice (default: %(default)s)")
     add("--overlap", type=float, default=0.5, help="of patches (default: %(default)s)")
@@ -163,6 +93,8 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f"--{name} is {value}, but has to be at least 1.")
+    if not all(0 < strength < float("inf") for strength in arguments.strengths):
+        parser.error(f"--strengths are {arguments.strengths}, but have to be finite and above 0.")
     if not 0 <= arguments.overlap < 1:
         parser.error(f"--overlap is {arguments.overlap}, but has to be at least 0 and below 1.")
 
@@ -199,11 +131,39 @@ def find_scans(arguments: argparse.Namespace) -> list[Path]:
     return scans
 
 
-def changed(path: Path, name: str, transforms: Sequence[Any], axis: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A changed scan, prepared, with its zeroed background as it was, and which of its slices were changed.
+def find_others(arguments: argparse.Namespace) -> list[Path]:
+    """The scans of another kind.
+
+    Raises:
+        DataError: if they are not there.
+    """
+    if arguments.others is None:
+        return []
+    listed = input_datalist(arguments.others, None, "", arguments.output).require()
+    return [Path(item["image"]) for item in listed.items("test")]
+
+
+class Changed(NamedTuple):
+    """A changed scan, prepared, with its zeroed background as it was.
+
+    Attributes:
+        image: ``(1, X, Y, Z)``.
+        slices: which of its slices were changed, along the slice axis.
+        mask: voxels that were changed by at least half of what a lesion is in its middle, ``(X, Y, Z)``.
+    """
+
+    image: Tensor
+    slices: Tensor
+    mask: Tensor
+
+
+def changed(
+    path: Path, name: str, transforms: Sequence[Any], axis: int, seed: int = 0, strength: float = 1.0
+) -> Changed:
+    """Change a scan and prepare it.
 
     The change is made before intensities are scaled, and inside the anatomy alone: background that is not black is
-    found without any model.
+    found without any model. A change of another strength is made at the same place.
     """
     scaling = next(i for i, step in enumerate(transforms) if isinstance(step, ScaleIntensityRangePercentilesd))
     data = Compose(transforms[:scaling])({"image": str(path)})
@@ -213,30 +173,75 @@ def changed(path: Path, name: str, transforms: Sequence[Any], axis: int, seed: i
     unit = (raw - raw.min()) / scale
     made = unit
     if name != CLEAN:
-        made = np.where(inside, CHANGES[name](unit, numpy_rng(seed, "change", name, path.name)), 0)
-    touched = (np.abs(made - unit) > 0.02).any((0, 1))
+        made = np.where(inside, CHANGES[name](unit, numpy_rng(seed, "change", name, path.name), strength), 0)
+    difference = torch.as_tensor(np.abs(made - unit))
     data["image"] = torch.as_tensor(np.moveaxis(made, 2, axis).copy())[None].float()
-    return Compose(transforms[scaling:])(data)["image"], torch.as_tensor(touched)
+    image = Compose(transforms[scaling:])(data)["image"]
+    return Changed(image, (difference > 0.02).any(0).any(0), (difference > 0.2 * strength).movedim(2, axis))
 
 
-def scored(scorer: VolumeScorer, path: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The record of a changed scan, see :func:`~monai_blurvae.bundle.scoring.record_of`, with its worst voxels."""
+def scored(scorer: VolumeScorer, path: Path, name: str, strength: float, arguments: argparse.Namespace) -> Any:
+    """The record of a changed scan, see :func:`~monai_blurvae.bundle.scoring.record_of`, and what maps say of it."""
     axis = scorer.inferer.spatial_dim
-    image, touched = changed(path, name, scorer.transforms, axis, arguments.seed)
-    chosen = torch.arange(0, image.shape[axis + 1], arguments.every)
-    scores = scorer.score(image[0].index_select(axis, chosen), f"{path}, {name}")
+    made = changed(path, name, scorer.transforms, axis, arguments.seed, strength)
+    chosen = torch.arange(0, made.image.shape[axis + 1], arguments.every)
+    image, mask = (volume.index_select(axis, chosen).movedim(axis, 0) for volume in (made.image[0], made.mask))
+    scores = scorer.score(image.movedim(0, axis), f"{path}, {name}")
     record = record_of(scores)
-    maps = scores.neg_log_prob.movedim(axis, 0)
+    maps = maps_of(scores, image, axis)
     for row in record["slices"]:
-        row["worst"] = worst(maps[row["slice"]])
-        row["touched"] = bool(touched[chosen[row["slice"]]])
-    record["volume"] |= {"worst": worst(scores.neg_log_prob), "touched": True}
+        row |= {"worst": worst(maps["neg_log_prob"][row["slice"]]), "residual": worst(maps["residual"][row["slice"]])}
+        row["touched"] = bool(made.slices[chosen[row["slice"]]])
+    record["volume"] |= {"worst": worst(maps["neg_log_prob"]), "residual": worst(maps["residual"]), "touched": True}
+    if name in LESIONS:
+        record["located"] = {kind: located(found, mask) for kind, found in maps.items()}
     return record
 
 
-def worst(neg_log_prob: Tensor) -> float:
-    """Mean of the highest of the values, a hundredth of them."""
-    values = neg_log_prob[neg_log_prob.isfinite()]
+def maps_of(scores: VolumeScores, image: Tensor, axis: int) -> dict[str, Tensor]:
+    """The maps of :data:`MAPS`, ``(slices, H, W)``, NaN where no patch was scored.
+
+    Args:
+        scores: of the volume.
+        image: as it was prepared, slices first.
+        axis: of the slices, in the scores.
+    """
+    neg_log_prob, residual = (found.movedim(axis, 0) for found in (scores.neg_log_prob, scores.residual))
+    reached = neg_log_prob.isfinite()
+
+    def smoothed(found: Tensor) -> Tensor:
+        blurred = gaussian_filter(found.nan_to_num().numpy(), (0, SMOOTHING, SMOOTHING))
+        return torch.where(reached, torch.as_tensor(blurred), torch.nan)
+
+    return {
+        "neg_log_prob": neg_log_prob,
+        "smoothed": smoothed(neg_log_prob),
+        "l2": residual.square(),
+        "residual": smoothed(residual).abs(),
+        "intensity": torch.where(reached, (image - image[reached].mean()).abs(), torch.nan),
+    }
+
+
+def located(found: Tensor, mask: Tensor) -> dict[str, float] | None:
+    """Whether a map ``(slices, H, W)`` is highest where the mask is.
+
+    Returns:
+        ``auroc`` over the voxels of the anatomy in the slices with a lesion, and ``hit``, 1 if the highest voxel of
+        the volume is in it, else 0 (the pointing game of Zhang et al., 2016); None where no scored voxel is in one.
+    """
+    inside = found.isfinite() & mask
+    if not inside.any():
+        return None
+    slices = inside.flatten(1).any(1)
+    values, truth = found[slices], inside[slices]
+    usual = values[values.isfinite() & ~truth]
+    highest = int(found.nan_to_num(-torch.inf).argmax())
+    return {"auroc": auroc(usual.numpy(), values[truth].numpy()), "hit": float(inside.flatten()[highest])}
+
+
+def worst(found: Tensor) -> float:
+    """Mean of the highest of a map's values, a hundredth of them."""
+    values = found[found.isfinite()]
     return float(values.topk(max(1, int(WORST_SHARE * len(values)))).values.mean())
 
 
@@ -251,6 +256,7 @@ def unusualness(record: Mapping[str, Any], reference: Reference) -> tuple[dict[s
             "l2": row["l2"],
             "linear": -row["linear"],
             "worst": row["worst"],
+            "residual": row["residual"],
             "ratio": row["linear"] - row["elbo"],
             "distance": distance,
         }
@@ -262,73 +268,91 @@ def unusualness(record: Mapping[str, Any], reference: Reference) -> tuple[dict[s
 
 
 def interval(
-    usual: Sequence[Sequence[float]], unusual: Sequence[Sequence[float]], draws: int, seed: int
+    usual: Sequence[Sequence[float]],
+    unusual: Sequence[Sequence[float]],
+    draws: int,
+    seed: int,
+    same_subjects: bool = True,
 ) -> tuple[float, float, float]:
-    """AUROC of each subject's against the other subjects', and the ends of its 95 % bootstrap interval over subjects.
+    """AUROC of subjects' scores against those of others, and the ends of its 95 % bootstrap interval over subjects.
 
     A changed scan is not held against itself: a scan in use comes without its unchanged self, and a bootstrap that drew
     a subject twice would hold it against itself too often.
 
     Args:
         usual: scores of each subject, two at least.
-        unusual: likewise, in the same order; a subject may have none.
+        unusual: likewise; a subject may have none.
         draws: of the bootstrap.
         seed: of these.
+        same_subjects: both are of the same subjects, in the same order.
     """
-    count = len(usual)
-    wins, pairs = np.zeros((count, count)), np.zeros((count, count))
-    for i, j in itertools.permutations(range(count), 2):
-        if len(unusual[i]) and len(usual[j]):
+    shape = len(unusual), len(usual)
+    wins, pairs = np.zeros(shape), np.zeros(shape)
+    for i, j in itertools.product(*map(range, shape)):
+        if len(unusual[i]) and len(usual[j]) and not (same_subjects and i == j):
             pairs[i, j] = len(unusual[i]) * len(usual[j])
             wins[i, j] = pairs[i, j] * auroc(usual[j], unusual[i])
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
-    compared = np.einsum("bi,ij,bj->b", weights, pairs, weights)
-    found = np.einsum("bi,ij,bj->b", weights, wins, weights)[compared > 0] / compared[compared > 0]
+    chosen = [rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float) for count in shape]
+    rows, columns = (chosen[1], chosen[1]) if same_subjects else chosen
+    compared = np.einsum("bi,ij,bj->b", rows, pairs, columns)
+    found = np.einsum("bi,ij,bj->b", rows, wins, columns)[compared > 0] / compared[compared > 0]
     low, high = np.percentile(found, [2.5, 97.5]) if len(found) else (np.nan, np.nan)
     return float(wins.sum() / pairs.sum()), float(low), float(high)
 
 
-def tables(
-    records: Mapping[tuple[str, str], Mapping[str, Any]], reference: Reference, arguments: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """A row for each level, change and score."""
-    subjects = list(dict.fromkeys(subject for subject, _ in records))
+Records = Mapping[tuple[str, str, float], Any]
+"""Of each scan, change and strength; unchanged scans have strength 0."""
+
+
+def tables(records: Records, reference: Reference, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each level, change, strength and score."""
     found = {key: unusualness(record, reference) for key, record in records.items()}
+    kinds = dict.fromkeys((change, strength) for _, change, strength in records if change != CLEAN)
     rows = []
-    for change in arguments.changes:
-        for name in SCORES:
-            pairs = {
-                "volume": (
-                    [[found[subject, CLEAN][0][name]] for subject in subjects],
-                    [[found[subject, change][0][name]] for subject in subjects],
-                ),
-                "slice": (
-                    [[row[name] for row in found[subject, CLEAN][1]] for subject in subjects],
-                    [_touched(records[subject, change], found[subject, change][1], name) for subject in subjects],
-                ),
-            }
-            for level, (usual, unusual) in pairs.items():
-                if not any(map(len, unusual)):  # none of the slices that were scored
-                    continue
-                value, low, high = interval(usual, unusual, arguments.bootstrap, arguments.seed)
-                rows.append({"level": level, "change": change, "score": name, "auroc": value, "low": low, "high": high})
+    for (change, strength), name in itertools.product(kinds, SCORES):
+        clean, made = ([key for key in records if key[1:] == kind] for kind in ((CLEAN, 0.0), (change, strength)))
+        levels = {
+            "volume": ([[found[key][0][name]] for key in part] for part in (clean, made)),
+            "slice": (
+                [[row[name] for row in found[key][1]] for key in clean],
+                [_scores(records[key], found[key][1], name, change == OTHERS) for key in made],
+            ),
+        }
+        for level, (usual, unusual) in levels.items():
+            if not any(map(len, unusual)):  # none of the slices that were scored
+                continue
+            value, low, high = interval(usual, unusual, arguments.bootstrap, arguments.seed, change != OTHERS)
+            row = {"level": level, "change": change, "strength": strength, "score": name}
+            rows.append(row | {"auroc": value, "low": low, "high": high})
     return rows
 
 
-def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Tables for the eye, a line for each change and a column for each score."""
+def location_rows(records: Records, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each lesion, strength and map: means over subjects, with a 95 % bootstrap interval of the AUROC."""
+    rng = np.random.default_rng(derive_seed(arguments.seed, "location"))
+    kinds = dict.fromkeys(key[1:] for key, record in records.items() if "located" in record)
+    rows = []
+    for (change, strength), kind in itertools.product(kinds, MAPS):
+        found = [record["located"][kind] for key, record in records.items() if key[1:] == (change, strength)]
+        values = np.array([[one["auroc"], one["hit"]] for one in found if one is not None])
+        if not len(values):
+            continue
+        means = values[rng.integers(len(values), size=(arguments.bootstrap, len(values))), 0].mean(1)
+        low, high = np.percentile(means, [2.5, 97.5])
+        row = {"change": change, "strength": strength, "map": kind, "lesions": len(values)}
+        rows.append(row | {"auroc": values[:, 0].mean(), "low": low, "high": high, "hits": values[:, 1].mean()})
+    return rows
+
+
+def to_markdown(rows: Sequence[Mapping[str, Any]], locations: Sequence[Mapping[str, Any]]) -> str:
+    """Tables for the eye, a line for each change and strength and a column for each score."""
     lines = []
     for level in ("volume", "slice"):
-        lines += [f"## By {level}", "", f"| {' | '.join(['', *SCORES.values()])} |", "|---" * (len(SCORES) + 1) + "|"]
-        for change in dict.fromkeys(row["change"] for row in rows):
-            cells = [
-                f"{row['auroc']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
-                for row in rows
-                if row["level"] == level and row["change"] == change
-            ]
-            lines.append(f"| {' | '.join([change, *cells])} |")
-        lines.append("")
+        lines += [f"## By {level}", "", *_table([row for row in rows if row["level"] == level], "score", SCORES), ""]
+    if locations:
+        text = "AUROC over voxels in the slices with a lesion, and how often the highest voxel of the volume is in it."
+        lines += ["## Where lesions are", "", text, "", *_table(locations, "map", MAPS), ""]
     return "\n".join(lines)
 
 
@@ -336,23 +360,28 @@ def run(arguments: argparse.Namespace) -> None:
     """The measurement."""
     folder = make_folder(arguments.output)
     scans = find_scans(arguments)
+    others = find_others(arguments)
     scorer = make_scorer(arguments)
     common = scorer.load()
     settings = common | {"every": arguments.every, "seed": arguments.seed}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    records: dict[tuple[str, str], Mapping[str, Any]] = {}
     reference = scorer.reference(common)
-    for path in tqdm(scans, unit="subject"):
+    planted = [(CLEAN, 0.0), *itertools.product(arguments.changes, arguments.strengths)]
+    work = [(path, CLEAN, OTHERS, 0.0) for path in others]
+    work = [(path, name, name, strength) for path in scans for name, strength in planted] + work
+    records: dict[tuple[str, str, float], Any] = {}
+    for path, name, kind, strength in tqdm(work, unit="scan"):
         kept = make_folder(folder / "records" / digest / sha256_of(path)[:16])
-        for name in (CLEAN, *arguments.changes):
-            file = kept / f"{name.replace(' ', '_')}.json"
-            if not file.is_file():
-                write_json(file, scored(scorer, path, name, arguments))
-            records[str(path), name] = read_object(file)
-    rows = tables(records, reference, arguments)
+        file = kept / f"{name.replace(' ', '_')}_{strength:g}.json"
+        if not file.is_file():
+            write_json(file, scored(scorer, path, name, strength, arguments))
+        records[str(path), kind, strength] = read_object(file)
+    rows, locations = tables(records, reference, arguments), location_rows(records, arguments)
     write_text(folder / "auroc.csv", csv_text(rows))
-    write_text(folder / "auroc.md", to_markdown(rows))
-    print(to_markdown(rows))
+    if locations:
+        write_text(folder / "locations.csv", csv_text(locations))
+    write_text(folder / "auroc.md", to_markdown(rows, locations))
+    print(to_markdown(rows, locations))
     print(f"The tables are in {folder}.")
 
 
@@ -376,8 +405,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _touched(record: Mapping[str, Any], scores: Sequence[Mapping[str, float]], name: str) -> list[float]:
-    return [values[name] for row, values in zip(record["slices"], scores, strict=True) if row["touched"]]
+def _scores(record: Mapping[str, Any], scores: Sequence[Mapping[str, float]], name: str, every: bool) -> list[float]:
+    """Of the slices that were changed, or of every one."""
+    return [values[name] for row, values in zip(record["slices"], scores, strict=True) if every or row["touched"]]
+
+
+def _table(rows: Sequence[Mapping[str, Any]], column: str, titles: Mapping[str, str]) -> list[str]:
+    lines = [f"| {' | '.join(['', *titles.values()])} |", "|---" * (len(titles) + 1) + "|"]
+    for change, strength in dict.fromkeys((row["change"], row["strength"]) for row in rows):
+        cells = {row[column]: _cell(row) for row in rows if (row["change"], row["strength"]) == (change, strength)}
+        title = change if strength in (0, 1) else f"{change} × {strength:g}"
+        lines.append(f"| {' | '.join([title, *(cells.get(name, '–') for name in titles)])} |")
+    return lines
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    hits = f", {row['hits']:.0%}" if "hits" in row else ""
+    return f"{row['auroc']:.2f} ({row['low']:.2f}–{row['high']:.2f}){hits}"
 
 
 if __name__ == "__main__":

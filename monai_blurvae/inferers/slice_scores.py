@@ -19,11 +19,13 @@ class VolumeScores(NamedTuple):
     Attributes:
         neg_log_prob: −ELBO of each voxel in nats, ``(X, Y, Z)``, patches blended as in a reconstruction; NaN where no
             patch that was scored reaches.
+        residual: volume − reconstruction, likewise, in the intensities of the training.
         slices: of each scored patch, ``(N,)``, increasing.
         scores: of each scored patch, the columns of :data:`~monai_blurvae.metrics.scoring.SCORES`, ``(N, 4)``, float64.
     """
 
     neg_log_prob: Tensor
+    residual: Tensor
     slices: Tensor
     scores: Tensor
 
@@ -68,25 +70,27 @@ class SliceScoresInferer(SliceMapsInferer):
         """
         needed = PatchRule(self.orig_roi_size[0], self.min_foreground, self.threshold).needed
         slices = volume.movedim(self.spatial_dim, 0)
-        maps = torch.empty(slices.shape)
+        maps, residual = torch.empty(2, *slices.shape)
         places: list[int] = []
         found: list[Tensor] = []
 
         def predict(patches: Tensor, coordinates: Sequence[object]) -> Tensor:
-            """Channels: the scored map, and 1 where there is one."""
-            channels = patches.new_zeros(len(patches), 2, *patches.shape[2:])
+            """Channels: the scored map, the residual, and 1 where there are such."""
+            channels = patches.new_zeros(len(patches), 3, *patches.shape[2:])
             kept = (patches > self.threshold).flatten(1).sum(1) >= needed
             if bool(kept.any()):
                 scored = scorer(patches[kept])
                 channels[kept, 0] = scored.neg_log_prob.to(channels)
-                channels[kept, 1] = 1
+                channels[kept, 1] = scored.residual.to(channels)
+                channels[kept, 2] = 1
                 found.append(torch.stack([getattr(scored, name) for name in SCORES], 1).cpu())
                 places.extend([index] * int(kept.sum()))
             return channels
 
         for index, image in enumerate(slices):
-            total, weight = self._blended(image[None, None].to(device), predict)[0]
-            maps[index] = torch.where(weight > 0, total / weight, torch.nan)
+            *totals, weight = self._blended(image[None, None].to(device), predict)[0]
+            maps[index], residual[index] = (torch.where(weight > 0, total / weight, torch.nan) for total in totals)
             progress()
         scores = torch.cat(found) if found else torch.empty(0, len(SCORES), dtype=torch.float64)
-        return VolumeScores(maps.movedim(0, self.spatial_dim), torch.tensor(places, dtype=torch.long), scores)
+        maps, residual = (found.movedim(0, self.spatial_dim) for found in (maps, residual))
+        return VolumeScores(maps, residual, torch.tensor(places, dtype=torch.long), scores)

@@ -29,6 +29,7 @@ class PatchScores(NamedTuple):
         l2: mean squared error of the reconstruction from the posterior mean, intensities on [−1, 1].
         linear: exact log-density of probabilistic principal component analysis, in nats for each pixel.
         neg_log_prob: −ELBO of each pixel in nats, ``(B, H, W)``, of mean −``elbo``.
+        residual: patch − reconstruction from the posterior mean, likewise, of mean square ``l2``.
     """
 
     elbo: Tensor
@@ -36,6 +37,7 @@ class PatchScores(NamedTuple):
     l2: Tensor
     linear: Tensor
     neg_log_prob: Tensor
+    residual: Tensor
 
 
 class PatchScorer:
@@ -71,10 +73,15 @@ class PatchScorer:
         bounds, log_prob = pixel_bounds(self.network, patches, self.likelihood, samples=self.samples, seed=self.seed)
         with evaluation_mode(self.network):
             reconstruction = self.network.decode(self.network.encode(patches)[0])
-        squared_error = (reconstruction.double() - patches.double()).square().flatten(1).mean(1)
+        residual = (patches.double() - reconstruction.double())[:, 0]
         linear = self.linear.log_prob(patches.to(self.linear.mean)) / pixels
         return PatchScores(
-            bounds.elbo / pixels, bounds.importance / pixels, squared_error, linear.to(patches.device), -log_prob[:, 0]
+            elbo=bounds.elbo / pixels,
+            importance=bounds.importance / pixels,
+            l2=residual.square().flatten(1).mean(1),
+            linear=linear.to(patches.device),
+            neg_log_prob=-log_prob[:, 0],
+            residual=residual,
         )
 
 

@@ -8,7 +8,7 @@ from monai_blurvae.metrics.scoring import PatchScores
 
 def mean_of(patches):
     means = patches.double().flatten(1).mean(1)
-    return PatchScores(means, means + 1, means + 2, means + 3, patches[:, 0].double())
+    return PatchScores(means, means + 1, means + 2, means + 3, patches[:, 0].double(), -patches[:, 0].double())
 
 
 def test_patches_without_anatomy_are_left_out_and_the_others_blended():
@@ -27,6 +27,7 @@ def test_patches_without_anatomy_are_left_out_and_the_others_blended():
     torch.testing.assert_close(found.scores, (mean + torch.arange(4, dtype=torch.float64))[None])
     torch.testing.assert_close(found.neg_log_prob[:8, :8, 1], volume[:8, :8, 1])
     assert int(found.neg_log_prob.isfinite().sum()) == 64
+    torch.testing.assert_close(found.residual, -found.neg_log_prob, equal_nan=True)
     inferer.min_foreground = 0.25
     assert inferer.scores(volume, mean_of).slices.tolist() == [1, 2]
 
