@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import affine_to_spacing
-from monai.transforms import EnsureChannelFirstd, InvertibleTransform, LoadImaged, Orientationd, Spacingd
+from monai.transforms import EnsureChannelFirstd, InvertibleTransform, LoadImaged, Orientationd
 from torch import Tensor
 
 from monai_blurvae.data.store import data_error
 from monai_blurvae.errors import SettingsError
-from monai_blurvae.transforms import NaNToBackgroundd
+from monai_blurvae.transforms import NaNToBackgroundd, SmoothSpacingd
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def with_resampling(transforms: Sequence[Any], voxel_size: Sequence[float], slic
     pixdim = list(voxel_size)
     pixdim.insert(slice_axis, -1.0)  # the volume's own, to MONAI
     place = max((i + 1 for i, transform in enumerate(transforms) if isinstance(transform, READING)), default=0)
-    resampling = Spacingd("image", pixdim, mode="bilinear", padding_mode="border")
+    resampling = SmoothSpacingd("image", pixdim, mode="bilinear", padding_mode="border")
     return [*transforms[:place], resampling, *transforms[place:]]
 
 

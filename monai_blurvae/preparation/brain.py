@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from monai_blurvae.data.itk import LPS_TO_RAS, image_of
 from monai_blurvae.data.sample import mni152_datasets
 from monai_blurvae.errors import DataError, SettingsError
+from monai_blurvae.transforms import matching_sigma
 
 SHRINK = 4
 """By this factor an image is made smaller along each axis before its bias field is looked for, which is smooth."""
@@ -30,6 +31,8 @@ SCALP_MM = 12.0
 LARGEST_CHANGE = 2.5
 """Factor between the volume of a brain and the template's that is still believed."""
 MOST_VOXELS = 1_000_000_000
+WIDEST_SMOOTHING = 512
+"""In voxels; far beyond the kernel of any voxel size in use."""
 
 
 def correct_bias(image: sitk.Image, mask: sitk.Image) -> sitk.Image:
@@ -53,10 +56,13 @@ def correct_bias(image: sitk.Image, mask: sitk.Image) -> sitk.Image:
 def resample(image: sitk.Image, spacing: Sequence[float], interpolator: int = sitk.sitkBSpline3) -> sitk.Image:
     """An image in voxels of another size, on a grid with the same axes and the same middle.
 
+    Where voxels become larger it is smoothed first, but for a mask, see
+    :func:`~monai_blurvae.transforms.matching_sigma`.
+
     Args:
         image: of three dimensions.
         spacing: in mm along its axes.
-        interpolator: SimpleITK's.
+        interpolator: SimpleITK's; of the nearest neighbour for a mask.
 
     Raises:
         SettingsError: if that makes more than 10⁹ voxels.
@@ -73,6 +79,9 @@ def resample(image: sitk.Image, spacing: Sequence[float], interpolator: int = si
     half = np.array([(n - 1) / 2 * step for n, step in zip(size, spacing, strict=True)])
     origin = np.array(image.TransformContinuousIndexToPhysicalPoint(middle)) - direction @ half
     arguments = (size, sitk.Transform(), interpolator, origin.tolist(), list(spacing), image.GetDirection())
+    variance = [matching_sigma(size, target) ** 2 for size, target in zip(image.GetSpacing(), spacing, strict=True)]
+    if any(variance) and interpolator != sitk.sitkNearestNeighbor:
+        image = sitk.DiscreteGaussian(image, variance, WIDEST_SMOOTHING)
     # the border is repeated for the half voxel by which the grids may differ
     return sitk.Resample(image, *arguments, 0.0, image.GetPixelID(), True)
 
