@@ -61,8 +61,8 @@ def make_trainer(loss: str, options: argparse.Namespace) -> BlurVAETrainer:
         max_epochs=0,
         train_data_loader=[{"image": batch}],
         network=network,
-        optimizer=torch.optim.Adam(network.vae_parameters(), 1e-4),
-        kernel_optimizer=torch.optim.Adam(network.kernel_parameters(), 1e-4),
+        optimizer=torch.optim.Adam(network.vae_parameters(), 1e-4, fused=True),
+        kernel_optimizer=torch.optim.Adam(network.kernel_parameters(), 1e-4, fused=True),
         loss_function=ELBOLoss(TERMS[loss]()),
         precision=options.precision,
     )

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from monai_blurvae.engines.batch import images_of
 from monai_blurvae.engines.epoch_means import EpochMeans
 from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
+from monai_blurvae.engines.finite import FiniteCheck
 from monai_blurvae.engines.parallel import Averaging
 from monai_blurvae.engines.precision import SMALLEST_SCALE, autocast, check_precision, grad_scaler
 from monai_blurvae.errors import DataError, NonFiniteLossError
@@ -44,6 +45,9 @@ class BlurVAETrainer(SupervisedTrainer):
 
     The noise of an iteration is a function of (seed, iteration), so that a resumed training repeats it. The attribute
     ``epoch_means`` holds the means of the terms over the epoch so far, ``grad_scaler`` the scale of the losses.
+
+    With fused optimizers (``fused=True``) the host reads one value of the device in an iteration, whether all was
+    finite; otherwise one before each step.
 
     Args:
         device: where to train; the network has to be there.
@@ -143,6 +147,7 @@ class BlurVAETrainer(SupervisedTrainer):
             decollate=decollate,
         )
         self.epoch_means = EpochMeans()
+        self._check = FiniteCheck()
         self._averaging = Averaging(network)
         self._told: BaseException | None = None
         self.add_event_handler(Events.EPOCH_STARTED, _begin_epoch)
@@ -161,6 +166,7 @@ class BlurVAETrainer(SupervisedTrainer):
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
         images = images_of(self, batchdata)
+        self._check.reset()
         self.network.train()
         with autocast(self.state.device, self.precision):
             output = self.inferer(images, self.network, noise=self._noise(images.shape))
@@ -172,6 +178,7 @@ class BlurVAETrainer(SupervisedTrainer):
         self._vae_step(images, output)
         if self._adversary_plays:
             self._discriminator_step(images, output)
+        self._require_finite()
         self.grad_scaler.update()
         self._averaging.estimates(self.loss_function)
         self.epoch_means.add(self.state.output)
@@ -235,18 +242,22 @@ class BlurVAETrainer(SupervisedTrainer):
         self.fire_event(BlurVAEEvents.DISCRIMINATOR_STEP_COMPLETED)
 
     def _step(self, loss: Tensor, optimizer: Optimizer, name: str) -> None:
-        """Backward and update, unless the loss or its gradient is not finite."""
-        self._require_finite(loss, name)
+        """Backward and update, which changes nothing where the loss or its gradient is not finite."""
+        self._check.add(name, loss)
         self._backward(loss, optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._averaging.gradients(parameters)
         self.grad_scaler.unscale_(optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if not self.grad_scaler.is_enabled() or self.grad_scaler.get_scale() <= SMALLEST_SCALE:
-            self._require_finite(norm, f"gradient of the {name}")
+            self._check.add(f"gradient of the {name}", norm)
         if self.gradient_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
-        self.grad_scaler.step(optimizer)  # not where float16 has overflowed
+        if self._check.can_guard(optimizer) and not self.grad_scaler.is_enabled():
+            self._check.guarded_step(optimizer)
+        else:
+            self._require_finite()
+            self.grad_scaler.step(optimizer)  # not where float16 has overflowed
 
     def _backward(self, loss: Tensor, optimizer: Optimizer) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -261,14 +272,17 @@ class BlurVAETrainer(SupervisedTrainer):
         if optimizer is self.optimizer:
             self.fire_event(IterationEvents.BACKWARD_COMPLETED)
 
-    def _require_finite(self, value: Tensor, name: str) -> None:
-        if torch.isfinite(value):
+    def _require_finite(self) -> None:
+        """Raise for the first loss or gradient of this iteration that is not finite."""
+        bad = self._check.first_bad()
+        if bad is None:
             return
+        name, value = bad
         batch = self.state.batch
         sources = batch.get("source", []) if isinstance(batch, Mapping) else []
         files = f" The batch was cut from {', '.join(sorted(set(sources)))}." if sources else ""
         raise NonFiniteLossError(
-            f"the {name} is {value.item()} at iteration {self.state.iteration} (epoch {self.state.epoch}): lower the "
+            f"the {name} is {value} at iteration {self.state.iteration} (epoch {self.state.epoch}): lower the "
             f"learning rate, set gradient_clip, or look at the images; the last checkpoint is intact.{files}"
         )
 

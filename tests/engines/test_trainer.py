@@ -1,10 +1,12 @@
 import logging
+from copy import deepcopy
 
 import pytest
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_blurvae.engines import BlurVAEEvaluator, BlurVAEEvents, BlurVAEKeys, BlurVAETrainer
 from monai_blurvae.errors import DataError, NonFiniteLossError
@@ -33,7 +35,7 @@ def batches(n=3, channels=1):
     ]
 
 
-def make_trainer(objective, data=None, epochs=1, device="cpu", channels=1, **arguments):
+def make_trainer(objective, data=None, epochs=1, device="cpu", channels=1, fused=False, **arguments):
     torch.manual_seed(0)
     sizes = {"image_size": 16, "channels": (4, 8), "latent_size": 3, "kernel_size": 5, "kernel_hidden_size": 9}
     network = BlurVAE(in_channels=channels, **sizes)
@@ -42,8 +44,8 @@ def make_trainer(objective, data=None, epochs=1, device="cpu", channels=1, **arg
         max_epochs=epochs,
         train_data_loader=batches() if data is None else data,
         network=network,
-        optimizer=torch.optim.Adam([*network.vae_parameters(), *objective.parameters()], 1e-3),
-        kernel_optimizer=torch.optim.Adam(network.kernel_parameters(), 1e-3),
+        optimizer=torch.optim.Adam([*network.vae_parameters(), *objective.parameters()], 1e-3, fused=fused),
+        kernel_optimizer=torch.optim.Adam(network.kernel_parameters(), 1e-3, fused=fused),
         loss_function=objective,
         **arguments,
     )
@@ -264,8 +266,57 @@ def test_an_image_that_is_not_finite_is_named_and_leaves_no_trace(value, term):
         assert all(bool(torch.isfinite(state.float()).all()) for state in module.state_dict().values())
 
 
-def test_an_infinite_gradient_stops_before_the_step():
-    trainer = make_trainer(ELBOLoss(L2Loss()), batches(1))
+class Reads(TorchDispatchMode):
+    """Counts how often the host reads a value out of a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("term", [WienerLoss, L2Loss, SigmaVAELoss])
+def test_the_host_reads_one_value_of_the_device_in_an_iteration(term):
+    """And one of the batch as the loader gave it, which is on the host."""
+    trainer = make_trainer(ELBOLoss(term()), batches(4), fused=True, gradient_clip=1.0, train_kernel=True)
+    with Reads() as reads:
+        trainer.run()
+    assert reads.count == 2 * 4
+
+
+@pytest.mark.parametrize("spoilt", ["kernel_generator", "decoder"])
+def test_fused_optimizers_leave_a_bad_step_out_and_all_that_follow(spoilt):
+    """Weights and the optimizers' state are those of the iteration before, to the bit."""
+    trainer = make_trainer(ELBOLoss(WienerLoss()), batches(2), fused=True)
+    kept = {}
+
+    @trainer.on(Events.ITERATION_STARTED(once=2))
+    def spoil():
+        last = list(getattr(trainer.network, spoilt).parameters())[-1]
+        last.register_hook(lambda gradient: gradient * float("nan"))
+        states = trainer.optimizer.state_dict()["state"], trainer.kernel_optimizer.state_dict()["state"]
+        kept.update(weights=snapshot(trainer.network.parameters()), states=deepcopy(states))
+
+    name = "gradient of the kernel loss" if spoilt == "kernel_generator" else "gradient of the loss"
+    with pytest.raises(NonFiniteLossError, match=f"the {name} is nan at iteration 2"):
+        trainer.run()
+    stepped = spoilt == "decoder"  # the kernel step before it was a good one
+    assert same(kept["weights"], trainer.network.parameters()) is not stepped
+    vae = list(trainer.network.vae_parameters())
+    before = dict(zip(map(id, trainer.network.parameters()), kept["weights"], strict=True))
+    assert same([before[id(p)] for p in vae], vae)
+    found = trainer.optimizer.state_dict()["state"], trainer.kernel_optimizer.state_dict()["state"]
+    torch.testing.assert_close(found[0], kept["states"][0], rtol=0, atol=0)
+    if not stepped:
+        torch.testing.assert_close(found[1], kept["states"][1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_infinite_gradient_stops_before_the_step(fused):
+    trainer = make_trainer(ELBOLoss(L2Loss()), batches(1), fused=fused)
     before = snapshot(trainer.network.vae_parameters())
     trainer.network.decoder.output.conv.bias.register_hook(lambda g: g * float("inf"))
     with pytest.raises(NonFiniteLossError, match="gradient of the loss"):
