@@ -36,12 +36,12 @@ def lesion(sign: float) -> Change:
 def motion(volume: Volume, rng: np.random.Generator, strength: float) -> Volume:
     """TorchIO's, after Shaw et al. (2019): two moves in the plane of up to 2° and 2 voxels while k-space is sampled.
 
-    Interpolated by windowed sines, as a line between voxels would smooth, and that is found in place of the motion.
+    Interpolated by cubic splines: a line between voxels would smooth, and that is found in place of the motion.
     """
     angles = np.zeros((2, 3))
     angles[:, 0] = rng.uniform(-2, 2, 2)
     moves = np.concatenate([np.zeros((2, 1)), rng.uniform(-2, 2, (2, 2))], 1)
-    move = _torchio().Motion(strength * angles, strength * moves, np.sort(rng.uniform(0, 1, 2)), "lanczos")
+    move = _torchio().Motion(strength * angles, strength * moves, np.sort(rng.uniform(0, 1, 2)), "bspline")
     lines_last = np.ascontiguousarray(volume.transpose(2, 0, 1))  # it samples k-space along the last axis
     return _of_torch(move, lines_last).transpose(1, 2, 0)
 
