@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +21,16 @@ IDENTITY = "$__import__('tests.inferers.networks', fromlist=['']).Identity(32)"
 SHAPE = (30, 36, 34)
 OBLIQUE = np.array([[1.2, 0.3, 0.1, -20], [-0.25, 0.9, 0.2, 10], [0.05, -0.2, 1.5, 5], [0, 0, 0, 1]])
 FLIPPED = np.array([[0, 0, -1.5, 10], [-1.0, 0, 0, 20], [0, 2.0, 0, 30], [0, 0, 0, 1]])
+
+
+class Trap:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
 
 
 def nifti(path, array, affine, kind=nib.Nifti1Image, sform=1, qform=1, slope=None, inter=None):
@@ -248,6 +259,9 @@ def test_bad_input_is_one_sentence_and_nothing_half_written(tmp_path):
     assert "lacks 1 slice(s), the first behind slice 3" in sentence(tmp_path, tmp_path / "series")
     (tmp_path / "short.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:200])
     assert "short.pt cannot be read" in sentence(tmp_path, good, model_file=str(tmp_path / "short.pt"))
+    torch.save({"trap": Trap(tmp_path / "ran")}, tmp_path / "trap.pt")
+    assert "trap.pt cannot be read" in sentence(tmp_path, good, model_file=str(tmp_path / "trap.pt"))
+    assert not (tmp_path / "ran").exists()
     unknown = Identity(32, (0.0, 0.0)).state_dict()
     torch.save(unknown, tmp_path / "unknown.pt")
     text = sentence(tmp_path, good, model_file=str(tmp_path / "unknown.pt"), resample=True)
