@@ -41,7 +41,7 @@ except ImportError:  # Windows
 
 from monai_blurvae.data import SlicePatchDataset, TrainLoader
 from monai_blurvae.engines import BlurVAETrainer
-from monai_blurvae.engines.precision import PRECISIONS
+from monai_blurvae.engines.precision import PRECISIONS, chosen_precision
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE, VAEOutput
 from monai_blurvae.transforms import CheckVolumed, RandSlicePatchd
@@ -291,8 +291,9 @@ def benchmark_iteration(options: argparse.Namespace) -> None:
         order = [*order[1:], order[0]]
     rate = options.batch_size / statistics.median(found[ahead])
     size = f"{options.in_channels}×{options.image_size}×{options.image_size}"
+    precision = chosen_precision(options.precision, options.device)
     print(
-        f"device {options.device}, {options.precision}, channels {options.channels}, images {size}, kernel "
+        f"device {options.device}, {precision}, channels {options.channels}, images {size}, kernel "
         f"{options.kernel_size}×{options.kernel_size}, batch {options.batch_size}, {torch.get_num_threads()} threads"
     )
     print(f"{ahead:20} {statistics.median(found[ahead]) * 1e3:8.1f} ms, {rate:.3g} images/s")

@@ -5,20 +5,34 @@ from __future__ import annotations
 import torch
 
 _TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PRECISIONS = tuple(_TYPES)
+AUTO = "auto"
+PRECISIONS = (*_TYPES, AUTO)
 
 SMALLEST_SCALE = 2.0**-16
 """A gradient that overflows float16 at this scale of the loss does so for another reason than the scale."""
 
 
-def check_precision(precision: str) -> None:
-    """Check the name of a precision.
+def chosen_precision(precision: str, device: str | torch.device) -> str:
+    """The precision that a name stands for on a device.
+
+    ``"auto"`` is bfloat16 on processors that compute in it (avx512_bf16, amx), where it was measured at 0.6 of the time
+    of float32, and float32 elsewhere: on other processors bfloat16 takes twice as long, and on an H100 a step of 64×64
+    patches, bound by the host, a quarter longer.
 
     Raises:
-        ValueError: for another than ``"float32"``, ``"bfloat16"`` and ``"float16"``.
+        ValueError: for another name than ``"float32"``, ``"bfloat16"``, ``"float16"`` and ``"auto"``.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, but is {precision!r}.")
+    if precision != AUTO:
+        return precision
+    return "bfloat16" if torch.device(device).type == "cpu" and _has_bfloat16_units() else "float32"
+
+
+def _has_bfloat16_units() -> bool:
+    # torch tells of no public way
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -23,7 +23,7 @@ from monai_blurvae.engines.epoch_means import EpochMeans
 from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
 from monai_blurvae.engines.finite import FiniteCheck
 from monai_blurvae.engines.parallel import Averaging
-from monai_blurvae.engines.precision import SMALLEST_SCALE, autocast, check_precision, grad_scaler
+from monai_blurvae.engines.precision import SMALLEST_SCALE, autocast, chosen_precision, grad_scaler
 from monai_blurvae.errors import DataError, NonFiniteLossError
 from monai_blurvae.losses import Adversary, ELBOLoss, KernelLoss, PatchELBO
 from monai_blurvae.networks import BlurVAE, PatchModel, VAEOutput, unwrapped
@@ -69,7 +69,8 @@ class BlurVAETrainer(SupervisedTrainer):
         metric_cmp_fn: tells which of two values of the key metric is better.
         train_handlers: Ignite handlers.
         seed: of the noise.
-        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast of the network on the CPU or CUDA.
+        precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast of the network on the CPU or CUDA;
+            ``"auto"``, see :func:`~monai_blurvae.engines.precision.chosen_precision`.
             With ``"float16"`` the losses are scaled, and a step whose gradient overflows is left out.
         gradient_clip: largest norm of the gradient of each of the two steps; None for no limit.
         train_kernel: whether to train the kernel generator also for an objective that does not use it. It then tells
@@ -111,7 +112,7 @@ class BlurVAETrainer(SupervisedTrainer):
         adversary: Adversary | None = None,
         decollate: bool = False,
     ) -> None:
-        check_precision(precision)
+        self.precision = chosen_precision(precision, device)
         if gradient_clip is not None and not gradient_clip > 0:
             raise ValueError(f"gradient_clip must be positive or null, but is {gradient_clip!r}.")
         self.kernel_optimizer = kernel_optimizer
@@ -122,8 +123,7 @@ class BlurVAETrainer(SupervisedTrainer):
             raise ValueError("kernel_optimizer is None, but the kernel is to be trained; set train_kernel to false.")
         self.kernel_loss_function = kernel_loss.to(device)
         self.seed = seed
-        self.precision = precision
-        self.grad_scaler = grad_scaler(device, precision)
+        self.grad_scaler = grad_scaler(device, self.precision)
         self.gradient_clip = gradient_clip
         self.train_kernel = train_kernel
         self.adversary = adversary
