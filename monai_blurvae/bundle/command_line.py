@@ -207,6 +207,8 @@ def _understood(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str
     meant = {name: value if name in STEPS else _meant(name, value, typed) for name, value in config.items()}
     for section in ("train", "validate"):
         for handler in (meant.get(section) or {}).get("handlers") or []:
+            if not isinstance(handler, dict):
+                continue  # a reference to one that stands elsewhere
             if "from_engine" in str(handler.get("output_transform", "")) and "'loss'" in handler["output_transform"]:
                 # MONAI's own takes the loss out of a list of dictionaries alone, and gives a tuple for a dictionary
                 handler["output_transform"] = "$__import__('monai_blurvae.metrics').metrics.loss_of"

@@ -1,8 +1,11 @@
 """Small Ignite handlers: progress, TensorBoard, pictures, checkpoints that are whole or not there."""
 
+from monai_blurvae.handlers.annealing import KLAnnealingHandler
+from monai_blurvae.handlers.averaging import WeightAveragingHandler
 from monai_blurvae.handlers.checkpoint import BestModelHandler, ModelCheckpointLoader, RestartCheckpointHandler
 from monai_blurvae.handlers.copying import CopyingHandler
 from monai_blurvae.handlers.draws import FittedDensities
+from monai_blurvae.handlers.early_stopping import EarlyStoppingHandler
 from monai_blurvae.handlers.evaluation import EvaluationReportHandler
 from monai_blurvae.handlers.graceful_stop import GracefulStopHandler
 from monai_blurvae.handlers.learning_rate import CosineLearningRateHandler
@@ -17,15 +20,18 @@ __all__ = [
     "BlurVAETensorBoardHandler",
     "CopyingHandler",
     "CosineLearningRateHandler",
+    "EarlyStoppingHandler",
     "EpochProgressHandler",
     "EvaluationReportHandler",
     "FinalValidationHandler",
     "FittedDensities",
     "GracefulStopHandler",
+    "KLAnnealingHandler",
     "ModelCheckpointLoader",
     "RestartCheckpointHandler",
     "VoxelSizeCheckHandler",
     "VoxelSizeHandler",
+    "WeightAveragingHandler",
     "reconstruction_figure",
     "sample_figure",
     "save_figure",

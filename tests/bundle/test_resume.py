@@ -165,17 +165,40 @@ lr_scheduler: {_target_: torch.optim.lr_scheduler.StepLR, optimizer: "@optimizer
 """
 
 
-def test_a_schedule_of_the_learning_rate_goes_on_where_it_was(settings, tmp_path):
-    overlay = tmp_path / "step.yaml"
-    overlay.write_text(STEP)
-    files = [TRAIN, str(overlay)]
+def test_the_overlays_of_configs_training_resume_to_the_bit(settings, tmp_path):
+    """All that go together; also cut within an epoch, where the average has to be that of the same iteration."""
+    names = ("ema", "kl_annealing", "step_schedule", "amp")
+    files = [TRAIN, *(str(ROOT / f"configs/training/{name}.yaml") for name in names)]
+    settings |= {"ema_decay": 0.6, "annealing_epochs": 3, "lr_steps": 1}
     run("training", files, **settings, run_dir=str(tmp_path / "straight"))
-    run("training", files, **settings | {"max_epochs": 2}, run_dir=str(tmp_path / "cut"))
-    run("training", files, **settings, run_dir=str(tmp_path / "cut"), resume=True)
+    run("training", files, **settings | {"max_epochs": 2}, run_dir=str(tmp_path / "halves"))
+    run("training", files, **settings, run_dir=str(tmp_path / "halves"), resume=True)
+    assert_same_run(tmp_path / "straight", tmp_path / "halves")
+    cut = settings | {"run_dir": str(tmp_path / "cut")}
+    assert interrupt(cut, 5, overlays=files[1:]) == 128 + signal.SIGUSR1
+    run("training", files, **cut, resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "cut")
     state = load_safely(tmp_path / "cut" / "checkpoint.pt")["objects"]
-    assert state["lr_scheduler"]["last_epoch"] == 4
-    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(SHORT["lr"] / 16)
+    for name in ("", "kernel_"):
+        assert state[f"{name}scheduler"]["last_epoch"] == 4
+        assert state[f"{name}optimizer"]["param_groups"][0]["lr"] == pytest.approx(SHORT["lr"] / 10**4)
+    best = load_safely(tmp_path / "cut" / "model.pt")
+    assert best.keys() == state["ema"].keys()
+    assert not torch.equal(*(max(state[name].values(), key=torch.numel) for name in ("ema", "network")))
+
+
+def test_the_schedule_of_both_and_early_stopping(settings, tmp_path):
+    """With a learning rate of nearly nothing, validations soon get no better."""
+    names = ("kernel_schedule", "early_stopping")
+    files = [TRAIN, *(str(ROOT / f"configs/training/{name}.yaml") for name in names)]
+    settings |= {"lr": 1e-12, "lr_final": 0.5, "patience": 2, "val_interval": 1, "max_epochs": 9}
+    run("training", files, **settings, run_dir=str(tmp_path / "run"))
+    checkpoint = load_safely(tmp_path / "run" / "checkpoint.pt")
+    epochs = json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"]
+    assert epochs == checkpoint["validator"]["best_metric_epoch"] + 2 < 9
+    state = checkpoint["objects"]
+    rates = [state[name]["param_groups"][0]["lr"] for name in ("optimizer", "kernel_optimizer")]
+    assert rates[0] == rates[1] < 1e-12
 
 
 def test_two_schedules_are_refused(settings, tmp_path):
