@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI, centred_fft, centred_ifft
 from monai_blurvae.priors.reconstruction.simulate import SMOOTH, simulate_coil_maps, simulate_kspace, simulate_phase
 
+logger = logging.getLogger(__name__)
+
+LARGEST_OVERSHOOT = 0.25
+"""In shares of the 99th percentile: what is further below 0 was not made by a resampling."""
 HDF5_SUFFIXES = (".h5", ".hdf5", ".mrd")
 """Ends of the names of files with raw data."""
 
@@ -144,6 +149,15 @@ def read_scan(
     return scan.undersampled(lines)
 
 
+def _without_overshoot(path: Path, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """0 in place of what splines leave below 0 beside bright edges; other negative numbers stay."""
+    low, high = float(values.min()), float(np.percentile(values, 99))
+    if not -LARGEST_OVERSHOOT * high <= low < 0:
+        return values
+    logger.warning(f"{path} holds values down to {low:g}, as resampling leaves them beside bright edges: 0 is taken.")
+    return np.maximum(values, 0)
+
+
 def simulate_scan(path: Path, noise_std: float, coils: int, phase_cycles: float, slice_axis: int, seed: int) -> Scan:
     """A fully sampled scan of a magnitude volume: a smooth phase, coils and noise are added.
 
@@ -156,11 +170,13 @@ def simulate_scan(path: Path, noise_std: float, coils: int, phase_cycles: float,
         seed: of phase and noise.
 
     Raises:
-        DataError: if the volume cannot be read, or holds negative or infinite numbers, or nothing.
+        DataError: if the volume cannot be read, or holds infinite or negative numbers (but for the overshoot of a
+            resampling, which becomes 0), or nothing.
     """
     reader = VolumeReader()
     array, meta = reader.get_data(reader.read(str(path)))
     values = np.nan_to_num(np.asarray(array, np.float32), posinf=np.inf, neginf=-np.inf)
+    values = _without_overshoot(path, values)
     if not np.isfinite(values).all() or values.min() < 0 or not values.any():
         raise DataError(
             f"{path} holds values from {values.min():g} to {values.max():g}, where the magnitudes of an MR image, "

@@ -206,6 +206,17 @@ def test_no_magnitude(tmp_path, value):
         read_scan(tmp_path / "a.nii")
 
 
+def test_what_splines_left_below_zero_is_zero(tmp_path, caplog):
+    array = np.random.default_rng(0).uniform(0.5, 1, (8, 8, 8)).astype(np.float32)
+    array[0, 0, 0] = 0
+    for name, value in (("a", -0.2), ("b", 0.0)):
+        array[1, 1, 1] = value
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii")
+    scans = [read_scan(tmp_path / f"{name}.nii", noise_std=0.0) for name in ("a", "b")]
+    torch.testing.assert_close(scans[0].kspace, scans[1].kspace, rtol=0, atol=0)
+    assert "a.nii holds values down to -0.2, as resampling leaves them beside bright edges: 0 is taken." in caplog.text
+
+
 def test_acceleration_that_leaves_too_few_lines(tmp_path):
     kspace, _ = oversampled()
     path = write_fastmri(tmp_path / "a.h5", kspace.numpy())
