@@ -1,8 +1,10 @@
 """The variational autoencoder and its kernel generator, one module, and the models of small patches."""
 
 from monai_blurvae.networks.architecture import Architecture, architecture_of
-from monai_blurvae.networks.blurvae import BlurVAE, BlurVAEReconstructor, VAEOutput
+from monai_blurvae.networks.autoencoder_kl import BlurAutoencoderKL, SpatialKernelGenerator
+from monai_blurvae.networks.blurvae import BlurVAE, BlurVAEReconstructor
 from monai_blurvae.networks.kernel_generator import KernelGenerator
+from monai_blurvae.networks.latent_model import LatentImageModel, VAEOutput
 from monai_blurvae.networks.patch_mixture import PatchMixture, PatchMixtureOutput
 from monai_blurvae.networks.patch_model import PatchModel
 from monai_blurvae.networks.patch_vae import PatchVAE, PatchVAEOutput
@@ -11,9 +13,11 @@ from monai_blurvae.networks.wrapping import unwrapped
 
 __all__ = [
     "Architecture",
+    "BlurAutoencoderKL",
     "BlurVAE",
     "BlurVAEReconstructor",
     "KernelGenerator",
+    "LatentImageModel",
     "LearnedPerceptualDistance",
     "PatchMixture",
     "PatchMixtureOutput",
@@ -21,6 +25,7 @@ __all__ = [
     "PatchVAE",
     "PatchVAEOutput",
     "PerceptualFeatures",
+    "SpatialKernelGenerator",
     "VAEOutput",
     "architecture_of",
     "unwrapped",

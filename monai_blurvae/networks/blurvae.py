@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from monai.networks.blocks import Convolution
@@ -12,30 +12,12 @@ from torch import Tensor, nn
 
 from monai_blurvae.networks.architecture import Architecture, architecture_of
 from monai_blurvae.networks.kernel_generator import KernelGenerator
-
-if TYPE_CHECKING:
-    from monai_blurvae.metrics.likelihood import Likelihood
+from monai_blurvae.networks.latent_model import LatentImageModel
 
 ARCHITECTURES = ("transposed", "transposed_linear", "upsample")
 HIDDEN_SIZE = 512
 LOG_VAR_LIMIT = 10.0
 LEAKY_RELU: tuple[str, dict[str, Any]] = ("leakyrelu", {"negative_slope": 0.2, "inplace": True})
-
-
-class VAEOutput(NamedTuple):
-    """One forward pass.
-
-    Attributes:
-        reconstruction: decoder mean x̂ in [−1, 1], ``(B, C, *image_size)``.
-        mu: posterior mean, ``(B, latent_size)``.
-        log_var: posterior log σ², ``(B, latent_size)``.
-        z: the latent that was decoded, ``(B, latent_size)``.
-    """
-
-    reconstruction: Tensor
-    mu: Tensor
-    log_var: Tensor
-    z: Tensor
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -196,7 +178,7 @@ class _BlurVAEParts(nn.Module):
         yield from self.kernel_generator.parameters()
 
 
-class BlurVAE(_BlurVAEParts):
+class BlurVAE(_BlurVAEParts, LatentImageModel):
     """Variational autoencoder whose latent also predicts the blur kernel of its reconstruction.
 
     Args:
@@ -221,69 +203,6 @@ class BlurVAE(_BlurVAEParts):
         >>> network(torch.zeros(2, 1, 64, 64)).reconstruction.shape
         torch.Size([2, 1, 64, 64])
     """
-
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
-        """Encode, draw a latent, decode.
-
-        Args:
-            x: images in [−1, 1], ``(B, C, *image_size)``.
-            noise: standard normal ``(B, latent_size)`` for z = μ + σ · noise. Without it a module in training
-                mode draws its own, and a module in evaluation mode decodes μ.
-
-        Returns:
-            :class:`VAEOutput`.
-        """
-        mu, log_var = self.encode(x)
-        if noise is None:
-            noise = torch.randn_like(mu) if self.training else torch.zeros_like(mu)
-        z = mu + torch.exp(0.5 * log_var) * noise
-        return VAEOutput(self.decode(z), mu, log_var, z)
-
-    def noise_shape(self, image_shape: Sequence[int]) -> tuple[int, int]:
-        """Shape of the standard normal numbers that one pass over images of a shape ``(B, C, *image_size)`` needs."""
-        return image_shape[0], self.latent_size
-
-    @torch.no_grad()
-    def reconstruct(
-        self, x: Tensor, generator: torch.Generator | None = None, likelihood: Likelihood | None = None
-    ) -> Tensor:
-        """Reconstruct images from their posterior mean μ: the decoder's mean x̂(μ), or an image drawn from p(x|μ).
-
-        Args:
-            x: images in [−1, 1], ``(B, C, *image_size)``.
-            generator: of random numbers, as in :meth:`sample`; without a likelihood there are none.
-            likelihood: what to draw from, see :meth:`sample`.
-
-        Returns:
-            Like ``x``; a draw is not clipped to [−1, 1].
-        """
-        mu, _ = self.encode(x)
-        return self._draw(mu, generator, likelihood)
-
-    @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None, likelihood: Likelihood | None = None) -> Tensor:
-        """Draw ``n`` latents z from N(0, I), and of each the decoder's mean x̂(z), or an image drawn from p(x|z).
-
-        The mean is the average of all images that the model has for a latent, and smooth as averages are; a draw is one
-        of these images. With generators of one state both have the same latents.
-
-        Args:
-            n: number of samples.
-            generator: of random numbers; one of the CPU gives the same samples on every device.
-            likelihood: p(x|z) as fitted around this decoder, see
-                :func:`~monai_blurvae.metrics.fit_likelihoods`; None for the mean.
-
-        Returns:
-            ``(n, C, *image_size)``; means are in [−1, 1], draws have no bounds and are not clipped.
-        """
-        device = self.get_buffer("voxel_size").device
-        origin = device if generator is None else generator.device
-        z = torch.randn(n, self.latent_size, generator=generator, device=origin)
-        return self._draw(z.to(device), generator, likelihood)
-
-    def _draw(self, z: Tensor, generator: torch.Generator | None, likelihood: Likelihood | None) -> Tensor:
-        mean = self.decode(z)
-        return mean if likelihood is None else likelihood.sample(mean, z, generator)
 
 
 class BlurVAEReconstructor(_BlurVAEParts):

@@ -1,0 +1,108 @@
+"""What every model of images with a Gaussian latent can do once it encodes and decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from monai_blurvae.metrics.likelihood import Likelihood
+
+
+class VAEOutput(NamedTuple):
+    """One forward pass.
+
+    Attributes:
+        reconstruction: decoder mean x̂ in [−1, 1], ``(B, C, *image_size)``.
+        mu: posterior mean, ``(B, latent_size)``.
+        log_var: posterior log σ², ``(B, latent_size)``.
+        z: the latent that was decoded, ``(B, latent_size)``.
+    """
+
+    reconstruction: Tensor
+    mu: Tensor
+    log_var: Tensor
+    z: Tensor
+
+
+class LatentImageModel(nn.Module):
+    """A variational autoencoder by its :meth:`encode` and :meth:`decode`.
+
+    A subclass has these, the attribute ``latent_size`` and a buffer ``voxel_size``, which tells the device.
+    """
+
+    latent_size: int
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log σ², ``(B, latent_size)`` each, of images ``(B, C, *image_size)``."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Decoder mean, ``(B, C, *image_size)``, of latents ``(B, latent_size)``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
+        """Encode, draw a latent, decode.
+
+        Args:
+            x: images in [−1, 1], ``(B, C, *image_size)``.
+            noise: standard normal ``(B, latent_size)`` for z = μ + σ · noise. Without it a module in training
+                mode draws its own, and a module in evaluation mode decodes μ.
+
+        Returns:
+            :class:`VAEOutput`.
+        """
+        mu, log_var = self.encode(x)
+        if noise is None:
+            noise = torch.randn_like(mu) if self.training else torch.zeros_like(mu)
+        z = mu + torch.exp(0.5 * log_var) * noise
+        return VAEOutput(self.decode(z), mu, log_var, z)
+
+    def noise_shape(self, image_shape: Sequence[int]) -> tuple[int, int]:
+        """Shape of the standard normal numbers that one pass over images of a shape ``(B, C, *image_size)`` needs."""
+        return image_shape[0], self.latent_size
+
+    @torch.no_grad()
+    def reconstruct(
+        self, x: Tensor, generator: torch.Generator | None = None, likelihood: Likelihood | None = None
+    ) -> Tensor:
+        """Reconstruct images from their posterior mean μ: the decoder's mean x̂(μ), or an image drawn from p(x|μ).
+
+        Args:
+            x: images in [−1, 1], ``(B, C, *image_size)``.
+            generator: of random numbers, as in :meth:`sample`; without a likelihood there are none.
+            likelihood: what to draw from, see :meth:`sample`.
+
+        Returns:
+            Like ``x``; a draw is not clipped to [−1, 1].
+        """
+        mu, _ = self.encode(x)
+        return self._draw(mu, generator, likelihood)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None, likelihood: Likelihood | None = None) -> Tensor:
+        """Draw ``n`` latents z from N(0, I), and of each the decoder's mean x̂(z), or an image drawn from p(x|z).
+
+        The mean is the average of all images that the model has for a latent, and smooth as averages are; a draw is one
+        of these images. With generators of one state both have the same latents.
+
+        Args:
+            n: number of samples.
+            generator: of random numbers; one of the CPU gives the same samples on every device.
+            likelihood: p(x|z) as fitted around this decoder, see
+                :func:`~monai_blurvae.metrics.fit_likelihoods`; None for the mean.
+
+        Returns:
+            ``(n, C, *image_size)``; means are in [−1, 1], draws have no bounds and are not clipped.
+        """
+        device = self.get_buffer("voxel_size").device
+        origin = device if generator is None else generator.device
+        z = torch.randn(n, self.latent_size, generator=generator, device=origin)
+        return self._draw(z.to(device), generator, likelihood)
+
+    def _draw(self, z: Tensor, generator: torch.Generator | None, likelihood: Likelihood | None) -> Tensor:
+        mean = self.decode(z)
+        return mean if likelihood is None else likelihood.sample(mean, z, generator)
