@@ -2,31 +2,41 @@
 
     python scripts/pack_bundle.py outputs/hcp/0001 packed
 
-writes ``packed/hcp`` and ``packed/hcp.zip``. From the unpacked folder training, evaluation and inference run without
-further options, and MONAI's own checks pass on it; a learned prior comes with training and reconstruction. No path of
-this machine and no subject's name goes into it.
+writes ``packed/hcp`` and ``packed/hcp.zip``. From the unpacked folder training, evaluation, inference and scoring run
+without further options, and MONAI's own checks pass on it; the evaluation, inference and scoring of the repository take
+it, or its zip, as ``--run_dir``. A learned prior comes with training, evaluation and reconstruction. No path of this
+machine, no subject's name and no checksum of a scan goes into it. The scores of the validation subjects, beside which
+others stand, are made unless the run has them, which takes as long as to score that many scans.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_configs import run_metadata, trains_blurvae, with_run_values
-from monai_blurvae.errors import BlurVAEError, RunFolderError
+from monai_blurvae.errors import RunFolderError, user_error
 from monai_blurvae.files import make_folder, read_object, replacing, write_json, write_text
-from monai_blurvae.run_files import DENSITIES, INFERENCE, LINEAR, METADATA, MODEL_CARD
+from monai_blurvae.packed import PACKED, PACKED_CARD, PACKED_METADATA
+from monai_blurvae.run_files import DENSITIES, INFERENCE, LINEAR, METADATA, PACKED_REFERENCE
 from monai_blurvae.trained import TrainedModel
 from monai_blurvae.trained.card import model_card
-from monai_blurvae.trained.source import Densities, release_metadata, summary_of
+from monai_blurvae.trained.source import release_metadata, summary_of
+from monai_blurvae.yardstick.models import write_half
+
+logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
-RECONSTRUCT = "reconstruct.json"
+EVALUATE, SCORE, RECONSTRUCT = "evaluate.json", "score.json", "reconstruct.json"
 OF_THIS_MACHINE = (
     *("dataset_dir", "image_pattern", "subject_pattern", "datalist", "partition_file", "skip_bad_files"),
     *("cache_dir", "sample_dir"),
@@ -35,14 +45,15 @@ OF_THIS_MACHINE = (
 """Settings that the packed training takes from the bundle and not from the run."""
 
 
-def pack(run_dir: Path, output: Path, bundle: Path | None = None, linear: bool = True) -> Path:
+def pack(run_dir: Path, output: Path, bundle: Path | None = None, linear: str = "whole", scores: bool = True) -> Path:
     """Write the folder of a bundle.
 
     Args:
         run_dir: of a finished run.
         output: gets the folder, whose name is that of the bundle.
         bundle: folder of the bundle that was trained; None to look where the run says.
-        linear: with the linear models, which are larger than a narrow network.
+        linear: a key of :data:`LINEAR_MODELS`.
+        scores: with those of the validation subjects, see ``docs/scoring.md``.
 
     Returns:
         The folder.
@@ -60,62 +71,88 @@ def pack(run_dir: Path, output: Path, bundle: Path | None = None, linear: bool =
         raise RunFolderError(f"{folder} is there already; choose another folder, or remove it.")
     partial = make_folder(output / f".{source.name}.part")
     try:
-        fill(partial, source, run)
-        if not linear:
-            (partial / "models" / LINEAR).unlink(missing_ok=True)
+        fill(partial, source, run, linear, scores)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
-def fill(partial: Path, source: Path, run: FinishedRun) -> None:
+def fill(partial: Path, source: Path, run: FinishedRun, linear: str = "whole", scores: bool = True) -> None:
     """Write all that is in the folder of a bundle.
 
     Args:
         partial: the folder.
         source: folder of the bundle that was trained.
         run: that is packed.
+        linear: as of :func:`pack`.
+        scores: as of :func:`pack`.
     """
     shutil.rmtree(partial)
-    densities = TrainedModel.load(run.path).find_densities() if trains_blurvae(run.config) else None
-    write_configs(make_folder(partial / "configs"), source, run, densities)
-    shutil.copyfile(run.model_file, make_folder(partial / "models") / "model.pt")
-    if run.linear_file.is_file():  # what its evaluation holds the network against, without the training's images
-        shutil.copyfile(run.linear_file, partial / "models" / LINEAR)
+    configs, models = make_folder(partial / "configs"), make_folder(partial / "models")
+    write_configs(configs, source, run)
+    shutil.copyfile(run.model_file, partial / PACKED[1])
     shutil.copytree(source / "docs", partial / "docs")
-    if densities is not None:
-        densities.write(partial / "models" / DENSITIES)
+    write_text(partial / PACKED_CARD, model_card(run.path))
+    if run.linear_file.is_file():
+        LINEAR_MODELS[linear](run.linear_file, models / LINEAR)
     if trains_blurvae(run.config):
-        write_text(partial / "docs" / MODEL_CARD, model_card(run.path))
+        densities = TrainedModel(run).find_densities()
+        if densities is not None:
+            densities.write(models / DENSITIES)
+        if scores and (configs / SCORE).is_file():
+            write_reference(models / PACKED_REFERENCE, configs / SCORE, run)
     shutil.copyfile(ROOT / "LICENSE", partial / "LICENSE")
 
 
-def write_configs(configs: Path, source: Path, run: FinishedRun, densities: Densities | None) -> None:
-    """Write the packed configs.
+LINEAR_MODELS: dict[str, Callable[[Path, Path], object]] = {
+    "whole": shutil.copyfile,
+    "half": write_half,
+    "none": lambda source, target: None,
+}
+"""How the linear models, which evaluations and scores hold the network against, go in: all of them, that of scores in
+half precision, none. They are larger than a narrow network."""
+
+
+def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
+    """Write the packed configs, with the settings of the run in place of the bundle's.
 
     Args:
         configs: folder.
         source: folder of the bundle.
         run: that is packed.
-        densities: fitted around its decoder, whose variance inference takes, as it has no images to fit it on.
     """
-    train, evaluate, inference, metadata = (
-        read_object(source / name) for name in ("train.json", "evaluate.json", INFERENCE, METADATA)
-    )
+    train = read_object(source / "train.json")
     kept = {name: train[name] for name in OF_THIS_MACHINE if name in train}
-    pattern = {"image_pattern": train["image_pattern"]}
-    write_json(configs / "train.json", {**run.config, **kept, "bundle_root": "."})
-    if trains_blurvae(run.config):
-        write_json(configs / "evaluate.json", with_run_values(evaluate, run.config) | pattern | {"bundle_root": "."})
-        place: dict[str, Any] = {"bundle_root": ".", "model_file": "$@bundle_root + '/models/model.pt'"}
-        if densities is not None and "variance" in inference:
-            place["variance"] = float(densities.variances["variance"].flatten()[0])
-        write_json(configs / INFERENCE, with_run_values(inference, run.config) | pattern | place)
-    elif (source / RECONSTRUCT).is_file():
-        write_json(configs / RECONSTRUCT, read_object(source / RECONSTRUCT) | {"bundle_root": "."})
-    write_json(configs / METADATA, release_metadata(run_metadata(metadata, run.config), summary_of(run.path)))
+    place: dict[str, Any] = {"bundle_root": "."}
+    write_json(configs / Path(PACKED[0]).name, {**run.config, **kept, **place})
+    for name in (EVALUATE, *((INFERENCE, SCORE) if trains_blurvae(run.config) else ())):
+        if (source / name).is_file():
+            own = with_run_values(read_object(source / name), run.config)
+            write_json(configs / name, own | {"image_pattern": train["image_pattern"]} | place)
+    if not trains_blurvae(run.config) and (source / RECONSTRUCT).is_file():
+        write_json(configs / RECONSTRUCT, read_object(source / RECONSTRUCT) | place)
+    metadata = run_metadata(read_object(source / METADATA), run.config)
+    write_json(configs / Path(PACKED_METADATA).name, release_metadata(metadata, summary_of(run.path)))
     shutil.copyfile(source / "logging.conf", configs / "logging.conf")
+
+
+def write_reference(path: Path, score: Path, run: FinishedRun) -> None:
+    """Write the scores of the run's validation subjects, or say why there are none.
+
+    Args:
+        path: of the file.
+        score: the packed ``score.json``, whose settings they have.
+        run: that is packed, which keeps what is scored.
+    """
+    parser = ConfigParser(read_object(score) | {"run_dir": str(run.path), "cache_dir": run.cache_dir, "data": []})
+    try:
+        parser.get_parsed_content("volumes").pack_reference(path)
+    except Exception as error:  # MONAI wraps errors of ours in its own
+        known = user_error(error)
+        if known is None:
+            raise
+        logger.warning(f"run scoring will not take the bundle: {known}")
 
 
 def zip_folder(folder: Path) -> Path:
@@ -143,15 +180,21 @@ def main() -> int:
     parser.add_argument("output", type=Path, help="folder that gets the bundle and its zip")
     parser.add_argument("--bundle", type=Path, help="folder of the bundle that was trained, if it has moved")
     parser.add_argument(
-        "--no_linear",
-        action="store_true",
-        help="leave the linear models out; evaluations then fit them on the training images",
+        "--linear",
+        choices=list(LINEAR_MODELS),
+        default="whole",
+        help="linear models: all of them, that of scores in half precision, or none (default: %(default)s)",
     )
+    parser.add_argument("--no_scores", action="store_true", help="leave the scores of the validation subjects out")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        print(zip_folder(pack(options.run_dir, options.output, options.bundle, not options.no_linear)))
-    except (BlurVAEError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(zip_folder(pack(options.run_dir, options.output, options.bundle, options.linear, not options.no_scores)))
+    except Exception as error:
+        known = error if isinstance(error, OSError) else user_error(error)
+        if known is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
         return 1
     return 0
 

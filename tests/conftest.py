@@ -1,3 +1,4 @@
+import json
 import logging
 import warnings
 from collections import Counter
@@ -35,6 +36,19 @@ def finished_run(hcp_dir, cache_dir, tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("outputs")
     run("training", TRAIN, dataset_dir=str(hcp_dir), cache_dir=cache_dir, output_dir=str(output_dir), **TINY)
     return output_dir, output_dir / "0001"
+
+
+@pytest.fixture(scope="session")
+def two_validation_run(cache_dir, tmp_path_factory):
+    """The folder of a finished tiny training with two validation subjects, beside whom scans are scored."""
+    work = tmp_path_factory.mktemp("scoring")
+    make_dataset(work / "data", subjects=6)
+    entries = [{"image": str(path), "subject": path.parts[-3]} for path in sorted((work / "data").rglob("*.nii.gz"))]
+    lists = {"training": entries[:2], "validation": entries[2:4], "test": entries[4:]}
+    (work / "datalist.json").write_text(json.dumps(lists))
+    given = {"datalist": str(work / "datalist.json"), "cache_dir": cache_dir, "run_dir": str(work / "run")}
+    run("training", TRAIN, **given, **TINY)
+    return work / "run"
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import pydoc
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +15,9 @@ from typing import Any, NamedTuple
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from monai_blurvae.bundle.run_folder import new_numbered_folder, numbered_folders
+from monai_blurvae import SAMPLE_MODEL, __version__
+from monai_blurvae.bundle.command_line import default_cache_dir
+from monai_blurvae.bundle.run_folder import PACKAGE, new_numbered_folder, numbered_folders
 from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data import Datalist, SizedDataset, facts_of
 from monai_blurvae.data.datalist import image_file
@@ -21,16 +26,28 @@ from monai_blurvae.files import make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE
+from monai_blurvae.packed import PACKED, PACKED_METADATA, unpack
 from monai_blurvae.report.run_record import is_prior
-from monai_blurvae.run_files import CONFIG, DATALIST, LINEAR, METRICS_CSV, MODEL, SUMMARY
+from monai_blurvae.run_files import (
+    CONFIG,
+    DATALIST,
+    DENSITIES,
+    EVALUATION,
+    LINEAR,
+    METRICS_CSV,
+    MODEL,
+    PACKED_REFERENCE,
+    SUMMARY,
+    VERSIONS,
+)
 
 logger = logging.getLogger(__name__)
 
 SECTIONS = {"training": "train", "validation": "validate", "test": "test"}
 """The sections of a config by the split that they are of."""
 
-PACKED = ("configs/train.json", "models/model.pt")
-"""Config and weights in a packed bundle."""
+SAMPLE = SAMPLE_MODEL.stem
+"""The word for the model that comes with the package."""
 
 
 class TrainedObjective(NamedTuple):
@@ -61,10 +78,13 @@ class TrainedObjective(NamedTuple):
 class FinishedRun:
     """A training that an evaluation or inference takes its model, data and settings from: a run or a packed bundle.
 
-    Nothing is looked up before it is asked for, so that a config that names one can be parsed where there is none.
+    Nothing is looked up before it is asked for, so that a config that names one can be parsed where there is none. A
+    zip lies unpacked in a temporary folder as long as the object lives. Config and transforms of either are code, as
+    those of every bundle of MONAI's; files of weights and figures are read as data.
 
     Args:
-        run_dir: the folder of a run, or of an unpacked bundle.
+        run_dir: the folder of a run, that of a packed bundle, its zip, or :data:`SAMPLE` for the model that comes with
+            the package.
         output_dir: without ``run_dir``, the newest finished run in there is taken, if there is one.
         bundle_root: without either, the bundle itself is taken where it holds a trained model.
     """
@@ -77,6 +97,7 @@ class FinishedRun:
     ) -> None:
         self._places = [None if place is None else Path(place).expanduser() for place in (run_dir, bundle_root)]
         self._output_dir = None if output_dir is None else Path(output_dir).expanduser()
+        self._zip: Path | None = None
         self._found: tuple[Path, Path, Path] | None = None
         self._config: dict[str, Any] | None = None
         self._evaluation_dir: Path | None = None
@@ -89,6 +110,24 @@ class FinishedRun:
             RunFolderError: if there is no such run.
         """
         return self._files()[0]
+
+    @property
+    def name(self) -> Path:
+        """What messages call it: the folder, or the zip.
+
+        Raises:
+            RunFolderError: if there is no such run.
+        """
+        return self.path if self._zip is None else self._zip
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is a packed bundle, which comes without images and with what was made of them.
+
+        Raises:
+            RunFolderError: if there is no such run.
+        """
+        return self._files()[1].name != CONFIG
 
     @property
     def model_file(self) -> Path:
@@ -107,6 +146,30 @@ class FinishedRun:
             RunFolderError: if there is no such run.
         """
         return self.model_file.with_name(LINEAR)
+
+    @property
+    def densities_file(self) -> Path:
+        """Of a packed bundle, what was fitted around its decoder; it need not be there.
+
+        Raises:
+            RunFolderError: if there is no such run.
+        """
+        return self.model_file.with_name(DENSITIES)
+
+    @property
+    def reference_file(self) -> Path:
+        """Of a packed bundle, the scores of its validation subjects; it need not be there.
+
+        Raises:
+            RunFolderError: if there is no such run.
+        """
+        return self.model_file.with_name(PACKED_REFERENCE)
+
+    @property
+    def cache_dir(self) -> str:
+        """The store of the training, where it is there; else the user's."""
+        own = Path(str(self.setting("cache_dir", "") or default_cache_dir()))
+        return str(own) if own.is_dir() else default_cache_dir()
 
     @property
     def datalist_file(self) -> str | None:
@@ -130,10 +193,28 @@ class FinishedRun:
             model_file: weights that were given by themselves, so that no run is needed.
 
         Raises:
-            RunFolderError: if there is neither.
+            RunFolderError: if there is neither, or a bundle that another version packed.
         """
         if model_file is None:
-            logger.info(f"The model is that of {self.path}.")
+            if self.is_packed:
+                self.require_version()
+            logger.info(f"The model is that of {self.name}.")
+
+    def require_version(self) -> None:
+        """Refuse what another version wrote, whose files may mean something else; the last number may differ.
+
+        Raises:
+            RunFolderError: if it did.
+        """
+        if self.is_packed:
+            made_by = read_object(self.path / PACKED_METADATA).get("required_packages_version", {}).get(PACKAGE)
+        else:
+            made_by = read_object(self.path / VERSIONS).get(PACKAGE)
+        if str(made_by).split(".")[:2] != __version__.split(".")[:2]:
+            raise RunFolderError(
+                f"{self.name} was made by {PACKAGE} {made_by or 'of no known version'}, and this is {__version__}; "
+                "install that version, or train again."
+            )
 
     @property
     def config(self) -> dict[str, Any]:
@@ -295,7 +376,8 @@ class FinishedRun:
     def _own_dataset(self, split: str, cache_dir: str | Path, what: str, remedy: str = "") -> SizedDataset:
         path = self.path / DATALIST
         if not path.is_file():
-            raise RunFolderError(f"{what} on the run's {split} images, but {self.path} has no {DATALIST}.")
+            come = f"{self.name} was packed without them; take the run" if self.is_packed else f"{path} is not there"
+            raise RunFolderError(f"{what} on the run's {split} images, but {come}.")
         mend = f'put it back, or write where the images are now as "dataset_dir" into {path}{remedy}'
         content = read_object(path, "take another run")
         datalist = Datalist.of(Path(content.get("dataset_dir") or self.path), content)
@@ -317,6 +399,8 @@ class FinishedRun:
     def evaluation_dir(self, evaluation_dir: str | Path | None = None) -> Path:
         """A new numbered folder ``evaluation/NNNN`` in the run, or the given one; the same one when asked again.
 
+        That of a zip is in the current folder.
+
         Args:
             evaluation_dir: a folder of one's own.
 
@@ -329,7 +413,7 @@ class FinishedRun:
 
     def _new_evaluation_dir(self, evaluation_dir: str | Path | None) -> Path:
         if evaluation_dir is None:
-            return new_numbered_folder(self.path / "evaluation")
+            return new_numbered_folder((self.path if self._zip is None else Path()) / EVALUATION)
         folder = Path(evaluation_dir).expanduser()
         if (folder / METRICS_CSV).exists():
             raise RunFolderError(f"evaluation_dir {folder} holds {METRICS_CSV} already; choose another folder.")
@@ -344,9 +428,10 @@ class FinishedRun:
     def _look(self) -> tuple[Path, Path, Path]:
         run_dir, bundle_root = self._places
         if run_dir is not None:
+            folder = self._opened(run_dir)
             for config, model in ((CONFIG, MODEL), PACKED):
-                if (run_dir / config).is_file() and (run_dir / model).is_file():
-                    return run_dir, run_dir / config, run_dir / model
+                if (folder / config).is_file() and (folder / model).is_file():
+                    return folder, folder / config, folder / model
             missing = MODEL if (run_dir / CONFIG).is_file() else CONFIG
             raise RunFolderError(f"{run_dir} holds no {missing}; give the folder of a training as run_dir.")
         if bundle_root is not None and all((bundle_root / name).is_file() for name in PACKED):
@@ -358,6 +443,22 @@ class FinishedRun:
             raise RunFolderError(f"{self._output_dir} holds no finished run; train first, or give one as run_dir.")
         newest = finished[-1]
         return newest, newest / CONFIG, newest / MODEL
+
+    def _opened(self, path: Path) -> Path:
+        """The folder that a path stands for."""
+        if path == Path(SAMPLE) and not path.exists():
+            path = SAMPLE_MODEL
+        if not path.exists():
+            raise RunFolderError(
+                f"{path} is not there; give the folder of a finished run, a packed bundle or its zip as run_dir."
+            )
+        if path.is_dir():
+            return path
+        folder = Path(tempfile.mkdtemp(prefix=f"{path.stem}_"))  # so that messages that name a file in it tell whose
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        unpacked = unpack(path, folder)
+        self._zip = path
+        return unpacked
 
 
 def _locate(component: Mapping[str, Any]) -> type:

@@ -29,6 +29,7 @@ from monai_blurvae.run_files import CHECKPOINT, CONFIG, DATALIST, LINEAR, MODEL,
 logger = logging.getLogger(__name__)
 
 RUN_FILES = (CONFIG, DATALIST, SUMMARY, MODEL, CHECKPOINT)
+PACKAGE = "monai-blurvae"
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "nibabel", "SimpleITK")
 
 
@@ -256,7 +257,7 @@ def _log_skipped(skipped: list[str]) -> None:
 
 def versions() -> dict[str, str | None]:
     """Versions of the packages, and the commit of the checkout that this one runs from, if it does."""
-    found = {"monai-blurvae": __version__} | {name: _version(name) for name in PACKAGES}
+    found = {PACKAGE: __version__} | {name: _version(name) for name in PACKAGES}
     return found | {"python": platform.python_version(), "git": _git_state()}
 
 

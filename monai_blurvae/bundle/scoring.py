@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from monai_blurvae import __version__
-from monai_blurvae.bundle.densities import fit_densities
+from monai_blurvae.bundle.densities import densities_of
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
 from monai_blurvae.data.facts import facts_of
@@ -43,6 +43,9 @@ ABOUT = "score"
 """Kind of a volume's JSON, written last."""
 
 MAPS = ("neg_log_prob", "neg_log_prob_z")
+
+RECORD = ("slices", "volume", "voxels")
+"""Keys of :func:`record_of`."""
 
 WHOLE = "volume"
 """In the column of the slices, in the row of a volume."""
@@ -171,7 +174,6 @@ class VolumeScorer:
         self.importance_samples = importance_samples
         self.device = device
         self._scorer: PatchScorer | None = None
-        self._validation: Any = None
 
     def run(self) -> Path:
         """Score all volumes that are not finished, and write the table.
@@ -226,16 +228,51 @@ class VolumeScorer:
         }
 
     def reference(self, common: Mapping[str, Any]) -> Reference:
-        """The scores of the run's validation subjects; what was kept of them is not made again.
+        """The scores of the run's validation subjects; what was kept or packed of them is not made again.
 
         Args:
             common: of :meth:`load`.
 
         Raises:
             DataError: if there are fewer than two, or one is not there any more.
-            RunFolderError: if they cannot be kept.
+            RunFolderError: if they cannot be kept, or a bundle was packed without them.
+            SettingsError: if it was packed with those of other settings.
         """
-        entries = facts_of(self._validation_dataset()).entries
+        packed = self.finished_run.is_packed
+        return Reference.of(self._packed_records(common) if packed else self._validation_records(common))
+
+    def pack_reference(self, path: str | Path) -> None:
+        """Write the scores of the run's validation subjects, for a packed bundle: nothing in it tells who they are.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            BlurVAEError: as of :meth:`load` and :meth:`reference`.
+        """
+        common = self.load()
+        records = self._validation_records(common)
+        write_json(path, {"settings": common, "volumes": [{name: one[name] for name in RECORD} for one in records]})
+
+    def _packed_records(self, common: Mapping[str, Any]) -> list[dict[str, Any]]:
+        run = self.finished_run
+        content = read_object(run.reference_file, "pack the run again") if run.reference_file.is_file() else {}
+        known, records = content.get("settings"), content.get("volumes")
+        if not isinstance(known, Mapping) or not isinstance(records, list):
+            raise RunFolderError(
+                f"{run.name} was packed without the scores of its validation subjects, which say what is usual; pack "
+                "the run again where these are, or take the run."
+            )
+        for name, value in common.items():
+            if known.get(name) != value:
+                raise SettingsError(
+                    f"{run.name} holds the scores of its validation subjects with {name} {known.get(name)!r}, but it "
+                    f"is {value!r} now; leave {name} as it was, or take the run."
+                )
+        return records
+
+    def _validation_records(self, common: Mapping[str, Any]) -> list[dict[str, Any]]:
+        entries = facts_of(self.finished_run.validation_dataset(self.cache_dir)).entries
         if len(entries) < 2:
             raise DataError(
                 f"{self.finished_run.path} has {len(entries)} validation subject(s), where at least 2 are needed to "
@@ -251,7 +288,7 @@ class VolumeScorer:
                 scores = self.score(prepare_scan(entry["image"], self.transforms).image.as_tensor()[0], entry["image"])
                 write_json(path, {"settings": settings, **record_of(scores)})
             records.append(read_object(path))
-        return Reference.of(records)
+        return records
 
     def score(self, image: torch.Tensor, name: str) -> VolumeScores:
         """Score a prepared volume.
@@ -275,19 +312,14 @@ class VolumeScorer:
     def _settings(self, path: str, common: Mapping[str, Any]) -> dict[str, Any]:
         return {"input": Path(path).name, "input_sha256": digest_of(path), **common}
 
-    def _validation_dataset(self) -> Any:
-        if self._validation is None:
-            self._validation = self.finished_run.validation_dataset(self.cache_dir)
-        return self._validation
-
     def _patch_scorer(self) -> PatchScorer:
         """Fitted when it is first needed, for that takes longer than to read what was scored before."""
         if self._scorer is None:
             run = self.finished_run
-            fitted = fit_densities(run, self.network, self._validation_dataset()).likelihoods
+            fitted = densities_of(run, self.network, self.cache_dir).likelihoods
             if self.likelihood not in fitted:
                 raise SettingsError(
-                    f"likelihood is {self.likelihood!r}, but the model of {run.path} predicts no kernel of its "
+                    f"likelihood is {self.likelihood!r}, but the model of {run.name} predicts no kernel of its "
                     f"likelihood; choose {' or '.join(name for name in fitted)}."
                 )
             models = LinearModels(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_blurvae import __version__
-from monai_blurvae.bundle.densities import fit_densities
+from monai_blurvae.bundle.densities import densities_of
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_folder import versions
 from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
@@ -183,7 +183,7 @@ class VolumeReconstructor:
         return _Model(sha256, (row, column), variance, about, has_kernel)
 
     def _fitted_variance(self) -> tuple[float | None, str]:
-        """s², and where it is from or why there is none: a packed model comes without the images to fit it on."""
+        """s², and where it is from or why there is none."""
         if self.variance is not None:
             return self.variance, "given as variance"
         if not self.finished_run.config.get("train"):
@@ -191,9 +191,7 @@ class VolumeReconstructor:
             logger.warning(f"No −log p: {reason}.")
             return None, reason
         try:
-            densities = fit_densities(
-                self.finished_run, self.network, self.finished_run.validation_dataset(self.cache_dir)
-            )
+            densities = densities_of(self.finished_run, self.network, self.cache_dir)
         except BlurVAEError as error:
             logger.warning(f"No −log p: {error} Or give variance, which stands in the JSON of an earlier result.")
             return None, str(error)

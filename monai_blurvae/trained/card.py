@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from monai_blurvae import __version__
+from monai_blurvae.bundle.finished_run import FinishedRun
+from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.data.header import PLANES
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import read_object
 from monai_blurvae.metrics.measures import MEASURES
-from monai_blurvae.run_files import DATALIST, TEST, YARDSTICK_JSON
+from monai_blurvae.run_files import DATALIST, METRICS_MD, TEST, YARDSTICK_JSON
+from monai_blurvae.trained.intensity import IntensityRule
 from monai_blurvae.trained.model import TrainedModel
-from monai_blurvae.trained.source import summary_of
+from monai_blurvae.trained.source import is_of_volumes, read_weights, summary_of
 
 SETTINGS = (
     *("architecture", "channels", "latent_size", "kernel_size", "patch_size", "in_channels"),
     *("beta", "wiener_c", "max_epochs", "warmup_epochs", "batch_size", "lr", "precision", "seed"),
 )
 """Settings that are told; none of them holds a name or a path."""
+PRIOR_SETTINGS = ("in_channels", "beta", "patches_per_volume", "max_epochs", "batch_size", "lr", "precision", "seed")
+"""Those of a learned prior, whose network has its sizes in its own section."""
 
 USE = """Research on generative models of images, on unusual appearance and on reconstruction.
 
@@ -44,36 +50,36 @@ def model_card(run_dir: str | Path) -> str:
     Raises:
         RunFolderError: if it is not finished, or its files cannot be read.
     """
-    folder = Path(run_dir).expanduser()
-    summary = summary_of(folder)
-    model = TrainedModel.load(folder)
+    run = FinishedRun(run_dir)
+    summary = summary_of(run.path)
     parts = {
         "Intended use": USE,
-        "Data": _data(folder, model, summary),
-        "Settings": _settings(model.config),
-        "Test": _metrics(summary),
-        "Yardstick": _yardstick(folder),
+        "Data": _data(run, summary),
+        "Settings": _prior_settings(run.config) if run.is_prior else _settings(run.config),
+        "Test": _denoising(run.path) if run.is_prior else _metrics(summary),
+        "Yardstick": _yardstick(run.path),
         "Limits": _listed(LIMITS),
     }
     sections = "\n\n".join(f"## {title}\n\n{text}" for title, text in parts.items() if text)
-    return (
-        f"# Model card\n\nA variational autoencoder of {_size(model)} images that predicts the blur of its "
-        f"reconstructions, trained by monai_blurvae {__version__}.\n\n{sections}\n"
-    )
+    return f"# Model card\n\n{_what(run)}, trained by monai_blurvae {__version__}.\n\n{sections}\n"
 
 
-def _size(model: TrainedModel) -> str:
-    channels, *size = model.image_shape
-    return f"{'×'.join(map(str, size))} {'grey' if channels == 1 else 'colour'}"
+def _what(run: FinishedRun) -> str:
+    if run.is_prior:
+        size = math.isqrt(len(read_weights(run)["scale"]))
+        return f"A learned prior: the log-density of {size}×{size} patches of grey images, with white noise or without"
+    channels, *sizes = TrainedModel(run).image_shape
+    size_and_kind = f"{'×'.join(map(str, sizes))} {'grey' if channels == 1 else 'colour'}"
+    return f"A variational autoencoder of {size_and_kind} images that predicts the blur of its reconstructions"
 
 
-def _data(folder: Path, model: TrainedModel, summary: Mapping[str, Any]) -> str:
-    lines = [f"{split}: {_counted(folder, split)}" for split in SPLITS]
-    if model.volumes:
-        known = all(model.voxel_size)
-        size = " × ".join(f"{value:.3g}" for value in model.voxel_size) + " mm" if known else "unknown"
-        lines += [f"slices: {PLANES[model.slice_axis]}", f"voxel size in plane: {size}"]
-    lines.append(f"intensities: {_rule(model)}")
+def _data(run: FinishedRun, summary: Mapping[str, Any]) -> str:
+    lines = [f"{split}: {_counted(run.path, split)}" for split in SPLITS]
+    if is_of_volumes(run.config):
+        voxel_size = read_weights(run)["voxel_size"].tolist()
+        size = " × ".join(f"{value:.3g}" for value in voxel_size) + " mm" if all(voxel_size) else "unknown"
+        lines += [f"slices: {PLANES[run.argument('slice_axis', 1)]}", f"voxel size in plane: {size}"]
+    lines.append(f"intensities: {_rule(IntensityRule.of(run.config))}")
     if summary["skipped"]:
         lines.append(f"files that were left out: {len(summary['skipped'])}")
     if summary["remark"]:
@@ -90,8 +96,7 @@ def _counted(folder: Path, split: str) -> str:
     return f"{len(entries)} file(s)" + (f" of {len(subjects)} subject(s)" if subjects else "")
 
 
-def _rule(model: TrainedModel) -> str:
-    rule = model.rule
+def _rule(rule: IntensityRule | None) -> str:
     if rule is None:
         return "scaled to [−1, 1] by transforms of the training's own"
     limits = f"{rule.lower:g} to {rule.upper:g}"
@@ -104,6 +109,17 @@ def _settings(config: Mapping[str, Any]) -> str:
     train = config["train"]
     rows = [f"| loss | {_class(train['term'])} |", f"| determinant | {train['objective'].get('determinant', '–')} |"]
     rows += [f"| {name} | {_plain(config[name])} |" for name in SETTINGS if name in config]
+    return _two_columns(rows)
+
+
+def _prior_settings(config: Mapping[str, Any]) -> str:
+    network = config["network_def"]
+    sizes = {name: value for name, value in network.items() if not name.startswith("_") and is_plain(value)}
+    told = sizes | {name: config[name] for name in PRIOR_SETTINGS if name in config}
+    return _two_columns([f"| network | {_class(network)} |", *(f"| {n} | {_plain(v)} |" for n, v in told.items())])
+
+
+def _two_columns(rows: list[str]) -> str:
     return "\n".join(["| | |", "|---|---|", *rows])
 
 
@@ -119,6 +135,14 @@ def _metrics(summary: Mapping[str, Any]) -> str:
     known = [(MEASURES[name], value) for name, value in summary["test"].items() if name in MEASURES]
     rows = [f"| {measure.label} | {measure.text(value)} |" for measure, value in known]
     return "\n".join(["| measure | mean |", "|---|---|", *rows]) if rows else "Nothing was tested."
+
+
+def _denoising(folder: Path) -> str:
+    """The log-densities of held-out patches and the denoising, as the table of the test has them."""
+    path = folder / TEST / METRICS_MD
+    if not path.is_file():
+        return "Nothing was tested."
+    return path.read_text(encoding="utf-8").partition("\n\n")[2].strip()  # its title stands above already
 
 
 def _yardstick(folder: Path) -> str:

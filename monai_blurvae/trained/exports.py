@@ -16,9 +16,11 @@ import torch
 from monai.data import save_net_with_metadata
 from torch import Tensor
 
+from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.errors import RunFolderError, SettingsError, WeightsError
 from monai_blurvae.files import make_folder, read_object, write_text, writing_to
 from monai_blurvae.networks import BlurVAEReconstructor
+from monai_blurvae.packed import PACKED_CARD, PACKED_INFERENCE, PACKED_METADATA
 from monai_blurvae.run_files import DATALIST, INFERENCE, METADATA, MODEL_CARD
 from monai_blurvae.trained.card import model_card
 from monai_blurvae.trained.model import TrainedModel
@@ -53,13 +55,13 @@ class Release(NamedTuple):
 
 
 def write_exports(run_dir: str | Path, output: str | Path, formats: Sequence[str]) -> Path:
-    """Write a folder with the exports of a finished run and its model card, whole or not at all.
+    """Write a folder with the exports of a finished run or a packed bundle and its model card, whole or not at all.
 
     Each is read again, and its reconstructions of white noise are held against the network's. Where the run's
     validation images are not there any more, TorchScript's ``log_prob`` says so.
 
     Args:
-        run_dir: folder of the run.
+        run_dir: folder of the run or bundle, or the bundle's zip.
         output: the new folder.
         formats: of :data:`FORMATS`.
 
@@ -96,13 +98,10 @@ def make_release(run_dir: str | Path, formats: Sequence[str]) -> Release:
 
     Arguments and errors as of :func:`write_exports`.
     """
-    folder = Path(run_dir).expanduser()
-    model = TrainedModel.load(folder)
-    for name in (INFERENCE, METADATA):
-        if not (folder / name).is_file():
-            raise RunFolderError(f"{folder} holds no {name}; give the folder of a run of one of the bundles.")
+    run = FinishedRun(run_dir)
+    model = TrainedModel(run)
     densities = model.find_densities() if "torchscript" in formats else None
-    metadata = release_metadata(read_object(folder / METADATA), summary_of(folder))
+    metadata, inference, card = _papers(run)
     metadata["preprocessing"] = model.preprocessing()
     metadata["density_fitted_on"] = "" if densities is None else densities.fitted_on
     place = {
@@ -110,12 +109,21 @@ def make_release(run_dir: str | Path, formats: Sequence[str]) -> Release:
         "model_file": "$@bundle_root + '/models/model.pt'",
         "image_pattern": "*.nii.gz" if model.volumes else "**/*",
     }
-    texts = {
-        INFERENCE: json.dumps(read_object(folder / INFERENCE) | place),
-        MODEL_CARD: model_card(folder),
-    }
-    _require_no_paths(folder, [json.dumps(metadata), *texts.values()])
+    texts = {INFERENCE: json.dumps(inference | place), MODEL_CARD: card}
+    _require_no_paths(run.path, [json.dumps(metadata), *texts.values()])
     return Release(model.scriptable(densities), model.reconstructor(), metadata, texts)
+
+
+def _papers(run: FinishedRun) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Metadata, inference config and model card, which a packed bundle has already."""
+    metadata, inference = (PACKED_METADATA, PACKED_INFERENCE) if run.is_packed else (METADATA, INFERENCE)
+    for name in (metadata, inference, *([PACKED_CARD] if run.is_packed else [])):
+        if not (run.path / name).is_file():
+            raise RunFolderError(f"{run.name} holds no {name}; give the folder of a run of one of the bundles.")
+    described, inferring = (read_object(run.path / name) for name in (metadata, inference))
+    if run.is_packed:
+        return described, inferring, (run.path / PACKED_CARD).read_text(encoding="utf-8")
+    return release_metadata(described, summary_of(run.path)), inferring, model_card(run.path)
 
 
 def write_torchscript(release: Release, folder: Path) -> None:

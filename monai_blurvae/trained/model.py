@@ -16,7 +16,8 @@ from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientationd
 from torch import Tensor
 
-from monai_blurvae.bundle.command_line import default_cache_dir
+from monai_blurvae.bundle.densities import Densities
+from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.data import VolumeReader
 from monai_blurvae.errors import BlurVAEError, DataError, RunFolderError, SettingsError
 from monai_blurvae.metrics.likelihood import SpectrumLikelihood
@@ -24,7 +25,7 @@ from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor
 from monai_blurvae.priors import BlurVAEPrior
 from monai_blurvae.trained.intensity import Bounds, IntensityRule, checked, from_network, to_network
 from monai_blurvae.trained.scriptable import ScriptableBlurVAE, network_arguments
-from monai_blurvae.trained.source import Densities, Source, reading
+from monai_blurvae.trained.source import is_of_volumes, read_weights
 from monai_blurvae.transforms import NaNToBackgroundd, PrepareImaged
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,11 @@ class TrainedModel:
     of a scan give the scan's ``intensity``, see :meth:`intensity`, since its own percentiles are others.
 
     Args:
-        source: what it is built from, see :func:`~monai_blurvae.trained.source.reading`.
+        run: a finished run or a packed bundle, of which nothing is run.
         device: to compute on.
+
+    Raises:
+        RunFolderError: if it is neither, unfinished, broken, or of another version, in a sentence.
 
     Attributes:
         network: the model in evaluation mode, on images in [−1, 1].
@@ -68,38 +72,38 @@ class TrainedModel:
         >>> model.reconstruct("t1.nii.gz")  # doctest: +SKIP
     """
 
-    def __init__(self, source: Source, device: str | torch.device = "cpu") -> None:
-        self.config: Mapping[str, Any] = source.config
-        self.name = source.name
+    def __init__(self, run: FinishedRun, device: str | torch.device = "cpu") -> None:
+        weights = read_weights(run)
+        self.config: Mapping[str, Any] = run.config
+        self.name = run.name
         self.rule = IntensityRule.of(self.config)
-        self.slice_axis: int = source.run.argument("slice_axis", 1)
-        self._crop_size: int | None = source.run.argument("crop_size", None)
-        normalization = source.run.argument("network_def#kernel_normalization", "softmax")
-        self._arguments = network_arguments(source.weights, normalization)
+        self.slice_axis: int = run.argument("slice_axis", 1)
+        self._crop_size: int | None = run.argument("crop_size", None)
+        normalization = run.argument("network_def#kernel_normalization", "softmax")
+        self._arguments = network_arguments(weights, normalization)
         self.network = BlurVAE(**self._arguments)
         try:
-            self.network.load_state_dict(source.weights)
+            self.network.load_state_dict(weights)
         except RuntimeError as error:  # torch's lists of names
-            raise RunFolderError(f"{source.name} holds weights that are not all there; take another one.") from error
+            raise RunFolderError(f"{self.name} holds weights that are not all there; take another one.") from error
         self.network.to(device).eval()
         self.voxel_size = tuple(float(size) for size in self.network.get_buffer("voxel_size"))
-        self._run = source.run
+        self._run = run
         self._scored: ScriptableBlurVAE | None = None
-        self._densities = self._packed_densities(source)
+        self._densities: Densities | None = None
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
         """Load a finished run, a packed bundle, or its zip; nothing from it is run.
 
         Args:
-            path: of the folder or zip.
+            path: of the folder or zip; ``"sample_model"`` for the one that comes with the package.
             device: to compute on.
 
         Raises:
             RunFolderError: if it is none of these, unfinished, broken, or of another version, in a sentence.
         """
-        with reading(path) as source:
-            return cls(source, device)
+        return cls(FinishedRun(path), device)
 
     @property
     def image_shape(self) -> list[int]:
@@ -109,8 +113,7 @@ class TrainedModel:
     @property
     def volumes(self) -> bool:
         """Whether the training's images are slices of volumes, not files of images."""
-        transforms = self.config.get("train", {}).get("deterministic_transforms") or ()
-        return not any(str(item.get("_target_", "")).endswith("PrepareImaged") for item in transforms)
+        return is_of_volumes(self.config)
 
     def preprocessing(self) -> dict[str, Any]:
         """What an image has to go through on its way to the network, as JSON has it."""
@@ -132,10 +135,7 @@ class TrainedModel:
             BlurVAEError: if there are none, or those images are not there any more.
         """
         if self._densities is None:
-            if self.name.is_file():
-                raise RunFolderError(f"{self.name} was packed without densities; pack the run again.")
-            own = Path(self._run.setting("cache_dir", "") or default_cache_dir())
-            self._densities = Densities.fit(self._run, self.network, own if own.is_dir() else default_cache_dir())
+            self._densities = Densities.of(self._run, self.network, self._run.cache_dir)
         return self._densities
 
     def find_densities(self) -> Densities | None:
@@ -265,10 +265,6 @@ class TrainedModel:
     @property
     def _device(self) -> torch.device:
         return self.network.get_buffer("voxel_size").device
-
-    def _packed_densities(self, source: Source) -> Densities | None:
-        file = source.densities_file
-        return Densities.read(file, self.image_shape) if file.is_file() else None
 
     def _prepared(self, image: Image) -> MetaTensor:
         """The image (C, …), a volume in RAS, without NaN, in its own intensities."""

@@ -11,14 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_blurvae.bundle.densities import STATIONARY
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.functional import annuli, gaussian_log_normalizer, spectral_sum
 from monai_blurvae.networks import BlurVAEReconstructor
 from monai_blurvae.networks.architecture import architecture_of
 from monai_blurvae.seeding import numpy_rng
-
-DENSITIES = ("variance", "spectrum")
-"""The densities that an export has, in the order of its buffers: one variance, and one for each spatial frequency."""
 
 LATENTS = 16
 """Latents of each bound, as ``importance_samples`` of an evaluation."""
@@ -51,7 +49,7 @@ class ScriptableBlurVAE(BlurVAEReconstructor):
     ``evidence_bounds(…, samples=16, seed=0)`` for a first image, so that an image has one value on every machine.
 
     Args:
-        variances: S_j > 0 of the fitted densities by the names in :data:`DENSITIES`, half spectra
+        variances: S_j > 0 of the fitted :class:`~monai_blurvae.bundle.densities.Densities`, half spectra
             ``(1, C, *half)``; None where there are none, and ``log_prob`` says so.
         arguments: of the reconstructor.
     """
@@ -116,7 +114,7 @@ def _densities(variances: Mapping[str, Tensor] | None, image_shape: list[int]) -
     half = [*size[:-1], size[-1] // 2 + 1]
     if variances is None:
         return torch.zeros(0, channels, *half, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-    spectra = [variances[name].double().expand(1, channels, *half) for name in DENSITIES]
+    spectra = [variances[name].double().expand(1, channels, *half) for name in STATIONARY]
     multiplicity = annuli(tuple(size), torch.float64, torch.device("cpu")).multiplicity
     constant = gaussian_log_normalizer(math.prod(image_shape))
     normalizers = torch.cat([-0.5 * spectral_sum(spectrum.log(), size) - constant for spectrum in spectra])

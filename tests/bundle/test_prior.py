@@ -5,7 +5,10 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -99,7 +102,7 @@ def test_run_bundle_zip_and_weights_load_the_same_prior(prior_run, packed, tmp_p
     priors = [PatchVAEPrior.load(place, intensity=(0.0, 1.0)) for place in places]
     values = [prior.log_prob(images(), 0.1) for prior in priors]
     assert all(torch.equal(value, values[0]) for value in values)
-    assert not (tmp_path / "hcp" / "configs" / "inference.json").exists()
+    assert not {"inference.json", "score.json"} & {path.name for path in (tmp_path / "hcp" / "configs").iterdir()}
     parser = ConfigParser(ConfigParser.load_config_file(tmp_path / "hcp" / "configs" / "reconstruct.json"))
     parser.update({"bundle_root": str(tmp_path / "hcp")})
     prior = parser.get_parsed_content("prior")
@@ -182,6 +185,47 @@ def test_evaluating_again_gives_the_same_table(prior_run, cache_dir, tmp_path):
     run("evaluating", EVALUATE, **settings, evaluation_dir=str(tmp_path / "again"))
     for name in ("metrics.md", "metrics.csv"):
         assert (tmp_path / "again" / name).read_text() == (prior_run / "test" / name).read_text()
+
+
+def test_its_packed_card_has_its_own_figures(prior_run, packed):
+    with zipfile.ZipFile(packed) as archive:
+        card = archive.read("hcp/docs/model_card.md").decode()
+        metadata = json.loads(archive.read("hcp/configs/metadata.json"))
+    table = [line for line in (prior_run / "test" / "metrics.md").read_text().splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(SIGMAS)
+    assert "\n".join(table) in card
+    rows = list(csv.DictReader((prior_run / "test" / "metrics.csv").open()))
+    held_out = sum(float(row["elbo_0.02"]) for row in rows) / len(rows)
+    assert metadata["eval_metrics"]["log_p"] == pytest.approx(held_out, rel=1e-4)
+    for text in ("8×8 patches of grey images", "| network | PatchMixture |", "| components | 4 |", "- slices: coronal"):
+        assert text in card
+    assert "percentiles 1 to 99 of the whole become −1 to 1\n" in card  # not clipped
+    assert "architecture" not in card
+    assert "no medical device" in card
+
+
+def test_the_packed_bundle_evaluates_as_the_run_does(prior_run, packed, hcp_dir, cache_dir, tmp_path, monkeypatch):
+    """From its folder, on images that are given, since it comes without any."""
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(packed), str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path / "hcp")
+    given = {"dataset_dir": str(hcp_dir), "image_pattern": "103/**/*.nii.gz", "cache_dir": cache_dir, "device": "cpu"}
+    run("evaluating", "configs/evaluate.json", **given)
+    run("evaluating", EVALUATE, **given, run_dir=str(prior_run), evaluation_dir=str(tmp_path / "own"))
+    for name in ("metrics.md", "metrics.csv"):
+        assert (tmp_path / "hcp/evaluation/0001" / name).read_text() == (tmp_path / "own" / name).read_text()
+
+
+def test_a_zip_reconstructs_as_the_run_does(prior_run, packed, tmp_path):
+    scan = save(tmp_path / "a.nii.gz", brain(3, (24, 3, 24)))
+    for name, place in (("run", prior_run), ("zip", packed)):
+        settings = {"input": str(scan), "output_dir": str(tmp_path / name), "device": "cpu", "run_dir": str(place)}
+        settings |= {"acceleration": 2, "centre_lines": 9, "steps": 2}
+        run("reconstructing", str(ROOT / "bundles/hcp/reconstruct.json"), **settings)
+    found = [sorted((tmp_path / name).rglob("*.nii.gz")) for name in ("run", "zip")]
+    assert found[0]
+    for one, other in zip(*found, strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(nib.load(one).get_fdata(), nib.load(other).get_fdata())
 
 
 def test_evaluating_on_other_data(prior_run, cache_dir, tmp_path):

@@ -17,23 +17,15 @@ from monai_blurvae.bundle.scoring import DISTANT
 from monai_blurvae.metrics.scoring import DENSITIES, SCORES
 from scripts import benchmark_scoring
 from tests.commands import environment
-from tests.volumes import ROOT, TINY, TRAIN, brain, cause, make_dataset, run, save
+from tests.volumes import ROOT, brain, cause, run, save
 
 SCORE = str(ROOT / "bundles/hcp/score.json")
 FLIPPED = np.array([[0, 0, -1.0, 10], [-1.0, 0, 0, 20], [0, 1.0, 0, 30], [0, 0, 0, 1]])
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, cache_dir):
-    """A tiny run with two validation subjects."""
-    work = tmp_path_factory.mktemp("scoring")
-    make_dataset(work / "data", subjects=6)
-    entries = [{"image": str(path), "subject": path.parts[-3]} for path in sorted((work / "data").rglob("*.nii.gz"))]
-    lists = {"training": entries[:2], "validation": entries[2:4], "test": entries[4:]}
-    (work / "datalist.json").write_text(json.dumps(lists))
-    given = {"datalist": str(work / "datalist.json"), "cache_dir": cache_dir, "run_dir": str(work / "run")}
-    run("training", TRAIN, **given, **TINY)
-    return work / "run"
+def trained(two_validation_run):
+    return two_validation_run
 
 
 def command(trained, cache_dir, inputs, out, *options):

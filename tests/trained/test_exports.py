@@ -17,6 +17,7 @@ from torch.utils import cpp_extension
 from monai_blurvae.bundle import FinishedRun, fit_densities
 from monai_blurvae.metrics import evidence_bounds
 from scripts import export
+from tests.pickles import Malicious
 from tests.volumes import HCP, TINY, TRAIN, brain, save
 from tests.volumes import run as train
 
@@ -277,14 +278,6 @@ def refused(run, folder, capsys):
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     return message
-
-
-class Malicious:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def test_what_cannot_be_exported_is_refused_in_a_sentence(run, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The model that comes with the package."""
 
+import json
 import zipfile
 
 import numpy as np
@@ -16,6 +17,8 @@ def test_it_says_what_it_is_and_holds_no_path():
     assert "SYNTHETIC images" in texts["hcp/docs/model_card.md"]
     assert "| PSNR (dB) | 26.54 |" in texts["hcp/docs/model_card.md"]
     assert not [name for name, text in texts.items() if "/home/" in text or "/root" in text or "/tmp" in text]
+    assert len(json.loads(texts["hcp/models/reference.json"])["volumes"]) == 2
+    assert "synthetic0" not in texts["hcp/models/reference.json"]
 
 
 @pytest.mark.slow
