@@ -23,6 +23,14 @@ FILES = (
 """All that is taken out of a zip."""
 
 
+def is_packed_zip(path: Path) -> bool:
+    """Whether a file is the zip of a packed bundle; torch's own files of weights are zips, too."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(_ends(name, PACKED[1]) for name in archive.namelist())
+
+
 def unpack(path: Path, folder: Path) -> Path:
     """Take the :data:`FILES` of a packed bundle out of its zip.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,10 @@ from torch import Tensor
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import PatchMixture, PatchModel, PatchVAE
+from monai_blurvae.packed import PACKED, is_packed_zip, unpack
 from monai_blurvae.priors.inference import SCORES
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 from monai_blurvae.run_files import MODEL
-
-PACKED_MODEL = "models/model.pt"
-"""The weights in a packed bundle."""
 
 
 class PatchVAEPrior(PatchPrior):
@@ -144,16 +141,13 @@ def _require_bank(network: PatchModel) -> None:
 def _weights(path: Path) -> tuple[dict[str, Any], Path]:
     """The content of the file of weights that a path stands for, and that file."""
     if path.is_dir():
-        found = next((path / name for name in (MODEL, PACKED_MODEL) if (path / name).is_file()), None)
+        found = next((path / name for name in (MODEL, PACKED[1]) if (path / name).is_file()), None)
         if found is None:
             raise RunFolderError(f"{path} holds no {MODEL}; give the folder of a training, or a packed bundle.")
         return load_safely(found), found
-    if zipfile.is_zipfile(path):  # torch's own files of weights are, too
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if f"/{name}".endswith(f"/{PACKED_MODEL}")]
-            if names:
-                with tempfile.TemporaryDirectory() as folder:
-                    return load_safely(archive.extract(names[0], folder)), path
+    if is_packed_zip(path):
+        with tempfile.TemporaryDirectory() as folder:
+            return load_safely(unpack(path, Path(folder)) / PACKED[1]), path
     return load_safely(path), path
 
 

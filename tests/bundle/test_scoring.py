@@ -50,9 +50,10 @@ def table(out):
     return list(csv.DictReader((out / "scores.csv").open()))
 
 
-def reference_of(trained):
-    (folder,) = (trained / "scoring").iterdir()
-    return [json.loads(path.read_text()) for path in sorted(folder.iterdir())]
+def reference_of(trained, importance_samples=2):
+    """What the run keeps of its validation subjects."""
+    kept = [json.loads(path.read_text()) for path in sorted((trained / "scoring").rglob("*.json"))]
+    return [one for one in kept if one["settings"]["importance_samples"] == importance_samples]
 
 
 def test_the_table_has_slices_and_volumes_with_their_standing(trained, scored):

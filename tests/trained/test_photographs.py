@@ -7,9 +7,10 @@ from PIL import Image
 
 import monai_blurvae
 from monai_blurvae.errors import DataError
-from scripts import export
+from scripts import export, pack_bundle
 from tests.photographs import CELEBA, TINY_IMAGES, make_photographs
-from tests.volumes import run as train
+from tests.volumes import ROOT
+from tests.volumes import run as command
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def photographs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(photographs, cache_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    train("training", CELEBA, dataset_dir=str(photographs), cache_dir=cache_dir, run_dir=str(folder), **TINY_IMAGES)
+    command("training", CELEBA, dataset_dir=str(photographs), cache_dir=cache_dir, run_dir=str(folder), **TINY_IMAGES)
     return folder
 
 
@@ -38,6 +39,17 @@ def test_files_and_arrays_of_bytes(run, photographs):
     assert model.log_prob(path).shape == (1,)
     with pytest.raises(DataError, match=r"3 channel\(s\) first"):
         model.reconstruct(np.asarray(Image.open(path)))
+
+
+def test_a_zip_infers_as_the_run_does(run, photographs, tmp_path):
+    packed = pack_bundle.zip_folder(pack_bundle.pack(run, tmp_path / "packed"))
+    for name, place in (("run", run), ("zip", packed)):
+        given = {"run_dir": str(place), "dataset_dir": str(photographs), "image_pattern": "*.png", "device": "cpu"}
+        command("inference", str(ROOT / "bundles/celeba/inference.json"), **given, output_dir=str(tmp_path / name))
+    found = [sorted((tmp_path / name).rglob("*.png")) for name in ("run", "zip")]
+    assert len(found[0]) == len(found[1]) == 10
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
 
 
 def test_an_export_in_colour(run):
