@@ -2,8 +2,10 @@
 
 ``iteration`` (the default) compares an alternating iteration with a plain L2 one on the same batch, with MONAI's own
 trainer on that objective, and with the loop that one would write first: two forward passes and full complex FFTs.
-``patches`` compares the patches that this package draws in one process with those of MONAI's datasets under the same
-transforms. ``memory`` draws patches of many large volumes and tells the memory that belongs to the process alone.
+``cost`` writes what an iteration takes by the clock and in memory, over batch size, image size, kernel size and width
+of the network, with what the network alone takes. ``patches`` compares the patches that this package draws in one
+process with those of MONAI's datasets under the same transforms. ``memory`` draws patches of many large volumes and
+tells the memory that belongs to the process alone.
 """
 
 from __future__ import annotations
@@ -42,8 +44,11 @@ except ImportError:  # Windows
 from monai_blurvae.data import SlicePatchDataset, TrainLoader
 from monai_blurvae.engines import BlurVAETrainer
 from monai_blurvae.engines.precision import PRECISIONS, chosen_precision
+from monai_blurvae.files import make_folder, write_text
+from monai_blurvae.handlers.evaluation import csv_text
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE, VAEOutput
+from monai_blurvae.study.figures import new_figure, save
 from monai_blurvae.transforms import CheckVolumed, RandSlicePatchd
 
 Run = Callable[[], object]
@@ -272,6 +277,104 @@ def benchmark_memory(options: argparse.Namespace) -> None:
             print(f"epoch {part}: {anonymous_memory():.0f} MB, {rate:.0f} patches/s")
 
 
+STEPS_OF_COST: dict[str, list[Any]] = {
+    "batch_size": [4, 8, 16, 32, 64],
+    "image_size": [32, 64, 128],
+    "kernel_size": [3, 5, 11, 21, 41],
+    "channels": [[8, 16, 32, 64], [16, 32, 64, 128], [32, 64, 128, 256], [64, 128, 256, 512]],
+}
+"""What is varied, one at a time, the others being those of the options."""
+
+GIGABYTE = 1e9
+
+
+def network_alone(options: argparse.Namespace) -> Run:
+    """Forward and backward pass of the squared error without any trainer or optimizer: what nothing can go below."""
+    network = make_network(options).train()
+    images = make_batch(options).to(options.device)
+
+    def iteration() -> None:
+        network.zero_grad()
+        (network(images).reconstruction - images).square().sum().backward()
+
+    return iteration
+
+
+def memory_of(options: argparse.Namespace) -> dict[str, float]:
+    """Bytes that a training step holds at once: ``weights`` with gradients and Adam's moments, and ``activations``.
+
+    Activations are what autograd saves for the backward pass of the VAE step, each storage once, without the weights.
+    """
+    network = make_network(options).train()
+    images = make_batch(options).to(options.device)
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage  # held, so that its place is not given to another
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(images)
+        kernel = network.kernel(output.z.detach()).detach()
+        ELBOLoss(WienerLoss(), kernel_size=options.kernel_size)(output, images, kernel)
+    own = sum(p.numel() * p.element_size() for p in network.parameters())
+    return {"weights": 4.0 * own, "activations": float(sum(storage.nbytes() for storage in saved.values()))}
+
+
+def benchmark_cost(options: argparse.Namespace) -> None:
+    """Write ``cost.csv``, ``cost.png`` and ``cost.pdf``."""
+    rows = []
+    for name, values in STEPS_OF_COST.items():
+        for value in values:
+            varied = argparse.Namespace(**vars(options) | {name: value})
+            if varied.kernel_size > varied.image_size:
+                continue
+            contenders = {"iteration": ours(WienerLoss(), varied), "network": network_alone(varied)}
+            for run in contenders.values():
+                run()
+            found = {
+                kind: statistics.median(seconds_of(run, options.device) for _ in range(options.pairs))
+                for kind, run in contenders.items()
+            }
+            shown = value if isinstance(value, int) else value[0]
+            per_image = {kind: 1e3 * seconds / varied.batch_size for kind, seconds in found.items()}
+            rows.append({"varied": name, "value": shown, **per_image, **memory_of(varied)})
+            print(
+                "  ".join(f"{key} {text if isinstance(text, str) else f'{text:.4g}'}" for key, text in rows[-1].items())
+            )
+    folder = make_folder(options.output)
+    write_text(folder / "cost.csv", csv_text(rows))
+    save(draw_cost(rows), folder, "cost")
+    print(f"The table and the figure are in {folder}.")
+
+
+def draw_cost(rows: list[dict[str, Any]]) -> Any:
+    """Milliseconds an image above, memory below, one column for each of :data:`STEPS_OF_COST`."""
+    figure = new_figure((12, 5.5))
+    axes = figure.subplots(2, len(STEPS_OF_COST))
+    for column, name in enumerate(STEPS_OF_COST):
+        part = [row for row in rows if row["varied"] == name]
+        x = [row["value"] for row in part]
+        time_axes, memory_axes = axes[:, column]
+        time_axes.plot(x, [row["iteration"] for row in part], "o-", label="alternating iteration")
+        time_axes.plot(x, [row["network"] for row in part], "o--", color="0.5", label="network alone, one pass")
+        memory_axes.plot(x, [row["activations"] / GIGABYTE for row in part], "o-", label="activations")
+        memory_axes.plot(x, [row["weights"] / GIGABYTE for row in part], "o--", color="0.5", label="weights, moments")
+        memory_axes.set_xlabel(name.replace("_", " ") + (", first" if name == "channels" else ""))
+        for place in (time_axes, memory_axes):
+            place.set_xscale("log", base=2)
+            place.set_xticks(x, [str(value) for value in x])
+            place.set_ylim(bottom=0)
+    axes[0, 0].set_ylabel("ms an image")
+    axes[1, 0].set_ylabel("GB")
+    for row in axes:
+        row[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
 def benchmark_iteration(options: argparse.Namespace) -> None:
     """Print what an alternating iteration costs, and its ratio to others that take turns with it."""
     ahead = "alternating"
@@ -307,10 +410,18 @@ def benchmark_iteration(options: argparse.Namespace) -> None:
     print(f"most memory, of all  {peak_memory(options.device)}")
 
 
+MODES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "iteration": benchmark_iteration,
+    "cost": benchmark_cost,
+    "patches": benchmark_patches,
+    "memory": benchmark_memory,
+}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mode", nargs="?", choices=("iteration", "patches", "memory"), default="iteration")
+    parser.add_argument("mode", nargs="?", choices=tuple(MODES), default="iteration")
     parser.add_argument("--volumes", type=int, default=100, help="of 256³ voxels, for memory (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--batch_size", type=int, default=64)
@@ -319,9 +430,10 @@ def main() -> None:
     parser.add_argument("--kernel_size", type=int, default=11)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark"), help="folder, of cost")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    {"iteration": benchmark_iteration, "patches": benchmark_patches, "memory": benchmark_memory}[options.mode](options)
+    MODES[options.mode](options)
 
 
 if __name__ == "__main__":

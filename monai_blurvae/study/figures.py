@@ -147,7 +147,7 @@ def draw_kernels(histories: Mapping[str, KernelHistory], title: str, warmup: int
     for label, history in histories.items():
         kinds = {"reconstructions": history.reconstructions, "kernels": history.pictures}
         strips += [(f"{label}\n{kind}", pictures) for kind, pictures in kinds.items() if pictures]
-    figure = _figure((15, 4 + 0.95 * len(strips)))
+    figure = new_figure((15, 4 + 0.95 * len(strips)))
     grid = figure.add_gridspec(len(strips) + 1, max(1, len(epochs)), height_ratios=[*[0.9] * len(strips), 3])
     for i, (label, pictures) in enumerate(strips):
         for j, epoch in enumerate(epochs):
@@ -174,7 +174,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def _subplots(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
-    figure = _figure(size)
+    figure = new_figure(size)
     return figure, figure.subplots(rows, columns, **options)
 
 
@@ -187,13 +187,21 @@ def text_font(size: int) -> ImageFont.FreeTypeFont:
     Raises:
         ImportError: without matplotlib, naming the extra.
     """
-    _figure((1, 1))
+    new_figure((1, 1))
     from matplotlib import get_data_path
 
     return ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def new_figure(size: tuple[float, float]) -> Figure:
+    """An empty figure that needs no display.
+
+    Args:
+        size: width and height in inches.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

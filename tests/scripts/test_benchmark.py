@@ -1,6 +1,7 @@
 """The loop that the training is timed against does the same: its objectives are those of the package."""
 
 import argparse
+import csv
 
 import pytest
 import torch
@@ -34,6 +35,27 @@ def test_the_full_ffts_give_the_same_objectives(step):
     expected = KernelLoss()(output.reconstruction, images, kernel)
     torch.testing.assert_close(benchmark.full_kernel_loss(*step), expected)
     torch.testing.assert_close(benchmark.full_elbo(*step), ELBOLoss(WienerLoss())(output, images, kernel, epoch=1).loss)
+
+
+def test_the_memory_of_a_step_is_that_of_its_parts(tmp_path, monkeypatch):
+    """Weights, gradients and two moments are 16 bytes a parameter; what is saved grows with the batch."""
+    found = benchmark.memory_of(OPTIONS)
+    parameters = sum(p.numel() for p in benchmark.make_network(OPTIONS).parameters())
+    assert found["weights"] == 16 * parameters
+    larger = benchmark.memory_of(argparse.Namespace(**vars(OPTIONS) | {"batch_size": 6}))
+    assert larger["weights"] == found["weights"]
+    assert 1.9 < larger["activations"] / found["activations"] <= 2
+    first = 3 * 4 * 8 * 8 * 4  # what the first block's convolution gives, at the least
+    assert found["activations"] > first
+    monkeypatch.setattr(benchmark, "STEPS_OF_COST", {"batch_size": [2, 4], "channels": [[4, 4], [4, 8]]})
+    benchmark.benchmark_cost(argparse.Namespace(**vars(OPTIONS) | {"output": tmp_path}))
+    with (tmp_path / "cost.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["varied"], row["value"]) for row in rows] == [
+        *(("batch_size", value) for value in "24"),
+        *(("channels", "4") for _ in range(2)),
+    ]
+    assert (tmp_path / "cost.png").stat().st_size > 1000
 
 
 def test_an_iteration_of_each_changes_the_weights_and_the_table_has_all(capsys):
