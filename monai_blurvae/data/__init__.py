@@ -21,7 +21,7 @@ from monai_blurvae.data.header import (
 from monai_blurvae.data.image_list import evaluation_image_datalist, find_images, load_image_datalist
 from monai_blurvae.data.images import ImageDataset
 from monai_blurvae.data.input_volumes import input_datalist
-from monai_blurvae.data.loader import EndlessBatchSampler, SizedDataset, TrainLoader
+from monai_blurvae.data.loader import EndlessBatchSampler, ShareSampler, SizedDataset, TrainLoader
 from monai_blurvae.data.output_names import OutputNames
 from monai_blurvae.data.patches import SlicePatchDataset
 from monai_blurvae.data.reference import reference_images
@@ -41,6 +41,7 @@ __all__ = [
     "ResultFolder",
     "ResultNames",
     "SaveVolumed",
+    "ShareSampler",
     "SizedDataset",
     "SlicePatchDataset",
     "StoredVolume",

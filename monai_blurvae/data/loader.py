@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any, Protocol, cast
 
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from monai_blurvae.data.order import EpochOrder
+
+logger = logging.getLogger(__name__)
 
 
 class SizedDataset(Protocol):
@@ -24,8 +27,9 @@ class SizedDataset(Protocol):
 class EndlessBatchSampler(Sampler[list[int]]):
     """Indices n = epoch · size + i in order, cut into the batches of each epoch, without end.
 
-    Workers live on over the epochs, and a training can be taken up at any iteration. Of several processes each takes
-    every ``num_replicas``-th index of an epoch, and all have the same number: the first indices of the epoch fill up.
+    Workers live on over the epochs, and a training can be taken up at any iteration. Several processes take the batches
+    of ``num_replicas`` · ``batch_size`` that one process would take, an equal part each, one behind the other; the
+    first indices of an epoch fill its last batch up.
 
     Args:
         size: samples in an epoch; the last batch of an epoch may be smaller. It may be 0 until batches are asked for.
@@ -72,10 +76,10 @@ class EndlessBatchSampler(Sampler[list[int]]):
     def _batches(self, iteration: int) -> Iterator[list[int]]:
         while True:
             epoch, step = divmod(iteration, len(self))
-            first = step * self.batch_size
-            last = min(first + self.batch_size, self.share)
-            places = (self.rank + i * self.num_replicas for i in range(first, last))
-            numbers = [epoch * self.size + place % self.size for place in places]
+            before = step * self.batch_size
+            count = min(self.batch_size, self.share - before)
+            first = before * self.num_replicas + self.rank * count
+            numbers = [epoch * self.size + place % self.size for place in range(first, first + count)]
             yield numbers if self.order is None else [self.order[n][1] for n in numbers]
             iteration += 1
 
@@ -114,6 +118,7 @@ class TrainLoader(DataLoader[dict[str, Any]]):
         rank, num_replicas = 0, 1
         if isinstance(sampler, DistributedSampler):
             rank, num_replicas = sampler.rank, sampler.num_replicas
+            _tell(len(dataset), batch_size, num_replicas)
         elif sampler is not None:
             raise ValueError(f"sampler must be a DistributedSampler or None, but is a {type(sampler).__name__}.")
         order = None if getattr(dataset, "shuffle", False) else EpochOrder(len(dataset), seed)
@@ -124,6 +129,39 @@ class TrainLoader(DataLoader[dict[str, Any]]):
             pin_memory=pin_memory,
             **{"worker_init_fn": _leave_process_group, **kwargs},
         )
+
+
+class ShareSampler(Sampler[int]):
+    """A process's share of a dataset that several evaluate: each index is taken once.
+
+    Where there are fewer samples than processes each of these takes all: a mean over them is the same.
+
+    Args:
+        dataset: one with a length.
+        num_replicas: number of processes.
+        rank: of this process, from 0.
+
+    Example:
+        >>> list(ShareSampler("abcde", 2, 1)), list(ShareSampler("ab", 3, 1))
+        ([1, 3], [0, 1])
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
+        size = len(dataset)
+        self.indices = range(rank, size, num_replicas) if size >= num_replicas else range(size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+def _tell(size: int, batch_size: int, num_replicas: int) -> None:
+    """Say what a step sees, and what an epoch sees twice."""
+    again = -size % num_replicas
+    more = f"; the first {again} of an epoch's {size} come twice in it, to fill its last batch up" if again else ""
+    logger.info(f"A batch has {num_replicas} × {batch_size} = {num_replicas * batch_size} images{more}.")
 
 
 def _leave_process_group(worker: int) -> None:

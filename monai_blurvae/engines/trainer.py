@@ -27,7 +27,7 @@ from monai_blurvae.engines.precision import SMALLEST_SCALE, autocast, chosen_pre
 from monai_blurvae.errors import DataError, NonFiniteLossError
 from monai_blurvae.losses import Adversary, ELBOLoss, KernelLoss, PatchELBO
 from monai_blurvae.networks import BlurVAE, PatchModel, VAEOutput, unwrapped
-from monai_blurvae.seeding import torch_rng
+from monai_blurvae.seeding import normal_rows
 
 
 class BlurVAETrainer(SupervisedTrainer):
@@ -43,8 +43,9 @@ class BlurVAETrainer(SupervisedTrainer):
     The network may be wrapped in ``DistributedDataParallel`` with ``find_unused_parameters=True``: its forward does not
     use the kernel generator, whose gradients the trainer averages over the processes itself.
 
-    The noise of an iteration is a function of (seed, iteration), so that a resumed training repeats it. The attribute
-    ``epoch_means`` holds the means of the terms over the epoch so far, ``grad_scaler`` the scale of the losses.
+    The noise is a function of (seed, iteration, place in the batch of all processes), so that a resumed training
+    repeats it, and several processes have that of one. The attribute ``epoch_means`` holds the means of the terms over
+    the epoch so far, of this process, ``grad_scaler`` the scale of the losses.
 
     With fused optimizers (``fused=True``) the host reads one value of the device in an iteration, whether all was
     finite; otherwise one before each step.
@@ -294,9 +295,10 @@ class BlurVAETrainer(SupervisedTrainer):
         raise e
 
     def _noise(self, image_shape: Sequence[int]) -> Tensor:
-        """Standard normal noise of this iteration, drawn on the CPU so that every device sees the same."""
-        generator = torch_rng(self.seed, "noise", self.state.iteration, self.state.rank)
-        return torch.randn(self.model.noise_shape(image_shape), generator=generator).to(self.state.device)
+        """Standard normal noise of this process's part of the iteration, the same numbers on every device."""
+        rows, width = self.model.noise_shape(image_shape)
+        noise = normal_rows(self.state.rank * rows, rows, width, self.seed, "noise", self.state.iteration)
+        return noise.to(self.state.device)
 
 
 def _detached(output: Any) -> dict[str, Tensor]:

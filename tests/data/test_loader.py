@@ -1,10 +1,11 @@
 import itertools
+import logging
 from itertools import chain, islice
 
 import pytest
 from torch.utils.data import DistributedSampler, SequentialSampler
 
-from monai_blurvae.data import EndlessBatchSampler, TrainLoader
+from monai_blurvae.data import EndlessBatchSampler, ShareSampler, TrainLoader
 
 
 class Numbers:
@@ -30,14 +31,34 @@ def test_the_stream_of_batches():
     assert list(islice(sampler, 3)) == stream[4:]
 
 
-def test_processes_share_every_epoch_evenly():
-    samplers = [EndlessBatchSampler(10, 2, rank, 3) for rank in range(3)]
-    assert {len(sampler) for sampler in samplers} == {2}
-    for epoch in range(2):
-        parts = [[*chain(*islice(sampler, 2 * epoch, 2 * epoch + 2))] for sampler in samplers]
-        assert parts[0] == [10 * epoch + i for i in (0, 3, 6, 9)]
-        assert {i for part in parts for i in part} == set(range(10 * epoch, 10 * epoch + 10))
-        assert [len(part) for part in parts] == [4, 4, 4]
+@pytest.mark.parametrize("size", [12, 16, 17])
+def test_processes_take_the_batches_of_one_in_equal_parts(size):
+    """Batches of 2 × 3 images over two epochs; of 17 images the first fills the last batch up."""
+    one = EndlessBatchSampler(size, 6)
+    parts = [EndlessBatchSampler(size, 3, rank, 2) for rank in range(2)]
+    assert len(parts[0]) == len(parts[1]) == len(one)
+    for i, (batch, *shares) in enumerate(islice(zip(one, *parts, strict=True), 2 * len(one))):
+        ends_an_epoch = i % len(one) == len(one) - 1
+        filler = [i // len(one) * size] * (size % 2) if ends_an_epoch else []
+        assert [*shares[0], *shares[1]] == batch + filler
+        assert len(shares[0]) == len(shares[1])
+
+
+def test_what_comes_twice_is_told(caplog):
+    caplog.set_level(logging.INFO, "monai_blurvae")
+    for size in (16, 17):
+        TrainLoader(Numbers(size), 3, sampler=DistributedSampler(Numbers(size), 2, 0))
+    assert [record.message for record in caplog.records] == [
+        "A batch has 2 × 3 = 6 images.",
+        "A batch has 2 × 3 = 6 images; the first 1 of an epoch's 17 come twice in it, to fill its last batch up.",
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_each_process_evaluates_its_share_or_where_there_are_too_few_all(size):
+    shares = [list(ShareSampler(range(size), 3, rank)) for rank in range(3)]
+    assert shares == [[0, 1]] * 3 if size == 2 else sorted(chain(*shares)) == list(range(size))
+    assert all(shares)
 
 
 def test_no_data_is_no_error_until_batches_are_asked_for():
@@ -49,7 +70,7 @@ def test_no_data_is_no_error_until_batches_are_asked_for():
 
 def test_a_distributed_sampler_tells_the_rank():
     loader = TrainLoader(Numbers(), 4, sampler=DistributedSampler(Numbers(), 2, 1, shuffle=False), shuffle=False)
-    assert next(iter(loader))["image"].tolist() == [1, 3, 5, 7]
+    assert next(iter(loader))["image"].tolist() == [4, 5, 6, 7]
     assert len(loader) == 2
 
 
