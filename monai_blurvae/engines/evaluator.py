@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ignite.engine import Events
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 
 from monai_blurvae.engines.batch import images_of
 from monai_blurvae.engines.events import BlurVAEKeys
+from monai_blurvae.engines.parallel import share_buffers
 from monai_blurvae.functional import kl_standard_normal
 from monai_blurvae.networks import VAEOutput, unwrapped
 
@@ -17,7 +19,8 @@ from monai_blurvae.networks import VAEOutput, unwrapped
 class BlurVAEEvaluator(SupervisedEvaluator):
     """MONAI's evaluator for a :class:`~monai_blurvae.networks.BlurVAE`: reconstructs from μ, always in float32.
 
-    The network may be wrapped in ``DistributedDataParallel``.
+    The network may be wrapped in ``DistributedDataParallel``, with a share of the images in each process. The metrics
+    of :mod:`monai_blurvae.metrics` are over all of them.
 
     The output holds ``image``, ``label`` (the same), ``pred``, ``mu``, ``log_var``, ``kernel`` and ``kl`` ``(B,)``.
     Arguments are those of ``monai.engines.SupervisedEvaluator``; ``decollate`` is off by default.
@@ -25,12 +28,14 @@ class BlurVAEEvaluator(SupervisedEvaluator):
 
     def __init__(self, *args: Any, decollate: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, decollate=decollate, **kwargs)
+        self.add_event_handler(Events.STARTED, lambda: share_buffers(self.network))
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
         images = images_of(self, batchdata)
-        with self.mode(self.network):
-            output: VAEOutput = self.inferer(images, self.network)
-            kernel = unwrapped(self.network).kernel(output.mu)
+        network = unwrapped(self.network)  # of which no other process hears: they may have fewer batches
+        with self.mode(network):
+            output: VAEOutput = self.inferer(images, network)
+            kernel = network.kernel(output.mu)
         self.state.output = {
             CommonKeys.IMAGE: images,
             CommonKeys.LABEL: images,

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+
+logger = logging.getLogger(__name__)
+
+
+def with_shared_norms(network: nn.Module) -> nn.Module:
+    """The network, on a GPU with batch norms over the batch of all processes; elsewhere torch has none, and it says so.
+
+    Args:
+        network: on its device; its weights stay the same objects, for optimizers that hold them.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        return network
+    if next(network.parameters()).is_cuda:
+        shared: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        logger.info("Batch norms see the batch of all processes.")
+        return shared
+    logger.info("On a CPU the batch norms of each process see its own batch alone; the first one's estimates are kept.")
+    return network
+
+
+@torch.no_grad()
+def share_buffers(network: nn.Module) -> None:
+    """Give all processes the first one's buffers, as the wrapper does before a forward pass that goes through it.
+
+    Args:
+        network: as an engine has it, wrapped or not.
+    """
+    if isinstance(network, DistributedDataParallel):
+        for buffer in network.module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 class Averaging:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from ignite.metrics import Metric
+from monai.utils import evenly_divisible_all_gather
 from torch import Tensor
 
 
@@ -14,7 +15,7 @@ class ActiveUnits(Metric):
     """Number of latent units whose posterior mean varies over the images by more than a threshold.
 
     Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016, section 5.2: unit u is active when
-    Var_x(E[z_u | x]) > 0.01.
+    Var_x(E[z_u | x]) > 0.01. Of several processes it counts the images of all.
 
     Args:
         output_transform: from the engine's output to posterior means ``(B, latent_size)``.
@@ -37,5 +38,7 @@ class ActiveUnits(Metric):
 
     def compute(self) -> int:
         """The number of active units; 0 with fewer than two images."""
-        means = torch.cat(self._means) if self._means else torch.zeros(0, 0)
-        return int((means.var(0) > self.threshold).sum()) if len(means) > 1 else 0
+        if not self._means:
+            return 0
+        means = evenly_divisible_all_gather(torch.cat(self._means))
+        return int((means.var(0, correction=0) > self.threshold).sum())

@@ -1,12 +1,16 @@
-"""Two processes, each with half of the batches, end with the same weights."""
+"""Two processes, each with half of the batches, end with the same weights, and measure what one measures."""
 
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
+from monai_blurvae.engines import BlurVAEEvaluator
 from monai_blurvae.losses import ELBOLoss, L2Loss, RobustLoss, SigmaVAELoss, WienerLoss
+from monai_blurvae.metrics import additional_metrics, key_metric
+from monai_blurvae.networks import BlurVAE
 from tests.commands import environment
 
 OBJECTIVES = {
@@ -24,18 +28,17 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from monai_blurvae.engines import BlurVAEEvaluator, BlurVAETrainer
-from monai_blurvae.networks import BlurVAE
-from tests.engines.test_parallel import CASES, OBJECTIVES
+from torch.utils.data import DataLoader
+from monai_blurvae.data import ShareSampler
+from monai_blurvae.engines import BlurVAETrainer
+from tests.engines.test_parallel import CASES, OBJECTIVES, five_images, measured, small_network
 
 
 def train(name, precision):
-    network = DistributedDataParallel(
-        BlurVAE(image_size=8, channels=(4, 8), latent_size=3, kernel_size=3), find_unused_parameters=True
-    )
+    network = DistributedDataParallel(small_network(), find_unused_parameters=True)
     model, objective = network.module, OBJECTIVES[name]()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    batches = [{"image": torch.rand(4, 1, 8, 8) * 2 - 1} for _ in range(3)]
+    batches = [{"image": torch.rand(4, 1, 16, 16) * 2 - 1} for _ in range(3)]
     trainer = BlurVAETrainer(
         "cpu", 2, batches, network,
         torch.optim.Adam([*model.vae_parameters(), *objective.parameters()], 1e-3),
@@ -45,8 +48,10 @@ def train(name, precision):
     if precision == "float16":
         trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     trainer.run()
-    BlurVAEEvaluator("cpu", batches, network).run()
-    return {"before": before, "after": model.state_dict(), "objective": objective.state_dict(), "batch": batches[0]}
+    images = five_images()
+    metrics = measured(network, DataLoader(images, 2, sampler=ShareSampler(images, 2, dist.get_rank())))
+    weights = {"before": before, "after": model.state_dict(), "objective": objective.state_dict()}
+    return {**weights, "batch": batches[0], "metrics": metrics}
 
 
 torch.set_num_threads(1)
@@ -56,6 +61,23 @@ torch.manual_seed(rank)  # the wrapper starts all of them with the first one's w
 torch.save([train(*case) for case in CASES], f"{sys.argv[1]}/{rank}.pt")
 dist.destroy_process_group()
 """
+
+
+def small_network():
+    return BlurVAE(image_size=16, channels=(4, 8), latent_size=3, kernel_size=3)
+
+
+def five_images():
+    """Of which one of two processes has two batches of two, and the other has one."""
+    generator = torch.Generator().manual_seed(0)
+    return [{"image": torch.rand(1, 16, 16, generator=generator) * 2 - 1} for _ in range(5)]
+
+
+def measured(network, loader):
+    metrics = {"key_val_metric": key_metric(), "additional_metrics": additional_metrics()}
+    evaluator = BlurVAEEvaluator("cpu", loader, network, **metrics)
+    evaluator.run()
+    return evaluator.state.metrics
 
 
 @pytest.mark.slow
@@ -72,9 +94,14 @@ def test_both_processes_end_with_the_same_weights(tmp_path):
 def assert_same_training(case, first, second):
     assert not torch.equal(first["batch"]["image"], second["batch"]["image"])
     parameters = [key for key in first["after"] if key.endswith(("weight", "bias"))]
-    for part, keys in (("after", parameters), ("objective", list(first["objective"]))):
-        for key in keys:
+    for part in ("after", "objective"):  # the first one's running estimates, too
+        for key in first[part]:
             assert torch.equal(first[part][key], second[part][key]), (case, key)
     for part in ("encoder.", "decoder.", "kernel_generator."):
         changed = [not torch.equal(first["before"][k], first["after"][k]) for k in parameters if k.startswith(part)]
         assert any(changed), (case, part)
+    alone = small_network()
+    alone.load_state_dict(first["after"])
+    metrics = measured(alone, DataLoader(five_images(), 5))
+    for found in (first, second):
+        assert found["metrics"] == pytest.approx(metrics, rel=1e-6), case
