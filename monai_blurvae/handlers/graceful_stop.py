@@ -10,6 +10,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from monai_blurvae.distributed import is_main_process
 from monai_blurvae.handlers.checkpoint import RestartCheckpointHandler, at_end_of_epoch
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class GracefulStopHandler:
     """On SIGTERM, SIGINT or SIGUSR1 finish the iteration, write a checkpoint and exit with 128 + the signal's number.
 
     Within the last iteration of an epoch, the epoch's validation is finished too. A second SIGINT stops at once.
+    Of several processes the first does so, and the others end with it, whenever each has heard of the signal.
     Clusters send SIGTERM, or SIGUSR1 when asked for a warning (Slurm's option ``signal``, ``USR1@120``).
 
     Args:
@@ -37,6 +39,7 @@ class GracefulStopHandler:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self._restore)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._restore)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._end_with_the_first)
 
     def _start(self, engine: Engine) -> None:
         self._received = None
@@ -58,11 +61,16 @@ class GracefulStopHandler:
             self._stop_if_asked(engine)
 
     def _stop_if_asked(self, engine: Engine) -> None:
-        if self._received is None:
+        if self._received is None or not is_main_process():
             return
         self.checkpoint.save(engine)
         logger.warning(f"Stopped by {self._received.name}; resume the run to go on.")
         raise SystemExit(128 + self._received)
+
+    def _end_with_the_first(self, engine: Engine, error: BaseException) -> None:
+        """A process that was asked to stop meets the end of the first one as an error of their next exchange."""
+        if self._received is not None and not is_main_process():
+            raise SystemExit(128 + self._received) from error
 
     def _restore(self, engine: Engine, error: BaseException | None = None) -> None:
         for number, previous in self._previous.items():
