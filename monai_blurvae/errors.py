@@ -38,6 +38,10 @@ class NonFiniteLossError(BlurVAEError, RuntimeError):
     """A loss or a gradient that is infinite or not a number."""
 
 
+class FirstProcessError(BlurVAEError, RuntimeError):
+    """What the first of several processes has met, in the others, which cannot go on without it."""
+
+
 def user_error(error: BaseException) -> BaseException | None:
     """The error to show: the first in a chain of causes that the user can mend, or None if there is none.
 

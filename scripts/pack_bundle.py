@@ -23,7 +23,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.run_configs import run_metadata, trains_blurvae, with_run_values
+from monai_blurvae.bundle.run_configs import MULTI_GPU, in_one_process, run_metadata, trains_blurvae, with_run_values
 from monai_blurvae.errors import RunFolderError, user_error
 from monai_blurvae.files import make_folder, read_object, replacing, write_json, write_text
 from monai_blurvae.packed import PACKED, PACKED_CARD, PACKED_METADATA
@@ -125,7 +125,10 @@ def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
     train = read_object(source / "train.json")
     kept = {name: train[name] for name in OF_THIS_MACHINE if name in train}
     place: dict[str, Any] = {"bundle_root": "."}
-    write_json(configs / Path(PACKED[0]).name, {**run.config, **kept, **place})
+    overlay = read_object(source / MULTI_GPU)
+    write_json(configs / Path(PACKED[0]).name, {**in_one_process(run.config, train, overlay), **kept, **place})
+    if trains_blurvae(run.config):
+        write_json(configs / MULTI_GPU, overlay)
     for name in (EVALUATE, *((INFERENCE, SCORE) if trains_blurvae(run.config) else ())):
         if (source / name).is_file():
             own = with_run_values(read_object(source / name), run.config)

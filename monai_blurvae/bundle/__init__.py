@@ -1,6 +1,6 @@
 """What the bundles' configs call: the first step, the folder of a run, what is found there. Nothing else imports it."""
 
-from monai_blurvae.bundle.command_line import begin, default_cache_dir
+from monai_blurvae.bundle.command_line import begin, begin_in_parallel, default_cache_dir
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.finished_run import FinishedRun, TrainedObjective
 from monai_blurvae.bundle.measures import MeasuresHandler
@@ -10,6 +10,8 @@ from monai_blurvae.bundle.run_report import report_run
 from monai_blurvae.bundle.running import RunningConfig, running_config
 from monai_blurvae.bundle.scoring import VolumeScorer
 from monai_blurvae.bundle.volumes import VolumeReconstructor
+from monai_blurvae.distributed import is_main_process
+from monai_blurvae.engines.parallel import with_shared_norms
 
 __all__ = [
     "FinishedRun",
@@ -22,10 +24,13 @@ __all__ = [
     "VolumeReconstructor",
     "VolumeScorer",
     "begin",
+    "begin_in_parallel",
     "default_cache_dir",
     "fit_densities",
+    "is_main_process",
     "log_skipped",
     "prepare",
     "report_run",
     "running_config",
+    "with_shared_norms",
 ]

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from monai_blurvae.bundle.run_configs import MULTI_GPU
 from monai_blurvae.bundle.running import STEPS, references, running_config
+from monai_blurvae.distributed import join_processes, launched_processes
 from monai_blurvae.errors import SettingsError, user_error
 from monai_blurvae.memory import keep_freed_memory
 
@@ -43,6 +45,45 @@ SECTIONS = frozenset(
 def begin() -> None:
     """First expression of every bundle.
 
+    It reads the config by :func:`understand`.
+
+    Raises:
+        SettingsError: likewise, or if this is one of several processes, each of which would do all of the work.
+    """
+    understand()
+    require_one_process(running_config().folder)
+
+
+def begin_in_parallel() -> None:
+    """First expression of a training in several processes, in place of :func:`begin`: they join.
+
+    Raises:
+        SettingsError: as :func:`understand`, or if torchrun has not started this process.
+    """
+    join_processes(understand())
+
+
+def require_one_process(folder: Path | None) -> None:
+    """Refuse to do all of the work in each of several processes.
+
+    Args:
+        folder: of the config's files, for the message; None if unknown.
+
+    Raises:
+        SettingsError: naming the overlay that they train together by.
+    """
+    count = launched_processes()
+    if count > 1:
+        overlay = MULTI_GPU if folder is None else folder / MULTI_GPU
+        raise SettingsError(
+            f"WORLD_SIZE is {count}, but this config is for one process; add '{overlay}' behind the others in "
+            f"--config_file to train in {count}, or start it without torchrun."
+        )
+
+
+def understand() -> str:
+    """Read the running config as it was meant, and refuse what is wrong in it; the device that it names.
+
     Texts that a command line or YAML meant as numbers, truth values or null become these; paths keep their ``#``, and
     are texts even where they look like numbers. Keys that nothing refers to and arguments that no component has are
     refused. From here on MONAI's command prints an error that a user can mend as one sentence, and the process keeps
@@ -62,9 +103,10 @@ def begin() -> None:
         parser.parse(reset=True)
     check_names(config, own_names(config, running.folder))
     check_components(config, _locate_with(parser))
-    if "device" in config:
-        check_device(parser.get_parsed_content("device"))
+    device = parser.get_parsed_content("device") if "device" in config else "cpu"
+    check_device(device)
     keep_freed_memory()
+    return str(device)
 
 
 def default_cache_dir() -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from monai_blurvae.bundle.running import RunningConfig, references
 from monai_blurvae.data import DatasetFacts
 from monai_blurvae.files import read_object, write_json, write_text
@@ -16,6 +18,8 @@ from monai_blurvae.networks import BlurVAE
 from monai_blurvae.run_files import CONFIG, INFERENCE, METADATA, MODEL
 
 LOGGING = "logging.conf"
+MULTI_GPU = "multi_gpu_train.json"
+"""In the folder of a bundle: the overlay that makes of a training one in several processes."""
 FROM_RUN = re.compile(r"\$@finished_run\.setting\('(\w+)'")
 """A setting of an inference that comes from the run."""
 
@@ -42,6 +46,25 @@ def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -
             place = {"bundle_root": str(folder.absolute()), "model_file": f"$@bundle_root + '/{MODEL}'"}
             write_json(folder / INFERENCE, with_run_values(inference, resolved) | place)
     write_json(folder / CONFIG, resolved)
+
+
+def in_one_process(config: Mapping[str, Any], train: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a training in several processes without the overlay that made it one.
+
+    Args:
+        config: of the training; without the overlay it stays as it is.
+        train: the bundle's own, where values come back from.
+        overlay: the bundle's.
+    """
+    made, own = ConfigParser(json.loads(json.dumps(config))), ConfigParser(dict(train))
+    for name in overlay if "world_size" in config else ():
+        section, _, key = name.rpartition("#")
+        if name in own:
+            made[name] = own[name]
+        else:
+            made[section].pop(key, None)
+    result: dict[str, Any] = made.get()
+    return result
 
 
 def trains_blurvae(config: Mapping[str, Any]) -> bool:

@@ -21,10 +21,21 @@ from monai_blurvae.bundle.run_configs import write_configs
 from monai_blurvae.bundle.running import RunningConfig
 from monai_blurvae.data import DatasetFacts, facts_of, require_distinct_contents
 from monai_blurvae.data.datalist import SPLITS, image_file
-from monai_blurvae.distributed import from_main_process, is_main_process
+from monai_blurvae.distributed import from_main_process, is_main_process, launch_id, was_restarted
 from monai_blurvae.errors import RunFolderError
-from monai_blurvae.files import make_folder, remove_leftovers, write_json
-from monai_blurvae.run_files import CHECKPOINT, CONFIG, DATALIST, LINEAR, MODEL, SUMMARY, TENSORBOARD, TEST, VERSIONS
+from monai_blurvae.files import make_folder, remove_leftovers, write_json, write_text
+from monai_blurvae.run_files import (
+    CHECKPOINT,
+    CONFIG,
+    DATALIST,
+    LAUNCH,
+    LINEAR,
+    MODEL,
+    SUMMARY,
+    TENSORBOARD,
+    TEST,
+    VERSIONS,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +48,8 @@ class RunFolder:
     """The folder of one training.
 
     Which folder it is, is decided and checked at once; it is created when the training starts, so that a run that never
-    begins leaves nothing behind.
+    begins leaves nothing behind. Of several processes the first decides. When torchrun starts them again since one has
+    died, it is the folder that they wrote to before.
 
     Args:
         output_dir: gets a new numbered folder for each run.
@@ -64,7 +76,8 @@ class RunFolder:
         self.config = config
         self._auto = resume == "auto"
         self._resumed = bool(resume)
-        self._chosen = self._choose(None if run_dir is None else Path(run_dir).expanduser())
+        self._restarted = was_restarted()
+        self._chosen = from_main_process(lambda: self._choose(None if run_dir is None else Path(run_dir).expanduser()))
         self._path: Path | None = None
         self._lock: FileLock | None = None
         self._datasets: Mapping[str, Dataset[Any]] = {}
@@ -141,6 +154,8 @@ class RunFolder:
             trainer: has trained.
             tester: has evaluated the test images, if there are any.
         """
+        if not is_main_process():
+            return
         facts = [facts_of(dataset) for dataset in self._datasets.values()]
         skipped = list(dict.fromkeys(sentence for fact in facts for sentence in fact.skipped))
         content = {
@@ -166,10 +181,17 @@ class RunFolder:
         path = new_numbered_folder(self.output_dir) if self._chosen is None else make_folder(self._chosen)
         self._acquire(path)
         remove_leftovers(path)
+        launch = launch_id()
+        if launch is not None:
+            write_text(path / LAUNCH, launch)
         logger.info(f"Writing to {path}.")
         return path
 
     def _choose(self, run_dir: Path | None) -> Path | None:
+        own = self._of_this_launch(run_dir) if self._restarted else None
+        if own is not None:
+            logger.info(f"The processes were started again; they go on in {own}.")
+            return own
         if run_dir is None:
             return self._newest_unfinished() if self._resumed else None
         held = [name for name in RUN_FILES if (run_dir / name).exists()]
@@ -181,6 +203,12 @@ class RunFolder:
         if self._resumed and not held and not self._auto:
             raise RunFolderError(f"run_dir {run_dir} holds no run to resume; leave out resume to start one.")
         return run_dir
+
+    def _of_this_launch(self, run_dir: Path | None) -> Path | None:
+        """The folder that this launch by torchrun has written to, if it came to that."""
+        folders = numbered_folders(self.output_dir) if run_dir is None else [run_dir]
+        marks = [(path, path / LAUNCH) for path in reversed(folders)]
+        return next((path for path, mark in marks if mark.is_file() and mark.read_text() == launch_id()), None)
 
     def _newest_unfinished(self) -> Path | None:
         runs = [p for p in numbered_folders(self.output_dir) if (p / CONFIG).is_file() and not (p / SUMMARY).is_file()]
@@ -195,7 +223,8 @@ class RunFolder:
         """Hold the folder as long as this run writes to it; the system releases it when the process dies."""
         self._lock = FileLock(path / ".lock", blocking=False)
         try:
-            self._lock.acquire()
+            # a process that was killed leaves the lock to the workers of its loader, which take seconds to see it
+            self._lock.acquire(timeout=30 if self._restarted else 0, blocking=self._restarted)
         except Timeout:
             raise RunFolderError(
                 f"another process is writing to {path}; wait for it, or choose another run_dir."

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from monai_blurvae.distributed import is_main_process
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.report import write_reconstructions, write_report
 
@@ -15,11 +16,14 @@ logger = logging.getLogger(__name__)
 def report_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> None:
     """Write the report of a run; what keeps it from being written is logged, since the run itself has ended well.
 
+    Of several processes the first writes it.
+
     Args:
         run_dir: the run's folder.
         evaluation_dir: of an evaluation that the report shows in place of the training's test.
     """
-    _write(lambda: write_report(run_dir, evaluation_dir))
+    if is_main_process():
+        _write(lambda: write_report(run_dir, evaluation_dir))
 
 
 def report_reconstructions(output_dir: str | Path) -> None:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from monai_blurvae.data.datalist import subject_of
 from monai_blurvae.data.header import read_header
 from monai_blurvae.data.store import StoredVolume, VolumeStore, require_space
+from monai_blurvae.distributed import is_main_process
 from monai_blurvae.errors import DataError
 from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandSlicePatchd
 from monai_blurvae.transforms.rand_slice_patch import PatchTable
@@ -103,7 +104,8 @@ def prepare_volumes(
     _announce(missing, store.root)
 
     started = time.monotonic()
-    for file in tqdm(checked, desc="preparing volumes", unit="volume", disable=not missing):
+    quiet = not missing or not is_main_process()
+    for file in tqdm(checked, desc="preparing volumes", unit="volume", disable=quiet):
         with prepared.skipping(skip_bad_files):
             volume = store.add(file.source, file.subject)
             table = _measure(volume, file.shape, store, cutter)
@@ -178,7 +180,7 @@ def _check_files(
     """The files whose header can be used."""
     checked = []
     # Checksums of hundreds of large files take a while; a few files show no bar.
-    for source, subject in tqdm(items, desc="checking files", unit="file", delay=3):
+    for source, subject in tqdm(items, desc="checking files", unit="file", delay=3, disable=not is_main_process()):
         with prepared.skipping(skip_bad_files):
             header = read_header(source)
             shape = expected_shape(store.transform, header.shape)

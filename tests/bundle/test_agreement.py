@@ -3,7 +3,8 @@
 import pytest
 from monai.bundle import ConfigParser
 
-from tests.volumes import ROOT
+from monai_blurvae.bundle.run_configs import MULTI_GPU, in_one_process
+from tests.volumes import ROOT, TRAIN
 
 CONFIGS = {
     (bundle, file): ConfigParser.load_config_file(ROOT / "bundles" / bundle / f"{file}.json")
@@ -38,6 +39,15 @@ def test_the_bundles_train_alike(section):
 def test_the_bundles_have_the_same_handlers_but_for_the_voxel_size():
     hcp, celeba = (CONFIGS[bundle, "train"]["train"]["handlers"] for bundle in ("hcp", "celeba"))
     assert [h for h in hcp if "VoxelSize" not in h["_target_"]] == celeba
+
+
+def test_the_bundles_train_in_several_processes_alike_and_the_overlay_can_be_taken_off():
+    hcp, celeba = (ConfigParser.load_config_file(ROOT / f"bundles/{name}/{MULTI_GPU}") for name in ("hcp", "celeba"))
+    assert hcp == celeba
+    train = CONFIGS["hcp", "train"]
+    both = ConfigParser.load_config_files([TRAIN, str(ROOT / f"bundles/hcp/{MULTI_GPU}")])
+    assert both != train
+    assert in_one_process(both, train, hcp) == in_one_process(train, train, hcp) == train
 
 
 @pytest.mark.parametrize("bundle", ["hcp", "celeba"])

@@ -20,6 +20,7 @@ from monai.transforms import AsDiscreted, CopyItemsd, EnsureChannelFirstd, LoadI
 
 from monai_blurvae.data import sample
 from tests.commands import environment
+from tests.parallel import torchrun
 from tests.volumes import HCP, ROOT, brain, make_dataset
 
 REQUIRED = (
@@ -78,7 +79,8 @@ def command(folder, *arguments, extras=(), **more):
 
 def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
     names = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
-    configs = {f"configs/{name}.json" for name in ("train", "evaluate", "inference", "score", "metadata")} | {
+    names_of_configs = ("train", "multi_gpu_train", "evaluate", "inference", "score", "metadata")
+    configs = {f"configs/{name}.json" for name in names_of_configs} | {
         "configs/logging.conf"
     }
     models = {"models/model.pt", "models/linear.pt", "models/densities.pt"}
@@ -246,54 +248,11 @@ def test_monai_labels_overrides_train(packed, hcp_dir, tmp_path):
     assert json.loads((run / "summary.json").read_text())["epochs"] == 1
 
 
-MULTI_GPU = {
-    "device": "cpu",
-    "network": {
-        "_target_": "torch.nn.parallel.DistributedDataParallel",
-        "module": "$@network_def.to(@device)",
-        "find_unused_parameters": True,
-    },
-    "train#sampler": {
-        "_target_": "DistributedSampler",
-        "dataset": "@train#dataset",
-        "even_divisible": True,
-        "shuffle": True,
-    },
-    "train#dataloader#sampler": "@train#sampler",
-    "train#dataloader#shuffle": False,
-    "train#trainer#train_handlers": "$@train#handlers[: -2 if dist.get_rank() > 0 else None]",
-    "validate#sampler": {
-        "_target_": "DistributedSampler",
-        "dataset": "@validate#dataset",
-        "even_divisible": False,
-        "shuffle": False,
-    },
-    "validate#dataloader#sampler": "@validate#sampler",
-    "validate#evaluator#val_handlers": "$None if dist.get_rank() > 0 else @validate#handlers",
-    "initialize": [
-        "$import torch.distributed as dist",
-        "$dist.is_initialized() or dist.init_process_group(backend='gloo')",
-        "$monai.utils.set_determinism(seed=123)",
-        "$import logging",
-        "$@train#trainer.logger.setLevel(logging.WARNING if dist.get_rank() > 0 else logging.INFO)",
-        "$@validate#evaluator.logger.setLevel(logging.WARNING if dist.get_rank() > 0 else logging.INFO)",
-    ],
-    "run": ["$@train#trainer.run()"],
-    "finalize": ["$dist.is_initialized() and dist.destroy_process_group()"],
-}
-"""The form of the model zoo's multi_gpu_train.json, on CPUs."""
-
-
 @pytest.mark.slow
-def test_the_model_zoos_multi_gpu_overlay(packed, hcp_dir, cache_dir, tmp_path):
-    (tmp_path / "multi_gpu_train.json").write_text(json.dumps(MULTI_GPU))
-    files = str([str(packed / "configs/train.json"), str(tmp_path / "multi_gpu_train.json")])
-    line = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("-m", "monai.bundle", "run", "run", "--config_file", files, "--output_dir", str(tmp_path / "out")),
-    ]
-    env = environment(HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir)
-    done = subprocess.run(line, cwd=packed, env=env, capture_output=True, text=True, timeout=600, check=False)
+def test_two_processes_train_by_the_packed_overlay(packed, hcp_dir, cache_dir, tmp_path):
+    files = str([f"configs/{name}" for name in ("train.json", "multi_gpu_train.json")])
+    arguments = ("training", "--config_file", files, "--output_dir", tmp_path / "out")
+    done = torchrun(*arguments, cwd=packed, HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir)
     assert done.returncode == 0, done.stderr[-4000:]
     assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["0001"]
     checkpoint = torch.load(tmp_path / "out/0001/checkpoint.pt", weights_only=True)
