@@ -13,27 +13,35 @@ from monai_blurvae.errors import SettingsError
 class CosineLearningRateHandler:
     """Linear warm-up from 0, then half a cosine down to a share of the learning rate, iteration by iteration.
 
-    The learning rate of iteration i of n is a function of (i − ½) / n alone, n = ``max_epochs`` · ``epoch_length``. So
+    The learning rate of iteration i of n is a function of (i − ½) / n alone, n = ``epochs`` · ``epoch_length``. So
     nothing has to be saved: a resumed training goes on as if it had never stopped, one that is resumed with more epochs
-    takes its place on the longer curve. Each group of the optimizer keeps its own scale. With a ``warmup`` of 0 and a
-    ``final`` of 1 the learning rate is left alone, for another schedule to change.
+    takes its place on the longer curve. A training in rounds, each of which raises the trainer's ``max_epochs``, as of
+    ``monai.fl.client.MonaiAlgo``, has one curve over all of them where ``epochs`` says how many there will be. Each
+    group of the optimizer keeps its own scale. With a ``warmup`` of 0 and a ``final`` of 1 the learning rate is left
+    alone, for another schedule to change.
 
     Args:
         optimizer: its learning rates, at construction, are those at the top of the curve.
         warmup: share of the iterations that the warm-up takes, 0 ≤ warmup < 1.
         final: learning rate after the last iteration, over that of the top, 0 to 1; 1 for a constant one.
+        epochs: that the curve spans; None for the trainer's ``max_epochs``.
 
     Raises:
-        ValueError: for a share out of range.
+        ValueError: for a share out of range, or epochs that are not positive.
         SettingsError: during the training, when something else changes the learning rate too.
     """
 
-    def __init__(self, optimizer: Optimizer, warmup: float = 0.0, final: float = 0.0) -> None:
+    def __init__(
+        self, optimizer: Optimizer, warmup: float = 0.0, final: float = 0.0, epochs: int | None = None
+    ) -> None:
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup must be at least 0 and below 1, but is {warmup!r}.")
         if not 0 <= final <= 1:
             raise ValueError(f"final must be from 0 to 1, but is {final!r}.")
+        if epochs is not None and epochs < 1:
+            raise ValueError(f"epochs must be positive or null, but is {epochs!r}.")
         self.optimizer = optimizer
+        self.epochs = epochs
         self.warmup = warmup
         self.final = final
         self._tops = [float(group["lr"]) for group in optimizer.param_groups]
@@ -47,10 +55,11 @@ class CosineLearningRateHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Set the learning rates of the iteration that begins."""
-        assert engine.state.max_epochs is not None
+        epochs = engine.state.max_epochs if self.epochs is None else self.epochs
+        assert epochs is not None
         assert engine.state.epoch_length is not None
         # its middle, so that neither the first iteration nor the last has a rate of 0
-        factor = self.factor((engine.state.iteration - 0.5) / (engine.state.max_epochs * engine.state.epoch_length))
+        factor = self.factor((engine.state.iteration - 0.5) / (epochs * engine.state.epoch_length))
         found = [group["lr"] for group in self.optimizer.param_groups]
         if self._given and found != self._given:
             raise SettingsError(

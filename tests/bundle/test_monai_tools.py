@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import monai.bundle
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.fl.client import MonaiAlgo, MonaiAlgoStats
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, WeightType
@@ -80,9 +82,7 @@ def command(folder, *arguments, extras=(), **more):
 def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
     names = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
     names_of_configs = ("train", "multi_gpu_train", "evaluate", "inference", "score", "metadata")
-    configs = {f"configs/{name}.json" for name in names_of_configs} | {
-        "configs/logging.conf"
-    }
+    configs = {f"configs/{name}.json" for name in names_of_configs} | {"configs/logging.conf"}
     models = {"models/model.pt", "models/linear.pt", "models/densities.pt"}
     docs = {"docs/README.md", "docs/model_card.md", "docs/data_license.txt"}
     assert names == {*configs, *models, *docs, "LICENSE"}
@@ -171,11 +171,42 @@ def test_training_evaluation_and_inference_from_the_folder_without_further_optio
     assert len(list((packed / "outputs/hcp_reconstructions").rglob("*_neg_log_prob.nii.gz"))) == 5
 
 
+ROUNDS = 3
+
+
+class Start:
+    """What each round begins with, and the learning rates of its iterations."""
+
+    def __init__(self):
+        self.weights, self.rates = {}, []
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.rate)
+
+    def __call__(self, engine):
+        self.weights = {name: value.clone() for name, value in engine.network.state_dict().items()}
+
+    def rate(self, engine):
+        self.rates.append(engine.optimizer.param_groups[0]["lr"])
+
+
 def site(bundle, data, work, name):
     settings = {"dataset_dir": str(data), "cache_dir": str(work / "cache"), "output_dir": str(work / name)}
-    algo = MonaiAlgo(str(bundle), train_kwargs=settings, eval_kwargs=settings, send_weight_diff=False)
+    train = settings | {"lr_epochs": ROUNDS, "lr_warmup": 0.0}
+    algo = MonaiAlgo(str(bundle), train_kwargs=train, eval_kwargs=dict(settings), send_weight_diff=False)
     algo.initialize(extra={ExtraItems.CLIENT_NAME: name})
     return algo
+
+
+def federated_average(states):
+    """The mean of the sites' weights, in the types that they have."""
+    means = {name: torch.stack([state[name].double() for state in states]).mean(0) for name in states[0]}
+    return {name: value.to(states[0][name].dtype) for name, value in means.items()}
+
+
+def exchanged(weights):
+    return ExchangeObject(weights=weights, weight_type=WeightType.WEIGHTS)
 
 
 @pytest.mark.slow
@@ -183,24 +214,34 @@ def site(bundle, data, work, name):
 def test_three_federated_rounds_on_two_sites(packed, hcp_dir, tmp_path, monkeypatch, copied):
     monkeypatch.chdir(tmp_path)
     sites = [site(packed, hcp_dir, tmp_path, "a"), site(packed, make_dataset(tmp_path / "b_data", 4), tmp_path, "b")]
+    starts = [Start() for _ in sites]
+    for algo, start in zip(sites, starts, strict=True):
+        start.attach(algo.trainer)
     weights = sites[0].get_weights(extra={}).weights
-    for _ in range(3):
+    kernels = [name for name in weights if name.startswith("kernel_generator.")]
+    for _ in range(ROUNDS):
         sent = {name: value.clone() if copied else value for name, value in weights.items()}
-        for algo in sites:
-            algo.train(ExchangeObject(weights=sent, weight_type=WeightType.WEIGHTS), extra={})
+        for algo, start in zip(sites, starts, strict=True):
+            average = {name: value.clone() for name, value in sent.items()}  # the first are site a's own
+            algo.train(exchanged(dict(sent)), extra={})
+            for name, value in start.weights.items():  # the voxel size is the site's own
+                assert torch.equal(value, torch.ones(2) if name == "voxel_size" else average[name]), name
         gathered = [algo.get_weights(extra={}).weights for algo in sites]
-        names = gathered[0].keys()
-        assert any("kernel_generator" in name for name in names)
-        weights = {n: torch.stack([torch.as_tensor(w[n]).double() for w in gathered]).mean(0) for n in names}
-        weights = {n: value.to(torch.as_tensor(gathered[0][n]).dtype) for n, value in weights.items()}
-        metrics = [
-            algo.evaluate(ExchangeObject(weights=weights, weight_type=WeightType.WEIGHTS), extra={}).metrics
-            for algo in sites
-        ]
+        assert kernels
+        for name in kernels:
+            assert not torch.equal(gathered[0][name], starts[0].weights[name])
+            assert not torch.equal(gathered[1][name], starts[1].weights[name])
+            assert not torch.equal(gathered[0][name], gathered[1][name])
+        weights = federated_average(gathered)
+        metrics = [algo.evaluate(exchanged(dict(weights)), extra={}).metrics for algo in sites]
         assert all(m["psnr"] > 0 for m in metrics)
-    assert [algo.trainer.state.epoch for algo in sites] == [3, 3]
+    assert [algo.trainer.state.epoch for algo in sites] == [ROUNDS, ROUNDS]
+    for start in starts:
+        steps = len(start.rates)
+        curve = [0.5e-3 * (1 + math.cos(math.pi * (i + 0.5) / steps)) for i in range(steps)]
+        assert start.rates == pytest.approx(curve)
     best = sites[0].get_weights(extra={ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL})
-    assert best.weights.keys() == names
+    assert best.weights.keys() == weights.keys()
     for algo in sites:
         algo.finalize()
 

@@ -58,3 +58,14 @@ def test_beyond_the_end_it_stays():
 def test_bad_shares(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         CosineLearningRateHandler(optimizer_of(1.0), **arguments)
+
+
+def test_rounds_share_one_curve_where_their_number_is_known():
+    """As MonaiAlgo has them: each raises max_epochs by one, and runs the same engine on."""
+    handler, seen = CosineLearningRateHandler(optimizer_of(1.0), warmup=0.25, epochs=3), []
+    engine = Engine(lambda _, __: seen.append(handler.optimizer.param_groups[0]["lr"]))
+    handler.attach(engine)
+    for epoch in range(3):
+        engine.run(range(4), max_epochs=epoch + 1)
+    at_once = rates_of_a_run(CosineLearningRateHandler(optimizer_of(1.0), warmup=0.25), 3, 4)
+    assert seen == pytest.approx([rate for (rate,) in at_once])
