@@ -114,6 +114,7 @@ class PatchMixture(PatchModel):
     def bases(self) -> Tensor:
         """The orthonormal bases B, the columns of ``(K, D, D)``; without gradients they are kept until they change."""
         if torch.is_grad_enabled():
+            self._turned = None  # a step of a fused optimizer follows unseen: it does not count the weights' versions
             return self._turn()
         state = [(id(x), x._version, x.data_ptr()) for x in (self.turn, self.start, self.ease)]
         if self._turned is None or self._turned[0] != state:

@@ -56,6 +56,21 @@ def test_many_points_of_some_kinds_and_none_of_others():
     torch.testing.assert_close(model.density(y.detach(), 0.1).score, gradient, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_bases_that_are_kept_are_not_those_before_a_step(fused):
+    """Also of an optimizer that does not count the versions of what it writes to."""
+    model = network().float()
+    with torch.no_grad():
+        before = model.bases().clone()
+    optimizer = torch.optim.Adam(model.parameters(), 0.1, fused=fused)
+    PatchELBO()(model(torch.rand(2, 1, 16, 16) * 2 - 1), torch.zeros(2, 1, 16, 16)).loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = model.bases()
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, model.bases().detach())
+
+
 def test_bases_that_are_kept_are_those_of_the_weights():
     model, other, y = network(seed=0), network(seed=1), coefficients()
     before = model.density(y, 0.1).log_prob

@@ -69,7 +69,7 @@ def test_nothing_from_a_zip_is_run(packed, tmp_path):
     with zipfile.ZipFile(packed) as source, zipfile.ZipFile(changed, "w") as target:
         for name in source.namelist():
             content = source.read(name)
-            if name.endswith("train.json"):
+            if name.endswith("/train.json"):
                 config = json.loads(content)
                 trap = f"$open({str(ran)!r}, 'w')"
                 config["bundle_root"] = config["imports"] = config["network_def"]["spatial_dims"] = trap
