@@ -1,5 +1,7 @@
 """MONAI's AutoencoderKL as a model of this package."""
 
+import re
+
 import pytest
 import torch
 from monai.networks.nets import AutoencoderKL
@@ -97,3 +99,11 @@ def test_the_bundle_trains_one(hcp_dir, cache_dir, tmp_path):
     weights = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
     assert weights["autoencoder.encoder.blocks.0.conv.weight"].shape == (16, 1, 3, 3)
     assert "active units" in (tmp_path / "run" / "test" / "metrics.md").read_text()
+
+
+def test_the_guide_runs():
+    guide = (ROOT / "docs/autoencoder_kl.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL)
+    names = {}
+    exec(compile(code, "docs/autoencoder_kl.md", "exec"), names)
+    assert names["latents"].shape == (2, 3, 16, 16)
