@@ -24,15 +24,18 @@ from monai_blurvae.handlers.draws import FittedDensities, ImageDraws, outside, t
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, Pixels
 from monai_blurvae.handlers.pictures import reconstruction_figure, sample_figure, save_figure
 from monai_blurvae.metrics import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
+from monai_blurvae.metrics.likelihood import Likelihood, evidence_bounds
 from monai_blurvae.metrics.measures import MEASURES, PER_IMAGE
 from monai_blurvae.run_files import EVALUATION_NPZ, METRICS_CSV, METRICS_MD, RECONSTRUCTIONS, SAMPLES
-from monai_blurvae.seeding import torch_rng
+from monai_blurvae.seeding import derive_seed, torch_rng
 
 logger = logging.getLogger(__name__)
 
 SPECTRUM_SAMPLES = 64
 """Samples whose spectra are averaged: of one sample the power in an annulus of n frequencies scatters by about n^-½."""
 SAMPLES_AT_ONCE = 8
+BOUND_SAMPLES = 8
+"""Latents of each image for the bound of its log-density."""
 
 
 def mean_and_std_text(mean: float, std: float) -> str:
@@ -98,7 +101,8 @@ class EvaluationReportHandler:
         seed: of the samples in the picture.
         quarter_turns: rotation of the pictures, see :func:`~monai_blurvae.handlers.reconstruction_figure`.
         densities: fits what images are drawn from, called once at the first batch of an evaluation; None for no draws.
-            Where a file that it needs is missing, there are none either, and the record says why.
+            Where a file that it needs is missing, there are none either, and the record says why. With it the table
+            has, under each density, the evidence lower bound of log p of each image, ``elbo_variance`` and so on.
     """
 
     def __init__(
@@ -146,6 +150,7 @@ class EvaluationReportHandler:
             "ssim": make_ssim_metric()(*pair).flatten(),
             "kl": output[BlurVAEKeys.KL],
             "kernel_width": kernel_width(output[BlurVAEKeys.KERNEL]),
+            **self._bounds(output[CommonKeys.IMAGE], self._draws.densities.likelihoods),
         }
         step = max(1, len(engine.state.dataloader.dataset) // self.count)
         for i, place in enumerate(places_of(batch, len(pair[0]), len(self._rows))):
@@ -156,6 +161,14 @@ class EvaluationReportHandler:
                 self._examples.append(_Example(pair[1][i].cpu(), pair[0][i].cpu(), kernel.cpu(), draws, row))
             self._rows.append(row)
         self._means.add(_averaged(output) | _averaged_draws(drawn))
+
+    def _bounds(self, images: Tensor, likelihoods: Mapping[str, Likelihood]) -> dict[str, Tensor]:
+        """Evidence lower bounds of log p of each image in nats, on its scale of [−1, 1], under each fitted density."""
+        if not likelihoods:
+            return {}
+        seed = derive_seed(self.seed, "bounds", len(self._rows))
+        bounds = evidence_bounds(self.network, images, likelihoods, samples=BOUND_SAMPLES, seed=seed)
+        return {f"elbo_{name}": bound.elbo for name, bound in bounds.items()}
 
     def _write(self, engine: Engine) -> None:
         folder = make_folder(resolved(self.folder))

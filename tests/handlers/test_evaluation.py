@@ -276,6 +276,23 @@ def test_draws_stand_beside_the_means(tmp_path, channels):
             assert picture.height == 22 + rows * (22 + 3 * SIZE + 4)
 
 
+def test_the_table_has_the_bound_of_each_image(tmp_path):
+    """Where q(z|x) is the prior and the decoder does not look at z it is log N(x; x̂, s²), whatever is drawn."""
+    torch.manual_seed(0)
+    network = BlurVAE(image_size=SIZE, channels=(4, 8), latent_size=5, kernel_size=5, kernel_hidden_size=8).eval()
+    for weights in (network.decoder.expand[-1].weight, *network.encoder.posterior.parameters()):
+        torch.nn.init.zeros_(weights)
+    images = make_images(7)
+    densities = FittedDensities({"variance": VarianceLikelihood(0.3)}, "1 image")
+    _, output = evaluate(tmp_path, network, named(images), densities=lambda: densities)
+    normal = torch.distributions.Normal(output.reconstruction.double(), 0.3**0.5)
+    expected = normal.log_prob(images.double()).flatten(1).sum(1)
+    found = [float(row["elbo_variance"]) for row in csv.DictReader((tmp_path / "metrics.csv").open())]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    evaluate(tmp_path / "none", network, named(images))
+    assert "elbo" not in (tmp_path / "none" / "metrics.csv").read_text()
+
+
 def test_the_share_outside_is_that_of_the_normal_distribution(tmp_path):
     class Grey(BlurVAE):
         def decode(self, z):
