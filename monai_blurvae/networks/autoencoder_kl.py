@@ -10,7 +10,7 @@ from monai.networks.blocks import Convolution
 from monai.networks.nets.autoencoderkl import AutoencoderKL
 from torch import Tensor, nn
 
-from monai_blurvae.networks.kernel_generator import KernelGenerator
+from monai_blurvae.networks.kernel_generator import KernelGenerator, check_kernel_fits
 from monai_blurvae.networks.latent_model import LatentImageModel
 
 
@@ -88,8 +88,7 @@ class BlurAutoencoderKL(LatentImageModel):
         kernel_normalization: str = "softmax",
     ) -> None:
         super().__init__()
-        if kernel_size > image_size:
-            raise ValueError(f"kernel_size {kernel_size} is larger than the patch_size (image_size) {image_size}.")
+        check_kernel_fits(kernel_size, image_size)
         self.autoencoder = autoencoder
         self.spatial_dims = spatial_dims
         self.image_shape = [in_channels] + [image_size] * spatial_dims

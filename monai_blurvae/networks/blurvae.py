@@ -11,7 +11,7 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
 from monai_blurvae.networks.architecture import Architecture, architecture_of
-from monai_blurvae.networks.kernel_generator import KernelGenerator
+from monai_blurvae.networks.kernel_generator import KernelGenerator, check_kernel_fits
 from monai_blurvae.networks.latent_model import LatentImageModel
 
 ARCHITECTURES = ("transposed", "transposed_linear", "upsample")
@@ -248,8 +248,7 @@ def _check(
             f"patch_size (image_size) {image_size} cannot be halved {len(channels)} times, once for each entry of "
             f"channels; take a multiple of {step}."
         )
-    if kernel_size > image_size:
-        raise ValueError(f"kernel_size {kernel_size} is larger than the patch_size (image_size) {image_size}.")
+    check_kernel_fits(kernel_size, image_size)
 
 
 def _refuse_other_architecture(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:

@@ -57,3 +57,13 @@ class KernelGenerator(nn.Module):
         if self.normalization == "softmax":
             logits = torch.softmax(logits, dim=1)
         return logits.unflatten(1, self.kernel_shape)
+
+
+def check_kernel_fits(kernel_size: int, image_size: int) -> None:
+    """Check that a kernel is no larger than the images.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if kernel_size > image_size:
+        raise ValueError(f"kernel_size {kernel_size} is larger than the patch_size (image_size) {image_size}.")
