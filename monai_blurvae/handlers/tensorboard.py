@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,11 +67,10 @@ class BlurVAETensorBoardHandler:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._close)
 
     def _open(self, engine: Engine) -> None:
-        # purge_step makes TensorBoard forget what a run that was cut wrote after its last checkpoint, if it had one
         if not is_main_process():
             return
         with self._writing():
-            self._writer = SummaryWriter(str(resolved(self.folder)), purge_step=engine.state.epoch + 1)
+            self._writer = open_event_file(resolved(self.folder), engine.state.epoch + 1)
 
     def _writing(self) -> AbstractContextManager[None]:
         return writing_to(resolved(self.folder))
@@ -119,3 +120,16 @@ class BlurVAETensorBoardHandler:
         else:  # what went wrong is known; a second error would hide it
             with suppress(OSError):
                 writer.close()
+
+
+def open_event_file(folder: Path, epoch: int) -> SummaryWriter:
+    """A writer whose events follow those that are in the folder, and replace those of ``epoch`` and later.
+
+    So a run that was cut loses what it wrote after its last checkpoint. TensorBoard reads event files in the order of
+    their names, which begin with the second in which each was opened. Within that second the process numbers would
+    decide, and the later curves might be lost: the new file waits for the next.
+    """
+    now = time.time()
+    if any(folder.glob(f"events.out.tfevents.{int(now):010d}.*")):
+        time.sleep(int(now) + 1 - now)
+    return SummaryWriter(str(folder), purge_step=epoch)

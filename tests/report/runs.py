@@ -6,11 +6,11 @@ from itertools import count
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from monai_blurvae.functional import gaussian_kernel
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
+from monai_blurvae.handlers.tensorboard import open_event_file
 
 SETTINGS = {
     "imports": ["$import os"],
@@ -66,7 +66,7 @@ def make_run(folder, epochs=20, size=32, channels=1, kernel=True, finished=True,
 def write_events(folder, epochs, size=32, channels=1, kernel=True, psnr=saturating, every=2):
     """Event files as the TensorBoard handler writes them; again for a run that was resumed."""
     images = photographs(4, channels, size)
-    with SummaryWriter(str(folder), purge_step=epochs[0]) as writer:
+    with open_event_file(folder, epochs[0]) as writer:
         for epoch in epochs:
             terms = {"loss": 1000 / epoch + 50, "reconstruction": 900 / epoch, "half_log_det": 0.0, "kl": 50.0}
             terms |= {"kernel_loss": 100 / epoch} if kernel else {}

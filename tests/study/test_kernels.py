@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
+from monai_blurvae.handlers.tensorboard import open_event_file
 from monai_blurvae.study.kernels import read_kernels
 
 
@@ -12,9 +12,9 @@ def picture(kernels):
     return draw_rows([FigureRow("kernels", scale_kernels(kernels, 6))])
 
 
-def write(folder, epochs, kernels, width=2.5, train=True, purge_step=None):
+def write(folder, epochs, kernels, width=2.5, train=True):
     """What a training writes of its kernels, in an event file of its own."""
-    writer = SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=f".{purge_step}")
+    writer = open_event_file(folder, epochs[0])
     for epoch in epochs:
         if train:
             writer.add_scalar("train/kernel_loss", 1.0, epoch)
@@ -48,7 +48,7 @@ def test_kernels_are_read_as_they_were(tmp_path):
 
 def test_of_an_epoch_that_was_done_again_the_last_counts(tmp_path):
     write(tmp_path, (1, 2, 3), point(1, 1))
-    write(tmp_path, (3,), point(0, 0), width=1.5, purge_step=3)
+    write(tmp_path, (3,), point(0, 0), width=1.5)
     history = read_kernels(tmp_path)
     assert sorted(history.pictures) == [1, 2, 3]
     assert [history.validation[epoch] for epoch in (1, 2, 3)] == [2.5, 2.5, 1.5]
