@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seeds", type=_integers, default=(0,), help="with commas between")
     add("--patches", type=int, help="training patches of each cell, in place of the budget's")
     add("--settings", type=json.loads, default={}, help="settings of the bundle for every cell, as JSON")
+    add("--overlays", nargs="+", default=[], help="config files for every cell, such as another network's")
     data = parser.add_argument_group("data, as in the bundle")
     data.add_argument("--dataset_dir", type=Path, help="default: that of HCP_DIR, CELEBA_DIR or CIFAR10_DIR")
     data.add_argument("--image_pattern")
@@ -128,6 +129,7 @@ def make_options(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
         rate=arguments.rate,
         validation_only=arguments.validation_only,
         slow_betas=None if arguments.betas else budget.slow_betas,
+        overlays=tuple(_under_root(file) for file in arguments.overlays),
     )
 
 
@@ -175,6 +177,12 @@ def _default_jobs(device: str) -> int:
 
 def _absolute(path: Path | str | None) -> Path | None:
     return None if path is None else Path(path).expanduser().resolve()
+
+
+def _under_root(file: str) -> str:
+    """A config of the repository by its place in there, so that a study can be moved with it; others as they are."""
+    path = Path(file).expanduser().resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def _names(text: str) -> tuple[str, ...]:

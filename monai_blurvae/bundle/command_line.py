@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle.run_configs import MULTI_GPU
+from monai_blurvae.bundle.run_configs import MULTI_GPU, source_folder
 from monai_blurvae.bundle.running import STEPS, references, running_config
 from monai_blurvae.distributed import join_processes, launched_processes
 from monai_blurvae.errors import SettingsError, user_error
@@ -101,7 +101,7 @@ def understand() -> str:
     if config != before:
         parser.set(config)
         parser.parse(reset=True)
-    check_names(config, own_names(config, running.folder))
+    check_names(config, own_names(config, source_folder(running)))
     check_components(config, _locate_with(parser))
     device = parser.get_parsed_content("device") if "device" in config else "cpu"
     check_device(device)

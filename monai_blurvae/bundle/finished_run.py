@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
+from torch import nn
 
 from monai_blurvae import SAMPLE_MODEL, __version__
 from monai_blurvae.bundle.command_line import default_cache_dir
@@ -25,7 +26,7 @@ from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import BlurVAE, LatentImageModel
 from monai_blurvae.packed import PACKED, PACKED_METADATA, unpack
 from monai_blurvae.report.run_record import is_prior
 from monai_blurvae.run_files import (
@@ -279,9 +280,26 @@ class FinishedRun:
         Raises:
             RunFolderError: if the weights cannot be read.
         """
-        network: BlurVAE = self.parser().get_parsed_content("network_def")
+        network = self.untrained_network()
         load_weights(network, self.model_file)
         return network.to(device).eval()
+
+    def architecture(self, network: nn.Module) -> nn.Module:
+        """The network that the run's weights are for, untrained.
+
+        Args:
+            network: of the bundle, which is taken unless the run trained a model of images of another class.
+        """
+        if "network_def" not in self.config:
+            return network
+        trained = _locate(self.config["network_def"])
+        other = issubclass(trained, LatentImageModel) and not issubclass(trained, BlurVAE)
+        return self.untrained_network() if other else network
+
+    def untrained_network(self) -> BlurVAE:
+        """The network as the training built it, with random weights."""
+        network: BlurVAE = self.parser().get_parsed_content("network_def")
+        return network
 
     def objective(self) -> TrainedObjective:
         """What the model was trained with."""

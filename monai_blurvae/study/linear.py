@@ -78,4 +78,5 @@ def _key(folder: StudyFolder, cell: Cell) -> dict[str, Any]:
 
 
 def _latent_size(run: FinishedRun) -> int:
-    return int(run.setting("latent_size", 0))
+    """The network's own, whatever it is: ``latent_size`` of the config need not be of its class."""
+    return int(run.untrained_network().latent_size)

@@ -36,6 +36,7 @@ class StudyOptions:
         rate: validation KL in nats at which rows are compared; None for the one that is kept, or to choose it.
         validation_only: leave the test subjects alone, and report the validation subjects.
         slow_betas: of the slow rows; None for the same.
+        overlays: config files of every cell, over the bundle's and the budget's and below those of the rows.
     """
 
     root: Path
@@ -60,13 +61,14 @@ class StudyOptions:
     rate: float | None
     validation_only: bool
     slow_betas: tuple[float, ...] | None = None
+    overlays: tuple[str, ...] = ()
 
     @property
     def base_files(self) -> tuple[str, ...]:
-        """The config files of every cell: the bundle's, the budget's, the set's."""
+        """The config files of every cell: the bundle's, the budget's, the set's, the user's."""
         bundle, *overlays = self.set_files
         budget = (self.image_set.paper,) if self.budget.overlays is None else self.budget.overlays
-        return (bundle, *budget, *overlays)
+        return (bundle, *budget, *overlays, *self.overlays)
 
     @property
     def set_files(self) -> tuple[str, ...]:

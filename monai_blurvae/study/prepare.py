@@ -34,7 +34,7 @@ def prepare(options: StudyOptions, folder: StudyFolder) -> RowConfigs:
         BlurVAEError: for a config or data that cannot be used.
     """
     config = merged_config([options.config(file) for file in options.base_files], _overrides(options))
-    parser = ConfigParser(config)
+    parser = ConfigParser(config | {"bundle_root": str(options.config(options.base_files[0]).parent)})
     settings = {**options.budget.settings, **options.settings}
     try:
         if "initialize" in config:

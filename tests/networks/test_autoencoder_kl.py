@@ -2,16 +2,22 @@
 
 import re
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from monai.inferers import SliceInferer
 from monai.networks.nets import AutoencoderKL
 
+from monai_blurvae.bundle import FinishedRun
 from monai_blurvae.engines import BlurVAETrainer
 from monai_blurvae.functional import kl_standard_normal
+from monai_blurvae.inferers import prepare_scan
 from monai_blurvae.losses import ELBOLoss, WienerLoss
 from monai_blurvae.networks import BlurAutoencoderKL
-from tests.volumes import ROOT, TINY, TRAIN, run
+from tests.volumes import EVALUATE, HCP, ROOT, TINY, TRAIN, run
 
+INFERENCE = str(ROOT / "bundles/hcp/inference.json")
 SIZES = {
     "channels": (8, 8),
     "attention_levels": (False, False),
@@ -92,13 +98,25 @@ def test_what_does_not_fit_is_a_sentence():
         make(kernel_size=17)
 
 
-def test_the_bundle_trains_one(hcp_dir, cache_dir, tmp_path):
+def test_the_bundle_trains_evaluates_and_infers(hcp_dir, cache_dir, tmp_path):
     files = [TRAIN, str(ROOT / "configs/architectures/autoencoder_kl.yaml")]
     settings = TINY | {"network_def#autoencoder#channels": [16, 16, 16], "dataset_dir": str(hcp_dir)}
-    run("training", files, **settings, cache_dir=cache_dir, run_dir=str(tmp_path / "run"))
-    weights = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
+    folder, given = tmp_path / "run", {"run_dir": str(tmp_path / "run"), "cache_dir": cache_dir}
+    run("training", files, **settings, **given)
+    weights = torch.load(folder / "model.pt", weights_only=True)
     assert weights["autoencoder.encoder.blocks.0.conv.weight"].shape == (16, 1, 3, 3)
-    assert "active units" in (tmp_path / "run" / "test" / "metrics.md").read_text()
+    assert "active units" in (folder / "test" / "metrics.md").read_text()
+    run("evaluating", EVALUATE, **given)
+    assert (folder / "evaluation/0001/metrics.csv").read_text() == (folder / "test/metrics.csv").read_text()
+    scan = hcp_dir / "100" / HCP
+    run("inference", INFERENCE, **given, input=str(scan), output_dir=str(tmp_path / "maps"))
+    (written,) = (tmp_path / "maps").rglob("*_reconstruction.nii.gz")
+    network = FinishedRun(folder).network()
+    assert network.latent_size == 3 * 8 * 8
+    prepared = prepare_scan(str(scan), FinishedRun(folder).preprocessing([]).transforms)
+    slices = SliceInferer(spatial_dim=1, roi_size=(32, 32), overlap=0.5, mode="gaussian", cval=-1.0)
+    expected = slices(prepared.image.as_tensor()[None], network.reconstruct)[0, 0]
+    assert np.allclose(nib.load(written).get_fdata(), prepared.intensities(expected), atol=0.05)
 
 
 def test_the_guide_runs():
