@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader, PersistentDataset
 from monai.engines import SupervisedTrainer
+from monai.inferers import SimpleInferer
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
@@ -43,6 +44,7 @@ except ImportError:  # Windows
 
 from monai_blurvae.data import SlicePatchDataset, TrainLoader
 from monai_blurvae.engines import BlurVAETrainer
+from monai_blurvae.engines.accumulation import in_micro_batches
 from monai_blurvae.engines.precision import PRECISIONS, chosen_precision
 from monai_blurvae.files import make_folder, write_text
 from monai_blurvae.handlers.evaluation import csv_text
@@ -84,6 +86,7 @@ def ours(term: ReconstructionTerm, options: argparse.Namespace) -> Run:
         kernel_optimizer=torch.optim.Adam(network.kernel_parameters(), 1e-4, fused=True),
         loss_function=ELBOLoss(term),
         precision=options.precision,
+        accumulation=options.accumulation,
     )
     return partial(one_more, trainer)
 
@@ -303,7 +306,8 @@ def network_alone(options: argparse.Namespace) -> Run:
 def memory_of(options: argparse.Namespace) -> dict[str, float]:
     """Bytes that a training step holds at once: ``weights`` with gradients and Adam's moments, and ``activations``.
 
-    Activations are what autograd saves for the backward pass of the VAE step, each storage once, without the weights.
+    Activations are what autograd saves for the backward pass of the VAE step, each storage once, without the weights;
+    with accumulation what it saves for the whole batch, and for the largest micro-batch when its turn comes.
     """
     network = make_network(options).train()
     images = make_batch(options).to(options.device)
@@ -317,7 +321,12 @@ def memory_of(options: argparse.Namespace) -> dict[str, float]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(images)
+        if options.accumulation == 1:
+            output = network(images)
+        else:
+            network(images.tensor_split(options.accumulation)[0])
+            noise = torch.zeros(network.noise_shape(images.shape), device=images.device)
+            output = in_micro_batches(SimpleInferer(), network, images, noise, options.accumulation)
         kernel = network.kernel(output.z.detach()).detach()
         ELBOLoss(WienerLoss(), kernel_size=options.kernel_size)(output, images, kernel)
     own = sum(p.numel() * p.element_size() for p in network.parameters())
@@ -430,6 +439,7 @@ def main() -> None:
     parser.add_argument("--kernel_size", type=int, default=11)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--accumulation", type=int, default=1, help="micro-batches of the alternating iteration")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark"), help="folder, of cost")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()

@@ -49,15 +49,17 @@ class Averaging:
 
     Args:
         network: as the trainer has it, wrapped or not.
+        everything: whether no pass goes through the wrapper, so that it averages nothing.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, everything: bool = False) -> None:
         self.network = network
+        self.everything = everything
 
     def gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients that the wrapper did not."""
         if isinstance(self.network, DistributedDataParallel):
-            done = {id(p) for p in self.network.module.vae_parameters()}
+            done = set() if self.everything else {id(p) for p in self.network.module.vae_parameters()}
             self._average(p.grad for p in parameters if p.grad is not None and id(p) not in done)
 
     def estimates(self, objective: nn.Module) -> None:

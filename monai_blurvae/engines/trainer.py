@@ -18,13 +18,15 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from monai_blurvae.engines.accumulation import in_micro_batches
 from monai_blurvae.engines.batch import images_of
 from monai_blurvae.engines.epoch_means import EpochMeans
 from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
 from monai_blurvae.engines.finite import FiniteCheck
-from monai_blurvae.engines.parallel import Averaging
+from monai_blurvae.engines.parallel import Averaging, share_buffers
 from monai_blurvae.engines.precision import SMALLEST_SCALE, autocast, chosen_precision, grad_scaler
 from monai_blurvae.errors import DataError, NonFiniteLossError
+from monai_blurvae.functional import at_least_float32
 from monai_blurvae.losses import Adversary, ELBOLoss, KernelLoss, PatchELBO
 from monai_blurvae.networks import BlurVAE, PatchModel, VAEOutput, unwrapped
 from monai_blurvae.seeding import normal_rows
@@ -78,10 +80,14 @@ class BlurVAETrainer(SupervisedTrainer):
             how blurred the reconstructions are, and changes nothing else.
         adversary: a discriminator whose term joins the objective after the warm-up; it learns after each VAE step.
         decollate: whether to split batch and output into lists, for postprocessing by MONAI's transforms.
+        accumulation: number of micro-batches that a batch goes through the network in, to hold the activations of one
+            of them at a time; each goes through twice. Kernel step, VAE step and their losses are still those of the
+            whole batch, in their order and with its noise, so that the result is that of ``accumulation=1`` up to
+            rounding; but a norm over the batch is one over the micro-batch, and its estimates move with each.
 
     Raises:
         ValueError: for an unknown precision, a ``gradient_clip`` that is not positive, an objective with parameters
-            that no optimizer holds, or a kernel step without its optimizer.
+            that no optimizer holds, a kernel step without its optimizer, or fewer micro-batches than one.
         DataError: from ``run``, when there is no training data, or a batch without images.
         NonFiniteLossError: from ``run``, when a loss or a gradient is infinite or not a number. The weights are still
             those before the step.
@@ -112,10 +118,13 @@ class BlurVAETrainer(SupervisedTrainer):
         train_kernel: bool = False,
         adversary: Adversary | None = None,
         decollate: bool = False,
+        accumulation: int = 1,
     ) -> None:
         self.precision = chosen_precision(precision, device)
         if gradient_clip is not None and not gradient_clip > 0:
             raise ValueError(f"gradient_clip must be positive or null, but is {gradient_clip!r}.")
+        if not isinstance(accumulation, int) or accumulation < 1:
+            raise ValueError(f"accumulation must be a whole number of micro-batches from 1, but is {accumulation!r}.")
         self.kernel_optimizer = kernel_optimizer
         kernel_loss = KernelLoss() if kernel_loss_function is None else kernel_loss_function
         for objective in (loss_function, kernel_loss):
@@ -128,6 +137,7 @@ class BlurVAETrainer(SupervisedTrainer):
         self.gradient_clip = gradient_clip
         self.train_kernel = train_kernel
         self.adversary = adversary
+        self.accumulation = accumulation
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -149,7 +159,7 @@ class BlurVAETrainer(SupervisedTrainer):
         )
         self.epoch_means = EpochMeans()
         self._check = FiniteCheck()
-        self._averaging = Averaging(network)
+        self._averaging = Averaging(network, everything=accumulation > 1)
         self._told: BaseException | None = None
         self.add_event_handler(Events.EPOCH_STARTED, _begin_epoch)
         self.add_event_handler(Events.STARTED, _start_data_stream)
@@ -169,9 +179,7 @@ class BlurVAETrainer(SupervisedTrainer):
         images = images_of(self, batchdata)
         self._check.reset()
         self.network.train()
-        with autocast(self.state.device, self.precision):
-            output = self.inferer(images, self.network, noise=self._noise(images.shape))
-        output = type(output)(*(value.float() for value in output))
+        output = self._forward(images)
         self.state.output = {CommonKeys.IMAGE: images, CommonKeys.LABEL: images, **_detached(output)}
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         if self.loss_function.uses_kernel or self.train_kernel:
@@ -185,6 +193,17 @@ class BlurVAETrainer(SupervisedTrainer):
         self.epoch_means.add(self.state.output)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
+
+    def _forward(self, images: Tensor) -> Any:
+        """One pass of the network over the batch, its values of at least float32."""
+        noise = self._noise(images.shape)
+        with autocast(self.state.device, self.precision):
+            if self.accumulation == 1:
+                output = self.inferer(images, self.network, noise=noise)
+            else:
+                share_buffers(self.network)
+                output = in_micro_batches(self.inferer, self.model, images, noise, self.accumulation)
+        return type(output)(*map(at_least_float32, output))
 
     def _kernel_step(self, images: Tensor, output: VAEOutput) -> None:
         """γ: make x * G(z) the reconstruction; nothing else learns."""

@@ -167,7 +167,7 @@ lr_scheduler: {_target_: torch.optim.lr_scheduler.StepLR, optimizer: "@optimizer
 
 def test_the_overlays_of_configs_training_resume_to_the_bit(settings, tmp_path):
     """All that go together; also cut within an epoch, where the average has to be that of the same iteration."""
-    names = ("ema", "kl_annealing", "step_schedule", "amp")
+    names = ("ema", "kl_annealing", "step_schedule", "amp", "accumulation")
     files = [TRAIN, *(str(ROOT / f"configs/training/{name}.yaml") for name in names)]
     settings |= {"ema_decay": 0.6, "annealing_epochs": 3, "lr_steps": 1}
     run("training", files, **settings, run_dir=str(tmp_path / "straight"))

@@ -278,10 +278,13 @@ class Reads(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("term", [WienerLoss, L2Loss, SigmaVAELoss])
-def test_the_host_reads_one_value_of_the_device_in_an_iteration(term):
+@pytest.mark.parametrize(
+    ("term", "accumulation"), [(WienerLoss, 1), (WienerLoss, 3), (L2Loss, 1), (L2Loss, 3), (SigmaVAELoss, 1)]
+)
+def test_the_host_reads_one_value_of_the_device_in_an_iteration(term, accumulation):
     """And one of the batch as the loader gave it, which is on the host."""
-    trainer = make_trainer(ELBOLoss(term()), batches(4), fused=True, gradient_clip=1.0, train_kernel=True)
+    arguments = {"gradient_clip": 1.0, "train_kernel": True, "accumulation": accumulation}
+    trainer = make_trainer(ELBOLoss(term()), batches(4), fused=True, **arguments)
     with Reads() as reads:
         trainer.run()
     assert reads.count == 2 * 4
@@ -403,6 +406,9 @@ def test_bad_arguments():
         make_trainer(ELBOLoss(L2Loss()), precision="float8")
     with pytest.raises(ValueError, match="gradient_clip"):
         make_trainer(ELBOLoss(L2Loss()), gradient_clip=0.0)
+    for accumulation in (0, "4"):
+        with pytest.raises(ValueError, match=f"whole number of micro-batches from 1, but is {accumulation!r}"):
+            make_trainer(ELBOLoss(L2Loss()), accumulation=accumulation)
 
 
 def test_an_objective_whose_parameters_no_optimizer_holds_is_refused():

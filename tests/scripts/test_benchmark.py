@@ -17,6 +17,7 @@ OPTIONS = argparse.Namespace(
     batch_size=3,
     device="cpu",
     precision="float32",
+    accumulation=1,
     pairs=2,
 )
 
@@ -47,6 +48,14 @@ def test_the_memory_of_a_step_is_that_of_its_parts(tmp_path, monkeypatch):
     assert 1.9 < larger["activations"] / found["activations"] <= 2
     first = 3 * 4 * 8 * 8 * 4  # what the first block's convolution gives, at the least
     assert found["activations"] > first
+    whole, half, quarter, twelfth = (
+        benchmark.memory_of(argparse.Namespace(**vars(OPTIONS) | {"batch_size": 12, "accumulation": parts}))[
+            "activations"
+        ]
+        for parts in (1, 2, 4, 12)
+    )
+    assert whole > half > quarter
+    assert 2 * (half - quarter) == pytest.approx(3 * (quarter - twelfth), rel=0.01)  # of three images, and of two
     monkeypatch.setattr(benchmark, "STEPS_OF_COST", {"batch_size": [2, 4], "channels": [[4, 4], [4, 8]]})
     benchmark.benchmark_cost(argparse.Namespace(**vars(OPTIONS) | {"output": tmp_path}))
     with (tmp_path / "cost.csv").open() as stream:
