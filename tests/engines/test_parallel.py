@@ -22,6 +22,7 @@ OBJECTIVES = {
 }
 
 CASES = [*((name, "float32") for name in OBJECTIVES), ("wiener", "float16")]
+ACCUMULATIONS = (1, 1, 3)
 
 WORKER = """
 import sys
@@ -31,20 +32,23 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from monai_blurvae.data import ShareSampler
 from monai_blurvae.engines import BlurVAETrainer
-from tests.engines.test_parallel import CASES, OBJECTIVES, five_images, measured, small_network
+from tests.engines.test_parallel import ACCUMULATIONS, CASES, OBJECTIVES, five_images, measured, small_network
+from tests.parallel import FrozenNorms
 
 
-def train(name, precision):
+def train(name, precision, *handlers, eps=1e-8, **arguments):
     network = DistributedDataParallel(small_network(), find_unused_parameters=True)
     model, objective = network.module, OBJECTIVES[name]()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     batches = [{"image": torch.rand(4, 1, 16, 16) * 2 - 1} for _ in range(3)]
     trainer = BlurVAETrainer(
         "cpu", 2, batches, network,
-        torch.optim.Adam([*model.vae_parameters(), *objective.parameters()], 1e-3),
-        torch.optim.Adam(model.kernel_parameters(), 1e-3),
-        loss_function=objective, precision=precision, train_kernel=True, gradient_clip=10.0,
+        torch.optim.Adam([*model.vae_parameters(), *objective.parameters()], 1e-3, eps=eps),
+        torch.optim.Adam(model.kernel_parameters(), 1e-3, eps=eps),
+        loss_function=objective, precision=precision, train_kernel=True, gradient_clip=10.0, **arguments,
     )
+    for handler in handlers:
+        handler(network).attach(trainer)
     if precision == "float16":
         trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     trainer.run()
@@ -54,11 +58,17 @@ def train(name, precision):
     return {**weights, "batch": batches[0], "metrics": metrics}
 
 
+def accumulated(parts):
+    torch.manual_seed(rank)
+    return train("exact", "float32", FrozenNorms, accumulation=parts, eps=1e-3)["after"]
+
+
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 torch.manual_seed(rank)  # the wrapper starts all of them with the first one's weights
 torch.save([train(*case) for case in CASES], f"{sys.argv[1]}/{rank}.pt")
+torch.save([accumulated(parts) for parts in ACCUMULATIONS], f"{sys.argv[1]}/accumulated_{rank}.pt")
 dist.destroy_process_group()
 """
 
@@ -89,6 +99,11 @@ def test_both_processes_end_with_the_same_weights(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for case, *pair in zip(CASES, *(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)), strict=True):
         assert_same_training(case, *pair)
+    for rank in (0, 1):
+        whole, again, micro_batches = torch.load(tmp_path / f"accumulated_{rank}.pt")
+        torch.testing.assert_close(again, whole, rtol=0, atol=0)  # bit-equal on repetition
+        # of frozen norms; the trainer averages their gradients without the wrapper
+        torch.testing.assert_close(micro_batches, whole, rtol=1e-4, atol=1e-6)
 
 
 def assert_same_training(case, first, second):
