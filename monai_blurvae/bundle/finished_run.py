@@ -290,11 +290,21 @@ class FinishedRun:
         Args:
             network: of the bundle, which is taken unless the run trained a model of images of another class.
         """
+        return self.untrained_network() if self._trained_another_model() else network
+
+    @property
+    def latent_size(self) -> int:
+        """Of the trained model of images; 0 where the run has none."""
+        if self._trained_another_model():
+            return int(self.untrained_network().latent_size)
+        return int(self.setting("latent_size", 0))
+
+    def _trained_another_model(self) -> bool:
+        """Whether it is one of images that the settings of a BlurVAE say nothing of."""
         if "network_def" not in self.config:
-            return network
+            return False
         trained = _locate(self.config["network_def"])
-        other = issubclass(trained, LatentImageModel) and not issubclass(trained, BlurVAE)
-        return self.untrained_network() if other else network
+        return issubclass(trained, LatentImageModel) and not issubclass(trained, BlurVAE)
 
     def untrained_network(self) -> BlurVAE:
         """The network as the training built it, with random weights."""

@@ -55,7 +55,7 @@ def linear_models(run: FinishedRun, training: Any, cache_dir: str) -> LinearMode
         cache_dir: of the store.
     """
     most = int(run.setting("yardstick_images", IMAGES))
-    return LinearModels(training, _latent_size(run), cache_dir, images=most)
+    return LinearModels(training, run.latent_size, cache_dir, images=most)
 
 
 def is_linear_measured(folder: StudyFolder, cell: Cell, split: str) -> bool:
@@ -73,10 +73,5 @@ def linear_cells(folder: StudyFolder, split: str) -> Iterator[dict[str, Any]]:
 
 
 def _key(folder: StudyFolder, cell: Cell) -> dict[str, Any]:
-    latent_size = _latent_size(FinishedRun(folder.cell_dir(cell)))
+    latent_size = FinishedRun(folder.cell_dir(cell)).latent_size
     return {"datalist": sha256_of(folder.datalist), "latent_size": latent_size, "version": VERSION}
-
-
-def _latent_size(run: FinishedRun) -> int:
-    """The network's own, whatever it is: ``latent_size`` of the config need not be of its class."""
-    return int(run.untrained_network().latent_size)

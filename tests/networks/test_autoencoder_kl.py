@@ -112,7 +112,7 @@ def test_the_bundle_trains_evaluates_and_infers(hcp_dir, cache_dir, tmp_path):
     run("inference", INFERENCE, **given, input=str(scan), output_dir=str(tmp_path / "maps"))
     (written,) = (tmp_path / "maps").rglob("*_reconstruction.nii.gz")
     network = FinishedRun(folder).network()
-    assert network.latent_size == 3 * 8 * 8
+    assert network.latent_size == FinishedRun(folder).latent_size == 3 * 8 * 8
     prepared = prepare_scan(str(scan), FinishedRun(folder).preprocessing([]).transforms)
     slices = SliceInferer(spatial_dim=1, roi_size=(32, 32), overlap=0.5, mode="gaussian", cval=-1.0)
     expected = slices(prepared.image.as_tensor()[None], network.reconstruct)[0, 0]
