@@ -101,7 +101,7 @@ def understand() -> str:
     if config != before:
         parser.set(config)
         parser.parse(reset=True)
-    check_names(config, own_names(config, source_folder(running)))
+    check_names(config, own_names(config, running.folder or source_folder(running)))
     check_components(config, _locate_with(parser))
     device = parser.get_parsed_content("device") if "device" in config else "cpu"
     check_device(device)
