@@ -42,7 +42,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-from monai_blurvae.data import SlicePatchDataset, TrainLoader
+from monai_blurvae.data import TrainLoader, VolumePatchDataset
 from monai_blurvae.engines import BlurVAETrainer
 from monai_blurvae.engines.accumulation import in_micro_batches
 from monai_blurvae.engines.precision import PRECISIONS, chosen_precision
@@ -210,9 +210,9 @@ def prepare_volume(quick: bool = False) -> Compose:
 
 def patch_dataset(
     items: list[dict[str, str]], cut: RandSlicePatchd, folder: Path, quick: bool = False
-) -> SlicePatchDataset:
+) -> VolumePatchDataset:
     """Ours, for training."""
-    return SlicePatchDataset(
+    return VolumePatchDataset(
         items, prepare_volume(quick), Compose([cut]), folder / "cache", patches_per_volume=64, shuffle=True
     )
 

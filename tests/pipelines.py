@@ -10,7 +10,7 @@ from monai.transforms import (
     ScaleIntensityRangePercentilesd,
 )
 
-from monai_blurvae.data import SlicePatchDataset, VolumeReader
+from monai_blurvae.data import VolumePatchDataset, VolumeReader
 from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandSlicePatchd
 
 
@@ -35,4 +35,4 @@ def prepare(volume_size=None):
 def patches(items, cache_dir, patch_size=32, slice_axis=1, min_foreground=0.25, volume_size=None, **arguments):
     """A dataset of patches."""
     cut = RandSlicePatchd("image", patch_size, slice_axis, min_foreground)
-    return SlicePatchDataset(items, prepare(volume_size), Compose([cut]), cache_dir, **arguments)
+    return VolumePatchDataset(items, prepare(volume_size), Compose([cut]), cache_dir, **arguments)

@@ -23,7 +23,7 @@ from monai_blurvae.data.images import ImageDataset
 from monai_blurvae.data.input_volumes import input_datalist
 from monai_blurvae.data.loader import EndlessBatchSampler, ShareSampler, SizedDataset, TrainLoader
 from monai_blurvae.data.output_names import OutputNames
-from monai_blurvae.data.patches import SlicePatchDataset
+from monai_blurvae.data.patches import VolumePatchDataset
 from monai_blurvae.data.reference import reference_images
 from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import SaveVolumed
@@ -43,11 +43,11 @@ __all__ = [
     "SaveVolumed",
     "ShareSampler",
     "SizedDataset",
-    "SlicePatchDataset",
     "StoredVolume",
     "TrainLoader",
     "VolumeDataset",
     "VolumeHeader",
+    "VolumePatchDataset",
     "VolumeReader",
     "VolumeStore",
     "describe_transform",

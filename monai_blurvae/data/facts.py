@@ -21,7 +21,7 @@ class DatasetFacts:
             where it is known without reading it anew, and ``name`` where a subject has several.
         skipped: one sentence for each file that could not be used and was left out.
         remark: what every table of results has to say of the data, for example that it is synthetic; mostly nothing.
-        voxel_sizes: in-plane voxel size in mm, (row, column), of each volume; none for photographs.
+        voxel_sizes: in mm along the axes of a patch, (row, column) or (x, y, z), of each volume; none for photographs.
         digest: sixteen hexadecimal digits that tell whether a run is resumed with the data that it began with.
         identities: what tells two images apart across data lists.
         kind: ``"patches"``, ``"images"`` or ``""``.
@@ -30,7 +30,7 @@ class DatasetFacts:
     entries: list[dict[str, str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     remark: str = ""
-    voxel_sizes: list[tuple[float, float]] = field(default_factory=list)
+    voxel_sizes: list[tuple[float, ...]] = field(default_factory=list)
     digest: str = ""
     identities: frozenset[str] = frozenset()
     kind: str = ""

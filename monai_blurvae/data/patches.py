@@ -22,7 +22,9 @@ from monai_blurvae.data.order import EpochOrder
 from monai_blurvae.data.store import StoredVolume, VolumeStore
 from monai_blurvae.data.volumes import flatten, prepare_volumes
 from monai_blurvae.seeding import derive_seed
-from monai_blurvae.transforms.rand_slice_patch import TABLE_KEY, PatchTable, RandSlicePatchd
+from monai_blurvae.transforms import RandCubePatchd, RandPatchd, RandSlicePatchd
+from monai_blurvae.transforms.patch_table import PatchTable
+from monai_blurvae.transforms.rand_patch import TABLE_KEY
 
 
 class _Draw(NamedTuple):
@@ -31,12 +33,13 @@ class _Draw(NamedTuple):
     seed: int  # of the random transform
 
 
-class SlicePatchDataset(Dataset[dict[str, Any]]):
+class VolumePatchDataset(Dataset[dict[str, Any]]):
     """Random patches of volumes that a deterministic transform has prepared once.
 
     The deterministic transform turns the path under ``image`` into a volume ``(C, X, Y, Z)``, usually in [−1, 1]. It
     runs when the dataset is made, for the files that are not yet in the store; the store keeps float16. The random
-    transform, usually a ``Compose`` with a :class:`~monai_blurvae.transforms.RandSlicePatchd`, turns the volume into
+    transform, usually a ``Compose`` with a :class:`~monai_blurvae.transforms.RandSlicePatchd` or a
+    :class:`~monai_blurvae.transforms.RandCubePatchd`, turns the volume into
     a sample whenever one is asked for. What stands in front of the cutting transform gets the volume as a float32
     ``MetaTensor`` of its own, which takes time; what stands behind it gets the patch.
 
@@ -45,8 +48,8 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
     Without it sample i is a function of the volume's ``name``, by default its ``subject``, and i alone, whatever the
     seed and the other volumes, so that runs are evaluated on the same patches.
 
-    Each sample is a dictionary with ``image`` ``(C, H, W)`` float32, ``subject``, ``source`` and, if a
-    ``RandSlicePatchd`` cut it, ``position`` (slice, row, column).
+    Each sample is a dictionary with ``image`` ``(C, *patch_size)`` float32, ``subject``, ``source`` and, if one of
+    these cut it, ``position``, (slice, row, column) or (x, y, z).
 
     Args:
         data: dictionaries with the path of a volume under ``image`` and, optionally, ``subject``, the person, ``name``,
@@ -65,7 +68,7 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
         ValueError: if ``patches_per_volume`` is not positive.
 
     Example:
-        >>> len(SlicePatchDataset([], Compose([]), Compose([RandSlicePatchd("image")]), "cache"))
+        >>> len(VolumePatchDataset([], Compose([]), Compose([RandSlicePatchd("image")]), "cache"))
         0
     """
 
@@ -89,14 +92,15 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
         self._names = {str(item["image"]): str(item["name"]) for item in data if item.get("name")}
         self._remark = next((str(item["remark"]) for item in data if item.get("remark")), "")
         steps = flatten(random_transform)
-        self._cutter = next((step for step in steps if isinstance(step, RandSlicePatchd)), None)
+        self._cutter = next((step for step in steps if isinstance(step, RandPatchd)), None)
         self._cuts_first = bool(steps) and steps[0] is self._cutter
         slice_axis = self._cutter.slice_axis if self._cutter else 0
         self._prepared = prepare_volumes(
             data, lambda: VolumeStore(cache_dir, transform, slice_axis), self._cutter, skip_bad_files
         )
         self._order = EpochOrder(len(self), seed)
-        self._only_cuts = len(steps) == 1 and type(steps[0]) is RandSlicePatchd and steps[0].keys == ("image",)
+        ours = len(steps) == 1 and type(steps[0]) in (RandSlicePatchd, RandCubePatchd)
+        self._only_cuts = ours and steps[0].keys == ("image",)
         self._state = np.random.RandomState()  # seeded for each patch; a new one takes longer than the patch
 
     def __len__(self) -> int:
@@ -127,9 +131,10 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
         return self._cut_batch([self._draw(index) for index in indices])
 
     @property
-    def voxel_sizes(self) -> list[tuple[float, float]]:
-        """In-plane voxel size in mm, (row, column), of each volume."""
-        return [volume.voxel_size[1:] for volume in self._prepared.volumes]
+    def voxel_sizes(self) -> list[tuple[float, ...]]:
+        """Voxel size in mm along the axes of a patch, of each volume."""
+        skipped = 0 if self._cutter is not None and self._cutter.rule.spatial_dims == 3 else 1
+        return [volume.voxel_size[skipped:] for volume in self._prepared.volumes]
 
     def facts(self) -> DatasetFacts:
         """What a run records of the data."""
@@ -145,7 +150,7 @@ class SlicePatchDataset(Dataset[dict[str, Any]]):
             kind="patches",
         )
 
-    def unshuffled(self, count: int) -> SlicePatchDataset:
+    def unshuffled(self, count: int) -> VolumePatchDataset:
         """The same volumes, as an evaluation sees them, with at least ``count`` samples, the same of each volume.
 
         Whatever the seed, they are the same.

@@ -24,7 +24,7 @@ from monai_blurvae.data.describe import describe_transform, digest_of
 from monai_blurvae.data.header import read_header, volume_files
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder, remove_leftovers, replacing, sha256_of, write_json, write_text
-from monai_blurvae.transforms.rand_slice_patch import PatchRule, PatchTable
+from monai_blurvae.transforms.patch_table import PatchRule, PatchTable
 
 STORE_FORMAT = 3
 
@@ -128,7 +128,7 @@ class VolumeStore:
         return entry
 
     def table(self, entry: StoredVolume, rule: PatchRule) -> PatchTable:
-        """What is known of an entry's slices under a rule, measured now unless it is in the store."""
+        """What is known of an entry's layers under a rule, measured now unless it is in the store."""
         name = digest_of(rule._asdict())[:8]
         path = Path(entry.path)
         path = path.with_name(f"{path.stem}.{name}.npy")
@@ -295,7 +295,7 @@ def _is_table(array: Any, entry: StoredVolume, rule: PatchRule) -> bool:
         return False
     slices, _, rows, columns = entry.shape
     index, top, left, height, width = array.astype(np.int64).T
-    inside = (index < slices) & (top + height + rule.patch_size - 1 <= rows)
+    inside = (index + rule.depth <= slices) & (top + height + rule.patch_size - 1 <= rows)
     inside &= (left + width + rule.patch_size - 1 <= columns) & ((height > 0) == (width > 0))
     return bool((array >= 0).all() and (inside | (height == 0)).all() and (np.diff(index) > 0).all())
 

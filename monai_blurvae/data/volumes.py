@@ -27,8 +27,8 @@ from monai_blurvae.data.header import read_header
 from monai_blurvae.data.store import StoredVolume, VolumeStore, require_space
 from monai_blurvae.distributed import is_main_process
 from monai_blurvae.errors import DataError
-from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandSlicePatchd
-from monai_blurvae.transforms.rand_slice_patch import PatchTable
+from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandPatchd
+from monai_blurvae.transforms.patch_table import PatchTable
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class PreparedVolumes:
 
     Attributes:
         volumes: in the store.
-        tables: what is known of their slices; None for each where nothing is cut.
+        tables: what is known of where their patches may lie; None for each where nothing is cut.
         skipped: one sentence for each file that could not be used and was left out.
     """
 
@@ -77,7 +77,7 @@ class PreparedVolumes:
 def prepare_volumes(
     data: Iterable[dict[str, Any]],
     store_of: Callable[[], VolumeStore],
-    cutter: RandSlicePatchd | None,
+    cutter: RandPatchd | None,
     skip_bad_files: bool = False,
 ) -> PreparedVolumes:
     """Check every file of a split and bring it into the store.
@@ -173,7 +173,7 @@ def _distinct_items(data: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
 def _check_files(
     items: Sequence[tuple[str, str]],
     store: VolumeStore,
-    cutter: RandSlicePatchd | None,
+    cutter: RandPatchd | None,
     prepared: PreparedVolumes,
     skip_bad_files: bool,
 ) -> list[_CheckedFile]:
@@ -185,28 +185,24 @@ def _check_files(
             header = read_header(source)
             shape = expected_shape(store.transform, header.shape)
             if shape is not None and cutter is not None:
-                cutter.require_size(_in_plane(shape, cutter), source)
+                cutter.require_size(shape, source)
             voxels = 0 if store.get(source, subject) else math.prod(shape or header.shape)
             checked.append(_CheckedFile(source, subject, shape, voxels))
     return checked
 
 
 def _measure(
-    volume: StoredVolume, shape: Shape | None, store: VolumeStore, cutter: RandSlicePatchd | None
+    volume: StoredVolume, shape: Shape | None, store: VolumeStore, cutter: RandPatchd | None
 ) -> PatchTable | None:
     """The table of a volume that has a patch."""
     if shape not in (None, volume.image().shape[1:]):
         raise DataError(f"{volume.source} has a header that contradicts itself about its axes; repair the file.")
     if cutter is None:
         return None
-    cutter.require_size(volume.shape[2:], volume.source)
+    cutter.require_size(volume.image().shape[1:], volume.source)
     table = store.table(volume, cutter.rule)
     cutter.require_position(volume.slices(), table, volume.source)
     return table
-
-
-def _in_plane(shape: Shape, cutter: RandSlicePatchd) -> Shape:
-    return tuple(n for axis, n in enumerate(shape) if axis != cutter.slice_axis)
 
 
 def _announce(missing: list[int], root: Path) -> None:

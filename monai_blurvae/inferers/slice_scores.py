@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monai_blurvae.inferers.slice_maps import SliceMapsInferer
 from monai_blurvae.metrics.scoring import SCORES, PatchScores
-from monai_blurvae.transforms.rand_slice_patch import PatchRule
+from monai_blurvae.transforms.patch_table import PatchRule
 
 
 class VolumeScores(NamedTuple):

@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 from torch import nn
 
-from monai_blurvae.data import SlicePatchDataset
+from monai_blurvae.data import VolumePatchDataset
 from monai_blurvae.functional import patches_of
 from monai_blurvae.networks import PatchMixture, unwrapped
 
@@ -28,7 +28,7 @@ class InitialMixtureHandler:
         patches: how many are looked at, the same number of each volume.
     """
 
-    def __init__(self, network: nn.Module, dataset: SlicePatchDataset, patches: int = 100_000) -> None:
+    def __init__(self, network: nn.Module, dataset: VolumePatchDataset, patches: int = 100_000) -> None:
         self.network = network
         self.dataset = dataset
         self.patches = patches

@@ -6,9 +6,9 @@ import pytest
 import torch
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandSpatialCropd
 
-from monai_blurvae.data import SlicePatchDataset, TrainLoader, facts_of
+from monai_blurvae.data import TrainLoader, VolumePatchDataset, facts_of
 from monai_blurvae.errors import DataError
-from monai_blurvae.transforms import RandSlicePatchd
+from monai_blurvae.transforms import RandCubePatchd, RandSlicePatchd
 from tests.pipelines import patches, prepare
 from tests.volumes import brain, save
 
@@ -29,7 +29,7 @@ def dataset(items, folder, **arguments):
 
 
 def with_random(items, folder, *transforms, shuffle=True):
-    return SlicePatchDataset(items, prepare(), Compose(transforms), folder / "cache", 4, shuffle=shuffle)
+    return VolumePatchDataset(items, prepare(), Compose(transforms), folder / "cache", 4, shuffle=shuffle)
 
 
 @pytest.mark.parametrize("slice_axis", [0, 1, 2])
@@ -43,6 +43,30 @@ def test_patches_are_what_the_prepared_volume_holds_there(items, folder, slice_a
         assert type(sample["image"]) is torch.Tensor
         np.testing.assert_array_equal(sample["image"].numpy(), expected)
         assert (expected > -0.9).mean() >= 0.4
+
+
+def test_cubes_are_what_the_prepared_volume_holds_there_one_by_one_and_in_a_batch(items, folder):
+    data = VolumePatchDataset(items, prepare(), RandCubePatchd("image", 16, 0.4), folder / "cache", 4, shuffle=True)
+    samples = data.__getitems__(range(12))
+    for i, sample in enumerate(samples):
+        volume = prepare()({"image": sample["source"]})["image"].numpy().astype(np.float16).astype(np.float32)
+        x, y, z = sample["position"]
+        expected = volume[:, x : x + 16, y : y + 16, z : z + 16]
+        np.testing.assert_array_equal(sample["image"].numpy(), expected)
+        np.testing.assert_array_equal(data[i]["image"].numpy(), expected)
+        assert (expected > -0.9).mean() >= 0.4
+
+
+def test_voxel_sizes_are_those_along_the_axes_of_a_patch(folder):
+    item = [{"image": str(save(folder / "anisotropic.nii.gz", brain(7), voxel_size=(0.5, 1.0, 2.0)))}]
+    for cut, sizes in ((RandSlicePatchd("image", 16, 1), (0.5, 2.0)), (RandCubePatchd("image", 16), (0.5, 1.0, 2.0))):
+        facts = facts_of(VolumePatchDataset(item, prepare(), cut, folder / "cache"))
+        assert facts.voxel_sizes == [pytest.approx(sizes)]
+
+
+def test_a_volume_that_holds_no_cube_is_refused_by_its_header(items, folder):
+    with pytest.raises(DataError, match=r"0\.nii\.gz has 48×40×44 voxels, less than the patch_size 41"):
+        VolumePatchDataset(items, prepare(), RandCubePatchd("image", 41), folder / "other", 4)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -118,12 +118,12 @@ def test_what_makes_the_measured_images_is_found_with_the_settings_that_it_refer
         "cache_dir": "x",
         "train": {"deterministic_transforms": [{"_target_": "LoadImaged"}], "term": {"size": "@lr"}},
         "validate": {
-            "dataset": {"_target_": "SlicePatchDataset", "size": "$2 * @patch_size", "cache_dir": "@cache_dir"}
+            "dataset": {"_target_": "VolumePatchDataset", "size": "$2 * @patch_size", "cache_dir": "@cache_dir"}
         },
     }
     assert evaluation_settings(config) == {
         "train#deterministic_transforms#0#_target_": "LoadImaged",
-        "validate#dataset#_target_": "SlicePatchDataset",
+        "validate#dataset#_target_": "VolumePatchDataset",
         "validate#dataset#size": "$2 * @patch_size",
         "validate#dataset#cache_dir": "@cache_dir",
         "patch_size": 64,

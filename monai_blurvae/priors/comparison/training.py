@@ -17,7 +17,7 @@ from monai.transforms import (
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from monai_blurvae.data import SlicePatchDataset, VolumeReader
+from monai_blurvae.data import VolumePatchDataset, VolumeReader
 from monai_blurvae.functional import patches_of
 from monai_blurvae.priors.gaussian_mixture_prior import GaussianMixturePrior
 from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandSlicePatchd
@@ -68,7 +68,7 @@ def training_patches(
     )
     cut = Compose([RandSlicePatchd(keys="image", patch_size=crop_size, slice_axis=slice_axis)])
     crops = -(-count // (len(items) * (crop_size // PATCH_SIZE) ** 2))
-    dataset = SlicePatchDataset(items, prepare, cut, cache_dir, patches_per_volume=crops, seed=seed, shuffle=True)
+    dataset = VolumePatchDataset(items, prepare, cut, cache_dir, patches_per_volume=crops, seed=seed, shuffle=True)
     batches = (range(i, min(i + BATCH, len(dataset))) for i in range(0, len(dataset), BATCH))
     images = [default_collate(dataset.__getitems__(batch))["image"] for batch in batches]
     return patches_of(torch.cat(images), PATCH_SIZE, PATCH_SIZE).flatten(0, 1)
