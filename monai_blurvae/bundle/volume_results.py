@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_blurvae.data.finished_results import is_finished, marker_of
+from monai_blurvae.data.header import along_patch
 from monai_blurvae.data.result_names import ResultNames
 from monai_blurvae.files import finishing, remove_leftovers
 from monai_blurvae.handlers.voxel_size import TOLERANCE
@@ -39,22 +40,22 @@ def writing_results(names: ResultNames, targets: Sequence[Path]) -> Iterator[Non
 
 
 def warn_of_voxel_size(
-    path: str, prepared: PreparedScan, trained: Sequence[float], slice_axis: int, remedy: str = ""
+    path: str, prepared: PreparedScan, trained: Sequence[float], slice_axis: int | None, remedy: str = ""
 ) -> None:
     """Say where a volume's voxels are not those of the training.
 
     Args:
         path: of the volume.
         prepared: the volume.
-        trained: (row, column) of the training in mm; zeros if it is unknown.
-        slice_axis: across which the slices lie.
+        trained: that of the training along the axes of a patch, in mm; zeros if it is unknown.
+        slice_axis: across which the slices lie, None for cubes.
         remedy: what the user can do about it.
     """
-    sizes = [size for axis, size in enumerate(prepared.voxel_size) if axis != slice_axis]
+    sizes = along_patch(prepared.voxel_size, slice_axis)
     if min(trained) > 0 and any(abs(size / own - 1) > TOLERANCE for size, own in zip(sizes, trained, strict=True)):
         logger.warning(
-            f"{path} has voxels of {_by(sizes)} mm in plane, where the model was trained on {_by(trained)} mm{remedy}, "
-            "or expect worse results."
+            f"{path} has voxels of {_by(sizes)} mm along the axes of a patch, where the model was trained on "
+            f"{_by(trained)} mm{remedy}, or expect worse results."
         )
 
 

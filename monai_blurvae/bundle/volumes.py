@@ -21,14 +21,21 @@ from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.run_folder import versions
 from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
 from monai_blurvae.data.finished_results import digest_of
-from monai_blurvae.data.header import PLANES, read_header
+from monai_blurvae.data.header import PLANES, along_patch, read_header
 from monai_blurvae.data.result_names import ResultFolder, ResultNames
 from monai_blurvae.data.save_volume import write_like
 from monai_blurvae.data.volumes import flatten
 from monai_blurvae.errors import BlurVAEError, SettingsError
 from monai_blurvae.files import replacing, sha256_of, write_json
 from monai_blurvae.handlers.checkpoint import load_weights
-from monai_blurvae.inferers import PreparedScan, SliceMapsInferer, VolumeMaps, prepare_scan, with_resampling
+from monai_blurvae.inferers import (
+    CubeMapsInferer,
+    PreparedScan,
+    SliceMapsInferer,
+    VolumeMaps,
+    prepare_scan,
+    with_resampling,
+)
 from monai_blurvae.metrics.likelihood import VarianceLikelihood
 from monai_blurvae.report.volume_page import VolumeResults, write_volume_page
 
@@ -48,14 +55,14 @@ class _Model:
 
     Attributes:
         sha256: of its weights.
-        voxel_size: (row, column) of the training in mm; zeros if it is unknown.
+        voxel_size: of the training along the axes of a patch, in mm; zeros if it is unknown.
         variance: s² of its likelihood N(x̂, s² I) on [−1, 1], or None.
         about_variance: where it is from, or why there is none.
         has_kernel: whether its kernels are those of its likelihood.
     """
 
     sha256: str
-    voxel_size: tuple[float, float]
+    voxel_size: tuple[float, ...]
     variance: float | None
     about_variance: str
     has_kernel: bool
@@ -75,11 +82,11 @@ class VolumeReconstructor:
         items: the volumes, dictionaries with a path under ``image``.
         root: folder that they lie below.
         output_dir: folder of the results.
-        inferer: of the slices, with their axis and the size of the patches.
+        inferer: of slices, with their axis and the size of the patches, or of cubes.
         transforms: of the training.
         model_file: weights in place of the run's.
         cache_dir: of the store, for the run's validation images.
-        resample: bring slices to the voxel size of the training, and the results back.
+        resample: bring slices or volumes to the voxel size of the training, and the results back.
         output_type: of the voxels of reconstruction and errors, a name of numpy's, or ``"input"`` for the scan's.
         variance: s² of the likelihood on [−1, 1] in place of fitting it.
         device: that the network is on.
@@ -92,7 +99,7 @@ class VolumeReconstructor:
         items: Sequence[Mapping[str, str]],
         root: str | Path,
         output_dir: str | Path,
-        inferer: SliceMapsInferer,
+        inferer: SliceMapsInferer | CubeMapsInferer,
         transforms: Any,
         cache_dir: str | Path,
         model_file: str | Path | None = None,
@@ -129,7 +136,7 @@ class VolumeReconstructor:
         """
         paths = [str(item["image"]) for item in self.items]
         named = {path: self.results.names(path) for path in paths}
-        counts = {path: read_header(path).shape[self._axis] for path in paths}
+        counts = {path: self.inferer.steps(read_header(path).shape) for path in paths}
         model_file = Path(self.model_file or self.finished_run.model_file).expanduser()
         load_weights(self.network, model_file)
         self.network.eval()
@@ -139,7 +146,7 @@ class VolumeReconstructor:
         if left:
             self._warn_of_axis()
             model = self._model(sha256)
-            with tqdm(total=sum(counts[path] for path in left), unit="slice") as bar:
+            with tqdm(total=sum(counts[path] for path in left), unit="cube" if self._axis is None else "slice") as bar:
                 for number, path in enumerate(left, 1):
                     bar.set_description(f"volume {number} of {len(left)}")
                     self._reconstruct(path, named[path], settings[path], model, bar, counts[path])
@@ -148,8 +155,10 @@ class VolumeReconstructor:
         return [names.path(ABOUT, ".json") for names in named.values()]
 
     @property
-    def _axis(self) -> int:
-        return self.inferer.spatial_dim
+    def _axis(self) -> int | None:
+        """Across which the slices lie; None for cubes."""
+        axis: int | None = self.inferer.spatial_dim
+        return axis
 
     def _settings(self, path: str, sha256: str) -> dict[str, Any]:
         """What the results of a volume depend on."""
@@ -159,7 +168,7 @@ class VolumeReconstructor:
             "input_sha256": digest_of(path),
             "model_sha256": sha256,
             "slice_axis": self._axis,
-            "patch_size": list(inferer.orig_roi_size),
+            "patch_size": list(inferer.patch_size),
             "overlap": inferer.overlap,
             "blending": str(inferer.mode),
             "resample": self.resample,
@@ -169,18 +178,18 @@ class VolumeReconstructor:
 
     def _warn_of_axis(self) -> None:
         trained = self.finished_run.setting("slice_axis", None)
-        if trained in (0, 1, 2) and trained != self._axis:
+        if self._axis is not None and trained in (0, 1, 2) and trained != self._axis:
             logger.warning(
                 f"The model was trained on {PLANES[trained]} slices, but slice_axis is {self._axis}, which makes "
                 f"{PLANES[self._axis]} ones; leave slice_axis out, or expect worse reconstructions."
             )
 
     def _model(self, sha256: str) -> _Model:
-        row, column = (float(size) for size in self.network.get_buffer("voxel_size").cpu())
+        voxel_size = tuple(float(size) for size in self.network.get_buffer("voxel_size").cpu())
         variance, about = self._fitted_variance()
         known = bool(self.finished_run.config.get("train"))
         has_kernel = known and self.finished_run.objective().has_kernel
-        return _Model(sha256, (row, column), variance, about, has_kernel)
+        return _Model(sha256, voxel_size, variance, about, has_kernel)
 
     def _fitted_variance(self) -> tuple[float | None, str]:
         """s², and where it is from or why there is none."""
@@ -207,8 +216,8 @@ class VolumeReconstructor:
         warn_of_voxel_size(path, prepared, model.voxel_size, self._axis, "; set resample to true")
         _say_clipped(path, prepared)
         image = prepared.image.as_tensor()[0]
-        bar.total += image.shape[self._axis] - expected  # of a training that pads or resamples
-        spacing = [size for axis, size in enumerate(prepared.voxel_size) if axis != self._axis]
+        bar.total += self.inferer.steps(image.shape) - expected  # of a training that pads or resamples
+        spacing = along_patch(prepared.voxel_size, self._axis)
         maps = self.inferer.maps(
             image, self.network, self.device, spacing if model.has_kernel else None, lambda: bar.update()
         )

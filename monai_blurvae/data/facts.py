@@ -24,7 +24,7 @@ class DatasetFacts:
         voxel_sizes: in mm along the axes of a patch, (row, column) or (x, y, z), of each volume; none for photographs.
         digest: sixteen hexadecimal digits that tell whether a run is resumed with the data that it began with.
         identities: what tells two images apart across data lists.
-        kind: ``"patches"``, ``"images"`` or ``""``.
+        kind: ``"patches"``, ``"cubes"``, ``"images"`` or ``""``.
     """
 
     entries: list[dict[str, str]] = field(default_factory=list)
@@ -37,10 +37,12 @@ class DatasetFacts:
 
     def count_text(self, count: int) -> str:
         """What ``count`` samples are, for example ``"32 patches of 2 subjects"`` or ``"3 images"``."""
-        if self.kind != "patches":
-            return f"{count} image{'' if count == 1 else 's'}"
+        one, many = {"patches": ("patch", "patches"), "cubes": ("cube", "cubes")}.get(self.kind, ("image", "images"))
+        counted = f"{count} {one if count == 1 else many}"
+        if one == "image":
+            return counted
         subjects = len({entry["subject"] for entry in self.entries})
-        return f"{count} patch{'' if count == 1 else 'es'} of {subjects} subject{'' if subjects == 1 else 's'}"
+        return f"{counted} of {subjects} subject{'' if subjects == 1 else 's'}"
 
 
 def facts_of(dataset: Any) -> DatasetFacts:

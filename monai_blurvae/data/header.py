@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,19 +162,27 @@ def volume_dtype(path: str | Path) -> np.dtype[Any]:
     return _read(path).dtype
 
 
-def header_voxel_sizes(items: Iterable[Mapping[str, str]], slice_axis: int) -> list[tuple[float, float]]:
-    """In-plane voxel sizes in mm, (row, column), of volumes, from their headers alone.
+def header_voxel_sizes(items: Iterable[Mapping[str, str]], slice_axis: int | None) -> list[tuple[float, ...]]:
+    """Voxel sizes of volumes in mm along the axes of a patch, from their headers alone.
 
     Args:
         items: dictionaries with ``image``, a path.
-        slice_axis: 0, 1 or 2 for sagittal, coronal or axial slices.
+        slice_axis: 0, 1 or 2 for patches of sagittal, coronal or axial slices, None for cubes.
 
     Raises:
         DataError: if a header cannot be used.
     """
-    sizes = [read_header(item["image"]).voxel_size for item in items]
-    row, column = (axis for axis in range(3) if axis != slice_axis)
-    return [(size[row], size[column]) for size in sizes]
+    return [along_patch(read_header(item["image"]).voxel_size, slice_axis) for item in items]
+
+
+def along_patch(sizes: Sequence[float], slice_axis: int | None) -> tuple[float, ...]:
+    """Of what a volume has along its three axes, such as voxel sizes, that along the axes of a patch.
+
+    Args:
+        sizes: three of them.
+        slice_axis: the axis across which the slices lie, None for cubes.
+    """
+    return tuple(size for axis, size in enumerate(sizes) if axis != slice_axis)
 
 
 def without_singletons(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -133,8 +133,11 @@ class VolumePatchDataset(Dataset[dict[str, Any]]):
     @property
     def voxel_sizes(self) -> list[tuple[float, ...]]:
         """Voxel size in mm along the axes of a patch, of each volume."""
-        skipped = 0 if self._cutter is not None and self._cutter.rule.spatial_dims == 3 else 1
-        return [volume.voxel_size[skipped:] for volume in self._prepared.volumes]
+        return [volume.voxel_size[3 - self._spatial_dims :] for volume in self._prepared.volumes]
+
+    @property
+    def _spatial_dims(self) -> int:
+        return 2 if self._cutter is None else self._cutter.rule.spatial_dims
 
     def facts(self) -> DatasetFacts:
         """What a run records of the data."""
@@ -147,7 +150,7 @@ class VolumePatchDataset(Dataset[dict[str, Any]]):
             voxel_sizes=self.voxel_sizes,
             digest=hashlib.sha256(content.encode()).hexdigest()[:16],
             identities=frozenset(volume.checksum for volume in volumes),
-            kind="patches",
+            kind="cubes" if self._spatial_dims == 3 else "patches",
         )
 
     def unshuffled(self, count: int) -> VolumePatchDataset:

@@ -76,25 +76,27 @@ def annulus_mean(power: Tensor, image_size: tuple[int, ...]) -> Tensor:
 def radial_power(images: Tensor, window: bool = True) -> Tensor:
     """Mean power P(r) of the frequencies in each annulus of integer radius, of the ortho DFT.
 
-    The radius is counted in cycles per min(H, W) pixels and rounded to the nearest integer r; frequencies beyond
-    r = min(H, W) // 2 (the corners) and the mean of the image (r = 0) are left out.
+    The radius is counted in cycles per min(image_size) pixels and rounded to the nearest integer r; frequencies beyond
+    r = min(image_size) // 2 (the corners) and the mean of the image (r = 0) are left out. Of cubes the annuli are
+    shells.
 
     Args:
-        images: ``(B, C, H, W)``, any range. Nothing is subtracted: with the window, the mean of an image leaks into
-            r = 1.
+        images: ``(B, C, *image_size)``, any range, in two or three dimensions. Nothing is subtracted: with the window,
+            the mean of an image leaks into r = 1.
         window: whether to multiply the images by a Hann window first, since a patch does not go on across its edge as
             the DFT assumes. The window has a mean square of 1, so white noise of variance σ² has P(r) = σ² on average
             with or without it.
 
     Returns:
-        ``(B, C, R)``, R = min(H, W) // 2, for r = 1 … R; power per pixel, in the squared units of ``images``.
+        ``(B, C, R)``, R = min(image_size) // 2, for r = 1 … R; power per pixel, in the squared units of ``images``.
 
     Raises:
-        ValueError: if the images are not four-dimensional with H, W ≥ 2.
+        ValueError: if the images have another number of dimensions, or fewer than 2 pixels along an axis.
     """
-    if images.ndim != 4 or min(images.shape[2:]) < 2:
+    if images.ndim not in (4, 5) or min(images.shape[2:]) < 2:
         raise ValueError(
-            f"images must have shape (B, C, H, W) with H and W at least 2, but have shape {tuple(images.shape)}."
+            "images must have shape (B, C, H, W) or (B, C, X, Y, Z) with at least 2 pixels along each axis, but have "
+            f"shape {tuple(images.shape)}."
         )
     images = at_least_float32(images)
     image_size = tuple(images.shape[2:])

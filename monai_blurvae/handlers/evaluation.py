@@ -22,7 +22,7 @@ from monai_blurvae.files import FilePath, make_folder, resolved, write_text
 from monai_blurvae.functional import kernel_width, kl_standard_normal, radial_power
 from monai_blurvae.handlers.draws import FittedDensities, ImageDraws, outside, try_fit
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, Pixels
-from monai_blurvae.handlers.pictures import reconstruction_figure, sample_figure, save_figure
+from monai_blurvae.handlers.pictures import reconstruction_figure, sample_figure, save_figure, section
 from monai_blurvae.metrics import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
 from monai_blurvae.metrics.likelihood import Likelihood, evidence_bounds
 from monai_blurvae.metrics.measures import MEASURES, PER_IMAGE
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 SPECTRUM_SAMPLES = 64
 """Samples whose spectra are averaged: of one sample the power in an annulus of n frequencies scatters by about n^-½."""
 SAMPLES_AT_ONCE = 8
+PLACES = {2: ("slice", "row", "column"), 3: ("x", "y", "z")}
+"""Columns with the position of a patch, by its number of dimensions."""
+SECTIONS = "the coronal section through the middle"
 BOUND_SAMPLES = 8
 """Latents of each image for the bound of its log-density."""
 
@@ -87,7 +90,8 @@ class EvaluationReportHandler:
 
     The latter holds what a report draws, see :class:`~monai_blurvae.handlers.evaluation_record.EvaluationRecord`; the
     pictures are ``reconstructions.png`` and ``samples.png``. Both show the decoder's means and, with ``densities``,
-    images drawn from p(x|z) around them, which pictures clip to the range of images. A batch with ``position`` holds
+    images drawn from p(x|z) around them, which pictures clip to the range of images; of cubes they show the middle
+    :func:`~monai_blurvae.handlers.pictures.section`. A batch with ``position`` holds
     patches of subjects, one without it images whose names are under ``subject``; images without a name are numbered.
 
     Args:
@@ -147,7 +151,7 @@ class EvaluationReportHandler:
         pair = image_pair(output)
         values = {
             "psnr": CappedPSNRMetric()(*pair).flatten(),
-            "ssim": make_ssim_metric()(*pair).flatten(),
+            "ssim": make_ssim_metric(pair[0].ndim - 2)(*pair).flatten(),
             "kl": output[BlurVAEKeys.KL],
             "kernel_width": kernel_width(output[BlurVAEKeys.KERNEL]),
             **self._bounds(output[CommonKeys.IMAGE], self._draws.densities.likelihoods),
@@ -156,9 +160,10 @@ class EvaluationReportHandler:
         for i, place in enumerate(places_of(batch, len(pair[0]), len(self._rows))):
             row = place | {name: float(value[i]) for name, value in values.items()}
             if len(self._rows) % step == 0 and len(self._examples) < self.count:
-                kernel = output[BlurVAEKeys.KERNEL][i]
-                draws = {name: to_unit_range(images[i]).cpu() for name, images in drawn.items()}
-                self._examples.append(_Example(pair[1][i].cpu(), pair[0][i].cpu(), kernel.cpu(), draws, row))
+                kernel = section(output[BlurVAEKeys.KERNEL])[i].cpu()
+                draws = {name: to_unit_range(section(images)[i]).cpu() for name, images in drawn.items()}
+                reconstruction, image = (section(images)[i].cpu() for images in pair)
+                self._examples.append(_Example(image, reconstruction, kernel, draws, row))
             self._rows.append(row)
         self._means.add(_averaged(output) | _averaged_draws(drawn))
 
@@ -233,9 +238,9 @@ class EvaluationReportHandler:
             images=torch.stack([example.image for example in examples]),
             reconstructions=torch.stack([example.reconstruction for example in examples]),
             kernels=torch.stack([example.kernel for example in examples]),
-            samples=to_unit_range(samples).cpu(),
+            samples=to_unit_range(section(samples)).cpu(),
             reconstruction_draws={name: torch.stack([e.draws[name] for e in examples]) for name in drawn},
-            sample_draws={name: to_unit_range(images).cpu() for name, images in drawn.items()},
+            sample_draws={name: to_unit_range(section(images)).cpu() for name, images in drawn.items()},
         )
 
     def _record(self, about: Mapping[str, Any], shown: _Shown) -> EvaluationRecord:
@@ -272,12 +277,13 @@ class EvaluationReportHandler:
         return means["power"], [means[name] for name in names]
 
     def _about(self, facts: DatasetFacts, active_units: int | None) -> dict[str, Any]:
-        count, are_patches = len(self._rows), "slice" in self._rows[0]
+        count, are_patches = len(self._rows), "subject" in self._rows[0]
+        shown = f", shown by {SECTIONS}" if "x" in self._rows[0] else ""
         names = {name: self._mean_and_std(name) for name in PER_IMAGE}
         return {
             "title": ", ".join(filter(None, (self.title, facts.remark))),
             "remark": facts.remark,
-            "evaluated_on": facts.count_text(count),
+            "evaluated_on": facts.count_text(count) + shown,
             "images": count,
             "subjects": len({row["subject"] for row in self._rows}) if are_patches else None,
             "metrics": {name: {"mean": mean, "std": std} for name, (mean, std) in names.items()},
@@ -317,10 +323,10 @@ def places_of(batch: Mapping[str, Any], count: int, before: int) -> list[dict[st
     names = batch.get("subject", [str(before + i) for i in range(count)])
     if "position" not in batch:
         return [{"image": name} for name in names]
-    slices, rows, columns = batch["position"]
+    axes = PLACES[batch[CommonKeys.IMAGE].ndim - 2]
+    columns = dict(zip(axes, batch["position"], strict=True))
     return [
-        {"subject": name, "slice": int(slices[i]), "row": int(rows[i]), "column": int(columns[i])}
-        for i, name in enumerate(names)
+        {"subject": name, **{axis: int(places[i]) for axis, places in columns.items()}} for i, name in enumerate(names)
     ]
 
 

@@ -29,11 +29,12 @@ class EvaluationRecord(NamedTuple):
     """The content of ``evaluation.npz``. Means are over all images that were evaluated; N are kept as examples.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8; 255 is 1.
+        images: ``(N, C, H, W)`` uint8; 255 is 1. Of cubes, and of their kernels, the
+            :func:`~monai_blurvae.handlers.pictures.section`.
         reconstructions: of ``images``, likewise.
         samples: from the prior, likewise.
         kernels: of ``images``, ``(N, k, k)``.
-        mean_kernel: ``(k, k)``.
+        mean_kernel: ``(k, k)``, or ``(k, k, k)`` of cubes.
         frequencies: of the spectra in cycles per pixel, ``(R,)``.
         image_power: mean windowed power at ``frequencies`` of the images in [−1, 1], mean over the channels, ``(R,)``;
             see :func:`~monai_blurvae.functional.radial_power`.

@@ -103,6 +103,18 @@ def _drawn_rows(of: str, draws: Mapping[str, Tensor] | None) -> list[FigureRow]:
     ]
 
 
+def section(images: Tensor) -> Tensor:
+    """What a picture shows of images or kernels.
+
+    Args:
+        images: ``(N, C, H, W)``, or cubes ``(N, C, X, Y, Z)``.
+
+    Returns:
+        ``(N, C, H, W)``, of cubes the slice through the middle across the second axis, which is coronal in RAS order.
+    """
+    return images if images.ndim == 4 else images.select(3, images.shape[3] // 2)
+
+
 def scale_kernels(kernels: Tensor, size: int) -> Tensor:
     """Kernels relative to their maximum, enlarged to about ``size`` pixels by repetition, ``(N, 1, size, size)``."""
     peak = kernels.flatten(1).amax(1).clamp_min(torch.finfo(kernels.dtype).tiny)

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from monai_blurvae.distributed import is_main_process
 from monai_blurvae.files import FilePath, resolved, writing_to
-from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
+from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels, section
 from monai_blurvae.metrics import to_unit_range
 from monai_blurvae.networks import unwrapped
 from monai_blurvae.seeding import torch_rng
@@ -24,7 +24,8 @@ from monai_blurvae.seeding import torch_rng
 class BlurVAETensorBoardHandler:
     """Means of the training terms over each epoch, the validation's metrics, and pictures of the same few images.
 
-    The step is the epoch everywhere. Pictures are drawn when a scheduled validation is completed.
+    The step is the epoch everywhere. Pictures are drawn when a scheduled validation is completed, of
+    cubes their middle :func:`~monai_blurvae.handlers.pictures.section`.
 
     Args:
         folder: of the event files, or a callable that gives it when the training starts.
@@ -102,11 +103,11 @@ class BlurVAETensorBoardHandler:
         network = unwrapped(self.network).eval()
         output = network(images)
         rows = [
-            FigureRow("input", to_unit_range(images)),
-            FigureRow("reconstruction", to_unit_range(output.reconstruction)),
-            FigureRow("sample", to_unit_range(network.sample(count, torch_rng(self.seed, "pictures")))),
+            FigureRow("input", _shown(images)),
+            FigureRow("reconstruction", _shown(output.reconstruction)),
+            FigureRow("sample", _shown(network.sample(count, torch_rng(self.seed, "pictures")))),
         ]
-        kernels = scale_kernels(network.kernel(output.mu), images.shape[-1])
+        kernels = scale_kernels(section(network.kernel(output.mu)), images.shape[-1])
         kernel_row = FigureRow("kernels of the same images", kernels)
         return draw_rows(rows, "", self.quarter_turns), draw_rows([kernel_row], "", self.quarter_turns)
 
@@ -120,6 +121,10 @@ class BlurVAETensorBoardHandler:
         else:  # what went wrong is known; a second error would hide it
             with suppress(OSError):
                 writer.close()
+
+
+def _shown(images: Tensor) -> Tensor:
+    return to_unit_range(section(images))
 
 
 def open_event_file(folder: Path, epoch: int) -> SummaryWriter:

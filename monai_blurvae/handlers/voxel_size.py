@@ -43,7 +43,7 @@ class VoxelSizeHandler:
         if bool((sizes.amax(0) > sizes.amin(0) * (1 + TOLERANCE)).any()):
             logger.warning(
                 f"The voxel sizes of the training volumes differ, from {_text(sizes.amin(0))} to "
-                f"{_text(sizes.amax(0))} mm in plane; consider resampling them to one."
+                f"{_text(sizes.amax(0))} mm along the axes of a patch; consider resampling them to one."
             )
         self.network.get_buffer("voxel_size").copy_(sizes.double().quantile(0.5, dim=0))
 
@@ -76,8 +76,8 @@ class VoxelSizeCheckHandler:
         if bool(far.any()):
             logger.warning(
                 f"{int(far.sum())} of {len(sizes)} images have voxels unlike those that the network was trained on, "
-                f"{_text(sizes[far][0])} mm in plane in place of {_text(trained)} mm; resample, or expect worse "
-                "reconstructions."
+                f"{_text(sizes[far][0])} mm along the axes of a patch in place of {_text(trained)} mm; "
+                "resample, or expect worse reconstructions."
             )
 
 

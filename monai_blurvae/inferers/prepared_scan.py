@@ -143,16 +143,17 @@ def prepare_scan(path: str, transforms: Sequence[Any]) -> PreparedScan:
     return PreparedScan(scan, data["image"], scaling, transforms)
 
 
-def with_resampling(transforms: Sequence[Any], voxel_size: Sequence[float], slice_axis: int) -> list[Any]:
-    """Transforms that also bring slices to the voxel size of a training, in plane; distances of slices are kept.
+def with_resampling(transforms: Sequence[Any], voxel_size: Sequence[float], slice_axis: int | None) -> list[Any]:
+    """Transforms that also bring volumes to the voxel size of a training; distances of slices are kept.
 
     Args:
         transforms: of the training.
-        voxel_size: (row, column) of the training in mm.
-        slice_axis: 0, 1 or 2 for sagittal, coronal or axial slices.
+        voxel_size: of the training, along the axes of a patch, in mm.
+        slice_axis: 0, 1 or 2 for sagittal, coronal or axial slices, None for cubes.
     """
     pixdim = list(voxel_size)
-    pixdim.insert(slice_axis, -1.0)  # the volume's own, to MONAI
+    if slice_axis is not None:
+        pixdim.insert(slice_axis, -1.0)  # the volume's own, to MONAI
     place = max((i + 1 for i, transform in enumerate(transforms) if isinstance(transform, READING)), default=0)
     resampling = SmoothSpacingd("image", pixdim, mode="bilinear", padding_mode="border")
     return [*transforms[:place], resampling, *transforms[place:]]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from monai_blurvae.inferers.slice_maps import SliceMapsInferer
+from monai_blurvae.inferers.volume_maps import SliceMapsInferer
 from monai_blurvae.metrics.scoring import SCORES, PatchScores
 from monai_blurvae.transforms.patch_table import PatchRule
 

@@ -20,12 +20,12 @@ def log_spectrum_distance(images: Tensor, reference: Tensor, window: bool = True
     """Distance of the radial log spectra of two sets of images, of reconstructions or samples from the originals.
 
     Of each set the mean power per radius over its images comes first, then its log10; the distance is the root mean
-    square of the difference over the radii r = 1 … min(H, W) // 2 and the channels. The sets need neither pairs nor
-    the same number of images. A set that is the other one times a has distance 2 |log10 a|.
+    square of the difference over the radii r = 1 … min(image_size) // 2 and the channels. The sets need neither pairs
+    nor the same number of images. A set that is the other one times a has distance 2 |log10 a|.
 
     Args:
-        images: ``(N, C, H, W)``, any range.
-        reference: ``(M, C, H, W)`` of the same range.
+        images: ``(N, C, *image_size)`` in two or three dimensions, any range.
+        reference: ``(M, C, *image_size)`` of the same range.
         window: whether to multiply the images by a Hann window first, see
             :func:`~monai_blurvae.functional.radial.radial_power`; a patch does not wrap around.
 
@@ -33,7 +33,7 @@ def log_spectrum_distance(images: Tensor, reference: Tensor, window: bool = True
         A number without dimensions, ≥ 0, in decades of power.
 
     Raises:
-        ValueError: if the sets are empty or differ in channels or size, or the images are not 2-D.
+        ValueError: if the sets are empty or differ in channels or size, or the images are neither 2-D nor 3-D.
     """
     _check_sets(images, reference)
     powers = [
@@ -47,24 +47,26 @@ def log_spectrum_distance(images: Tensor, reference: Tensor, window: bool = True
 def fourier_ring_correlation(images: Tensor, reference: Tensor) -> Tensor:
     """Correlation of pairs of images in each ring of frequencies, FRC (Saxton & Baumeister 1982; van Heel 1987).
 
+    Of cubes the rings are shells, and it is the Fourier shell correlation (Harauz & van Heel 1986).
+
     FRC(r) = Re Σ X_j Y_j* / √(Σ |X_j|² Σ |Y_j|²), the sums over the frequencies of ring r, the channels and all pairs,
     of images without their mean under a Hann window. Power that has nothing to do with the reference does not raise
     it, as it does the power spectrum.
 
     Args:
-        images: ``(N, C, H, W)``, any range.
+        images: ``(N, C, *image_size)`` in two or three dimensions, any range.
         reference: of the same shape and range, the image that belongs to each.
 
     Returns:
-        ``(R,)``, R = min(H, W) // 2, in [−1, 1], for r = 1 … R cycles per min(H, W) pixels; 0 where either has no
-        power.
+        ``(R,)``, R = min(image_size) // 2, in [−1, 1], for r = 1 … R cycles per min(image_size) pixels; 0 where
+        either has no power.
 
     Raises:
-        ValueError: unless the images are 2-D pairs of one shape.
+        ValueError: unless the images are 2-D or 3-D pairs of one shape.
     """
-    if images.ndim != 4 or images.shape != reference.shape or not len(images):
+    if images.ndim not in (4, 5) or images.shape != reference.shape or not len(images):
         raise ValueError(
-            f"pairs of images (N, C, H, W) are compared, but have shapes {tuple(images.shape)} and "
+            f"pairs of images (N, C, *image_size) are compared, but have shapes {tuple(images.shape)} and "
             f"{tuple(reference.shape)}."
         )
     pairs = zip(images.split(IMAGES_AT_ONCE), reference.split(IMAGES_AT_ONCE), strict=True)
@@ -76,7 +78,8 @@ def _ring_products(x: Tensor, y: Tensor) -> Tensor:
     """Σ Re X Y*, Σ |X|² and Σ |Y|² over images and channels, in each ring, ``(3, R)``, up to a factor of each ring."""
     image_size = tuple(x.shape[2:])
     window = hann_window(image_size, x.double())
-    a, b = (ortho_spectrum((z.double() - z.double().mean((2, 3), keepdim=True)) * window) for z in (x, y))
+    axes = tuple(range(2, x.ndim))
+    a, b = (ortho_spectrum((z.double() - z.double().mean(axes, keepdim=True)) * window) for z in (x, y))
     products = torch.stack([(first * second.conj()).real.sum((0, 1)) for first, second in ((a, b), (a, a), (b, b))])
     return annulus_mean(products[None], image_size)[0, :, 1 : min(image_size) // 2 + 1]
 
@@ -85,12 +88,12 @@ def ring_resolution(images: Tensor, reference: Tensor, threshold: float = 0.5) -
     """Period of the finest waves that are still those of the reference: where the FRC first falls below a threshold.
 
     Args:
-        images: ``(N, C, H, W)``, any range.
+        images: ``(N, C, *image_size)`` in two or three dimensions, any range.
         reference: of the same shape and range, the image that belongs to each.
         threshold: between two rings the FRC is interpolated; before the first it is 1.
 
     Returns:
-        A period in pixels, from 2, where the FRC does not fall below, to min(H, W) and more; lower is better.
+        A period in pixels, from 2, where the FRC does not fall below, to min(image_size) and more; lower is better.
 
     Raises:
         ValueError: as :func:`fourier_ring_correlation`.

@@ -17,10 +17,14 @@ def key_metric() -> dict[str, Metric]:
     return {"psnr": IgniteMetricHandler(metric_fn=CappedPSNRMetric(), output_transform=image_pair)}
 
 
-def additional_metrics() -> dict[str, Metric]:
-    """SSIM, KL in nats, active latent units and kernel width in pixels."""
+def additional_metrics(spatial_dims: int = 2) -> dict[str, Metric]:
+    """SSIM, KL in nats, active latent units and kernel width in pixels.
+
+    Args:
+        spatial_dims: of the images, 2 or 3.
+    """
     return {
-        "ssim": IgniteMetricHandler(metric_fn=make_ssim_metric(), output_transform=image_pair),
+        "ssim": IgniteMetricHandler(metric_fn=make_ssim_metric(spatial_dims), output_transform=image_pair),
         "kl": Average(output_transform=_kl),
         "active_units": ActiveUnits(output_transform=_mu),
         "kernel_width": Average(output_transform=_kernel_width),

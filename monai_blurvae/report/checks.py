@@ -129,7 +129,7 @@ def other_spacing(training: Sequence[float], evaluated: Sequence[float] | None) 
     """The voxel sizes differ along an axis by more than what the evaluation itself warns of.
 
     Args:
-        training: in-plane voxel size in mm of the training, zeros where unknown.
+        training: voxel size of the training in mm along the axes of a patch, zeros where unknown.
         evaluated: of the images evaluated, or None.
     """
     if evaluated is None or not all(training) or not all(evaluated):
@@ -138,8 +138,8 @@ def other_spacing(training: Sequence[float], evaluated: Sequence[float] | None) 
         return None
     return Finding(
         "Other voxel size than in the training",
-        f"The evaluated images have voxels of {size_text(evaluated)} mm in plane, those of the training "
-        f"{size_text(training)} mm (tolerance {VOXEL_SIZE_TOLERANCE:.0%}).",
+        f"The evaluated images have voxels of {size_text(evaluated)} mm along the axes of a patch, those of the "
+        f"training {size_text(training)} mm (tolerance {VOXEL_SIZE_TOLERANCE:.0%}).",
         "The network knows structures by their size in pixels, so that images of another voxel size are foreign to it "
         "and are reconstructed worse.",
         "Resample the images to the training's voxel size, or train on images like these.",
@@ -225,26 +225,28 @@ def overfitting(psnr: Mapping[int, float]) -> Finding | None:
     )
 
 
-def flat_width(kernel_size: int) -> float:
-    """RMS radius in pixels of a flat kernel of ``kernel_size`` × ``kernel_size``, √((k² − 1) / 6)."""
-    return math.sqrt((kernel_size**2 - 1) / 6)
+def flat_width(kernel_size: int, spatial_dims: int = 2) -> float:
+    """RMS radius in pixels of a flat kernel of size k along each of d axes, √(d (k² − 1) / 12)."""
+    return math.sqrt(spatial_dims * (kernel_size**2 - 1) / 12)
 
 
-def kernel_not_narrowed(first: float, last: float, kernel_size: int) -> Finding | None:
+def kernel_not_narrowed(first: float, last: float, kernel_size: int, spatial_dims: int = 2) -> Finding | None:
     """A trained kernel is about as wide as a flat one; see :data:`NARROWED`.
 
     Args:
         first: mean width, RMS radius in pixels, in the first epoch.
         last: likewise, in the last one.
         kernel_size: of the window.
+        spatial_dims: of the kernels.
     """
-    flat = flat_width(kernel_size)
+    flat = flat_width(kernel_size, spatial_dims)
     if last < NARROWED * flat:
         return None
+    size = "×".join([str(kernel_size)] * spatial_dims)
     return Finding(
         "The kernel did not narrow",
         f"The predicted kernels are {last:.2f} pixels wide (RMS radius) at the end and were {first:.2f} in the first "
-        f"epoch; a flat kernel of {kernel_size}×{kernel_size} has {flat:.2f}.",
+        f"epoch; a flat kernel of {size} has {flat:.2f}.",
         "Such a kernel tells nothing of the blur of the reconstructions, and a loss that weighs by it weighs nearly "
         "all frequencies alike or at random.",
         "Train longer; if it stays so, look at the reconstructions: they may be too blurred for the window, which "
@@ -256,13 +258,14 @@ def kernel_hits_window(mean_kernel: npt.ArrayLike) -> Finding | None:
     """The mean kernel's outermost pixels weigh more than :data:`BORDER` of what they would in a flat kernel.
 
     Args:
-        mean_kernel: ``(k, k)``, k ≥ 3.
+        mean_kernel: ``(k, k)`` or ``(k, k, k)``, k ≥ 3.
     """
     weights = np.abs(np.asarray(mean_kernel, float))
     if min(weights.shape) < 3 or not weights.sum() > 0:
         return None
-    border = weights.sum() - weights[1:-1, 1:-1].sum()
-    members = weights.size - weights[1:-1, 1:-1].size
+    inside = weights[(slice(1, -1),) * weights.ndim]
+    border = weights.sum() - inside.sum()
+    members = weights.size - inside.size
     ratio = float(border / members / weights.mean())
     if not ratio > BORDER:
         return None

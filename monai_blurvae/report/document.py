@@ -107,8 +107,9 @@ def _common(run: RunRecord) -> dict[str, Any]:
 
 def _kernels(run: RunRecord) -> dict[str, Any]:
     trained = run.history.trains_kernel
+    size = run.setting("kernel_size")
     return {
-        "kernel_chart": figures.kernel_chart(run.history, run.setting("kernel_size")) if trained else None,
+        "kernel_chart": figures.kernel_chart(run.history, size, run.spatial_dims) if trained else None,
         "kernel_stages": figures.kernel_stages(run.history) if trained else [],
         "mean_kernel": figures.mean_kernel(run.evaluation) if trained and run.evaluation else None,
     }

@@ -168,17 +168,18 @@ def _units_chart(history: History) -> Chart | None:
     return Chart(line_chart("active", caption, EPOCH, units.name, series, from_zero=True), caption)
 
 
-def kernel_chart(history: History, kernel_size: Any) -> Chart | None:
+def kernel_chart(history: History, kernel_size: Any, spatial_dims: int = 2) -> Chart | None:
     """The kernel's width over the epochs, with that of a flat kernel.
 
     Args:
         history: of the training.
         kernel_size: of the window, or None if unknown.
+        spatial_dims: of the kernels.
     """
     series = _both(history, "kernel_width")
     if not series:
         return None
-    level = (flat_width(kernel_size), "flat kernel") if isinstance(kernel_size, int) else None
+    level = (flat_width(kernel_size, spatial_dims), "flat kernel") if isinstance(kernel_size, int) else None
     caption = "Mean width of the predicted kernels, the RMS radius about their centroid."
     label = MEASURES["kernel_width"].label
     return Chart(line_chart("width", caption, EPOCH, label, series, from_zero=True, level=level), caption)
@@ -357,8 +358,10 @@ def mean_kernel(record: EvaluationRecord) -> Picture:
     Args:
         record: of the evaluation.
     """
+    kernel = record.mean_kernel
+    shown = kernel if kernel.ndim == 2 else kernel[:, kernel.shape[1] // 2]
     return picture(
-        kernel_pixels(record.mean_kernel, record.about["quarter_turns"]),
+        kernel_pixels(shown, record.about["quarter_turns"]),
         "mean of the predicted kernels",
         f"Mean kernel over {record.about['evaluated_on']}, relative to its maximum.",
     )

@@ -74,7 +74,7 @@ def _kernel(run: RunRecord) -> Iterator[Check]:
     size = run.setting("kernel_size")
     trained = run.history.trains_kernel
     known = trained and isinstance(size, int) and len(widths) > 1
-    wide = checks.kernel_not_narrowed(widths[0], widths[-1], size) if known else None
+    wide = checks.kernel_not_narrowed(widths[0], widths[-1], size, run.spatial_dims) if known else None
     yield Check("a kernel that did not narrow", known, wide)
     # a kernel that is still flat reaches the edge too, for the same reason
     seen = trained and run.evaluation is not None and wide is None

@@ -98,6 +98,11 @@ class RunRecord(NamedTuple):
         return self.settings.get(name)
 
     @property
+    def spatial_dims(self) -> int:
+        """Of the images."""
+        return 3 if self.setting("network_def#spatial_dims") == 3 else 2
+
+    @property
     def remark(self) -> str:
         """What has to be said of the data wherever a result stands; mostly nothing."""
         listed = self.datalist or {}

@@ -26,6 +26,8 @@ LOG_PROB = "−log p, nats per pixel"
 REGION_MM = 8.0
 """Side of the cubes whose mean squared error is compared: a few millimetres are a lesion, single voxels are noise."""
 REGIONS = 5
+CORONAL = 1
+"""The plane that shows a region where cubes were reconstructed."""
 CROP_MM = 24.0
 """From the centre of a region to the border of its pictures."""
 GREY_PERCENTILES = (1.0, 99.5)
@@ -46,7 +48,7 @@ class VolumeResults(NamedTuple):
         reconstruction: likewise.
         error: reconstruction − scan.
         neg_log_prob: −log p of each pixel, in nats; None without a likelihood.
-        slice_axis: 0, 1 or 2 for the sagittal, coronal or axial slices that were reconstructed.
+        slice_axis: 0, 1 or 2 for the sagittal, coronal or axial slices that were reconstructed, None for cubes.
     """
 
     name: str
@@ -55,7 +57,7 @@ class VolumeResults(NamedTuple):
     reconstruction: Volume
     error: Volume
     neg_log_prob: Volume | None
-    slice_axis: int
+    slice_axis: int | None
 
 
 class Region(NamedTuple):
@@ -101,6 +103,7 @@ def write_volume_page(path: Path, results: VolumeResults) -> None:
     painter = _Painter(shown)
     regions = unusual_regions(shown.error, shown.neg_log_prob, shown.voxel_size)
     to_voxel = np.linalg.inv(results.affine) @ shown.affine
+    plane = CORONAL if results.slice_axis is None else results.slice_axis
     html = render_page(
         "volume.html.jinja",
         results.name,
@@ -117,7 +120,10 @@ def write_volume_page(path: Path, results: VolumeResults) -> None:
             [(str(i), *_region_row(region, shown, to_voxel)) for i, region in enumerate(regions, 1)],
         ),
         crops=[
-            Example(f"region {i}", painter.row(results.slice_axis, region.centre, CROP_MM))
+            Example(
+                f"region {i}",
+                painter.row(plane, region.centre, CROP_MM),
+            )
             for i, region in enumerate(regions, 1)
         ],
     )
@@ -260,7 +266,7 @@ def _facts(results: VolumeResults, shown: _Canonical) -> list[tuple[str, str]]:
     facts = [
         ("voxels", "×".join(str(n) for n in results.scan.shape)),
         ("voxel size, RAS", "×".join(f"{size:.3g}" for size in shown.voxel_size) + " mm"),
-        ("slices", PLANES[results.slice_axis]),
+        ("patches", "cubes" if results.slice_axis is None else f"of {PLANES[results.slice_axis]} slices"),
         ("root mean square error", f"{float(np.sqrt(np.nanmean(np.square(error), dtype=np.float64))):.4g}"),
         ("mean error", f"{float(np.nanmean(error, dtype=np.float64)):.4g}"),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -78,11 +78,6 @@ class RandPatchd(RandomizableTransform, MapTransform):
                 f"{type(self).__name__} takes volumes (C, X, Y, Z), but got one of shape {tuple(array.shape)}."
             )
         return np.moveaxis(array, self.slice_axis + 1, 0)
-
-    def in_patch(self, sizes: Sequence[float]) -> tuple[float, ...]:
-        """Of what a volume has along X, Y and Z, such as voxel sizes, that along the axes of a patch."""
-        squares = self.rule.spatial_dims == 2
-        return tuple(size for axis, size in enumerate(sizes) if not (squares and axis == self.slice_axis))
 
     @abstractmethod
     def require_size(self, shape: tuple[int, ...], name: str) -> None:

@@ -55,7 +55,7 @@ class RandSlicePatchd(RandPatchd):
 
     def require_size(self, shape: tuple[int, ...], name: str) -> None:
         """Check that a slice holds a patch, see :meth:`RandPatchd.require_size`."""
-        rows, columns = self.in_patch(shape)
+        rows, columns = (n for axis, n in enumerate(shape) if axis != self.slice_axis)
         if min(rows, columns) < self.rule.patch_size:
             raise DataError(
                 f"{name} has slices of {rows}×{columns} voxels along slice_axis {self.slice_axis}, smaller than the "

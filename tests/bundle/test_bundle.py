@@ -164,7 +164,7 @@ def test_evaluating_other_images_warns_of_their_voxel_size(finished_run, cache_d
     __import__("logging").getLogger("monai_blurvae").propagate = True
     workflow.run()
     assert "1 of 1 images have voxels unlike those" in caplog.text
-    assert "2×1 mm in plane in place of 1×1 mm" in caplog.text
+    assert "2×1 mm along the axes of a patch in place of 1×1 mm" in caplog.text
     assert (tmp_path / "tables" / "metrics.csv").is_file()
 
 

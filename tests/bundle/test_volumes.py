@@ -292,7 +292,9 @@ def test_resampling_warns_or_does(tmp_path, capsys):
     smooth = sum(np.sin(g) for g in grid).astype(np.float32)
     path = save(tmp_path / "a.nii.gz", smooth, voxel_size=(2.0, 2.0, 2.0))
     infer(tmp_path, path)
-    warning = "has voxels of 2×2 mm in plane, where the model was trained on 1×1 mm; set resample to true"
+    warning = (
+        "has voxels of 2×2 mm along the axes of a patch, where the model was trained on 1×1 mm; set resample to true"
+    )
     assert warning in capsys.readouterr().out
     infer(tmp_path, path, resample=True, output_dir=str(tmp_path / "resampled"))
     assert "set resample" not in capsys.readouterr().out

@@ -1,16 +1,20 @@
-"""A volume from the overlapping patches of its slices, with what the network says of each patch beside it."""
+"""A volume from its overlapping patches, with what the network says of each patch beside it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from monai.inferers import SliceInferer
+from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
 from monai_blurvae.functional.kernels import kernel_width
+
+Predictor = Callable[..., Tensor]
+"""Of patches and their places, as MONAI's sliding window calls it."""
 
 
 class PatchNetwork(Protocol):
@@ -20,10 +24,10 @@ class PatchNetwork(Protocol):
         """Mean and log σ² of q(z|x), ``(B, latent_size)`` each."""
 
     def decode(self, z: Tensor, /) -> Tensor:
-        """Mean of p(x|z), ``(B, 1, p, p)``."""
+        """Mean of p(x|z), ``(B, 1, *patch_size)``."""
 
     def kernel(self, z: Tensor, /) -> Tensor:
-        """Blur kernels ``(B, 1, k, k)``."""
+        """Blur kernels ``(B, 1, *kernel_size)``."""
 
 
 class PatchLatents(NamedTuple):
@@ -32,8 +36,8 @@ class PatchLatents(NamedTuple):
     Attributes:
         mu: means, ``(N, latent_size)``.
         log_var: log σ², likewise.
-        position: slice, row and column of each patch's first voxel in the prepared volume, ``(N, 3)``; rows and
-            columns are negative where a slice is smaller than a patch and was padded.
+        position: slice, row and column, or of cubes x, y and z, of each patch's first voxel in the prepared volume,
+            ``(N, 3)``; they are negative where a slice or volume is smaller than a patch and was padded.
     """
 
     mu: Tensor
@@ -71,6 +75,15 @@ class SliceMapsInferer(SliceInferer):
         2
     """
 
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        """Of the patches, (rows, columns)."""
+        return tuple(self.orig_roi_size)
+
+    def steps(self, shape: Sequence[int]) -> int:
+        """How many slices a volume ``(X, Y, Z)`` has."""
+        return shape[self.spatial_dim]
+
     @torch.no_grad()
     def maps(
         self,
@@ -87,7 +100,7 @@ class SliceMapsInferer(SliceInferer):
             network: in evaluation mode.
             device: that the network is on.
             spacing: (row, column) of a voxel in mm, with which blur widths are told; None for none.
-            progress: called after each slice.
+            progress: called after each of the :meth:`steps`.
 
         Raises:
             ValueError: if the network does not take the patches.
@@ -97,7 +110,8 @@ class SliceMapsInferer(SliceInferer):
         reconstruction = torch.empty_like(slices, memory_format=torch.contiguous_format)
         width = None if spacing is None else torch.empty_like(reconstruction)
         for index, image in enumerate(slices):
-            found = self._blended(image[None, None].to(device), predictor.of(index, self._padding(image.shape)))
+            padding = _padding(self.patch_size, image.shape)
+            found = self._blended(image[None, None].to(device), predictor.of([index], padding))
             reconstruction[index] = found[0, 0]
             if width is not None:
                 width[index] = found[0, 1]
@@ -105,46 +119,117 @@ class SliceMapsInferer(SliceInferer):
         back = (None if width is None else width.movedim(0, self.spatial_dim)), predictor.latents()
         return VolumeMaps(reconstruction.movedim(0, self.spatial_dim), *back)
 
-    def _blended(self, image: Tensor, predictor: Callable[..., Tensor]) -> Tensor:
-        blended = sliding_window_inference(
-            image,
-            self.orig_roi_size,
-            self.sw_batch_size,
-            predictor,
-            overlap=self.overlap,
-            mode=self.mode,
-            sigma_scale=self.sigma_scale,
-            padding_mode=self.padding_mode,
-            cval=self.cval,
-            with_coord=True,
-        )
-        assert isinstance(blended, Tensor)
-        return blended.cpu()
+    def _blended(self, image: Tensor, predictor: Predictor) -> Tensor:
+        return _blended(self, self.patch_size, image, predictor)
 
-    def _padding(self, size: Sequence[int]) -> list[int]:
-        """What is put before the rows and columns of slices that are smaller than a patch."""
-        return [max(roi - n, 0) // 2 for roi, n in zip(self.orig_roi_size, size, strict=True)]
+
+class CubeMapsInferer(SlidingWindowInferer):
+    """MONAI's ``SlidingWindowInferer`` of cubes, which can also tell what else a network says of them.
+
+    Called, it is MONAI's. It holds the volume, and where blur widths are told these too, with the weights of the cubes
+    in float32. Cubes of background alone are decoded once.
+
+    Args:
+        args: of ``SlidingWindowInferer``.
+        kwargs: of it: ``roi_size``, ``sw_batch_size``, ``overlap``, ``mode``, ``padding_mode``, ``cval``.
+
+    Example:
+        >>> CubeMapsInferer([64, 64, 64], overlap=0.5, mode="gaussian").steps((96, 64, 160))
+        8
+    """
+
+    spatial_dim = None
+    """It has no slices."""
+
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        """Of the cubes, (x, y, z)."""
+        return tuple(self.roi_size)
+
+    def steps(self, shape: Sequence[int]) -> int:
+        """How many cubes cover a volume ``(X, Y, Z)``."""
+        strides = [max(1, int(roi * (1 - self.overlap))) for roi in self.roi_size]
+        places = zip(shape, self.roi_size, strides, strict=True)
+        return math.prod(math.ceil(max(n - roi, 0) / stride) + 1 for n, roi, stride in places)
+
+    @torch.no_grad()
+    def maps(
+        self,
+        volume: Tensor,
+        network: PatchNetwork,
+        device: str | torch.device = "cpu",
+        spacing: Sequence[float] | None = None,
+        progress: Callable[[], object] = lambda: None,
+    ) -> VolumeMaps:
+        """Reconstruct a volume.
+
+        Args:
+            volume: ``(X, Y, Z)`` in RAS order, scaled as in the training.
+            network: in evaluation mode.
+            device: that the network is on.
+            spacing: (x, y, z) of a voxel in mm, with which blur widths are told; None for none.
+            progress: called after each of the :meth:`steps`.
+
+        Raises:
+            ValueError: if the network does not take the cubes.
+        """
+        predictor = _Predictor(network, self.cval, spacing, progress)
+        place = predictor.of([], _padding(self.patch_size, volume.shape))
+        maps = _blended(self, self.patch_size, volume[None, None].to(device), place)[0]
+        return VolumeMaps(maps[0], None if spacing is None else maps[1], predictor.latents())
+
+
+def _blended(inferer: SlidingWindowInferer, roi_size: Sequence[int], image: Tensor, predictor: Predictor) -> Tensor:
+    """What is predicted of the patches of an image ``(1, 1, *image_size)``, with an inferer's settings, on the CPU."""
+    blended = sliding_window_inference(
+        image,
+        roi_size,
+        inferer.sw_batch_size,
+        predictor,
+        overlap=inferer.overlap,
+        mode=inferer.mode,
+        sigma_scale=inferer.sigma_scale,
+        padding_mode=inferer.padding_mode,
+        cval=inferer.cval,
+        with_coord=True,
+    )
+    assert isinstance(blended, Tensor)
+    return blended.cpu()
+
+
+def _padding(roi_size: Sequence[int], size: Sequence[int]) -> list[int]:
+    """What is put before the axes that are shorter than a patch."""
+    return [max(roi - n, 0) // 2 for roi, n in zip(roi_size, size, strict=True)]
 
 
 class _Predictor:
     """Patches to what is blended, the reconstruction and, as a second channel, the width; keeps the latents."""
 
-    def __init__(self, network: PatchNetwork, background: float, spacing: Sequence[float] | None) -> None:
+    def __init__(
+        self,
+        network: PatchNetwork,
+        background: float,
+        spacing: Sequence[float] | None,
+        progress: Callable[[], object] = lambda: None,
+    ) -> None:
         self.network = network
         self.background = background
         self.spacing = spacing
+        self.progress = progress
         self._blank: tuple[Tensor, Tensor, Tensor] | None = None
         self._found: list[tuple[Tensor, Tensor]] = []
         self._positions: list[list[int]] = []
 
-    def of(self, index: int, padding: Sequence[int]) -> Callable[[Tensor, Sequence[Sequence[slice]]], Tensor]:
-        """The predictor of one slice."""
+    def of(self, at: list[int], padding: Sequence[int]) -> Predictor:
+        """The predictor of one slice, whose place stands in ``at``, or of a volume."""
 
         def predict(patches: Tensor, coordinates: Sequence[Sequence[slice]]) -> Tensor:
             starts = ([place.start for place in patch[2:]] for patch in coordinates)
-            self._positions += [[index, *(s - p for s, p in zip(start, padding, strict=True))] for start in starts]
+            self._positions += [[*at, *(s - p for s, p in zip(start, padding, strict=True))] for start in starts]
             images, mu, log_var = self._predict(patches)
             self._found.append((mu.cpu(), log_var.cpu()))
+            for _ in coordinates:
+                self.progress()
             return images
 
         return predict
@@ -171,5 +256,5 @@ class _Predictor:
         images = self.network.decode(mu)
         if self.spacing is not None:
             width = kernel_width(self.network.kernel(mu), self.spacing).to(images)
-            images = torch.cat([images, width[:, None, None, None].expand_as(images)], 1)
+            images = torch.cat([images, width.view(-1, *[1] * (images.dim() - 1)).expand_as(images)], 1)
         return images, mu, log_var
