@@ -78,7 +78,10 @@ def _data(run: FinishedRun, summary: Mapping[str, Any]) -> str:
     if is_of_volumes(run.config):
         voxel_size = read_weights(run)["voxel_size"].tolist()
         size = " × ".join(f"{value:.3g}" for value in voxel_size) + " mm" if all(voxel_size) else "unknown"
-        lines += [f"slices: {PLANES[run.argument('slice_axis', 1)]}", f"voxel size in plane: {size}"]
+        if len(voxel_size) == 2:
+            lines += [f"slices: {PLANES[run.argument('slice_axis', 1)]}", f"voxel size in plane: {size}"]
+        else:
+            lines += [f"cubes, with the voxel size {size}"]
     lines.append(f"intensities: {_rule(IntensityRule.of(run.config))}")
     if summary["skipped"]:
         lines.append(f"files that were left out: {len(summary['skipped'])}")

@@ -63,7 +63,7 @@ class TrainedModel:
         network: the model in evaluation mode, on images in [−1, 1].
         rule: how the training scaled intensities; None where it did so in a way that is not known here.
         config: of the training.
-        slice_axis: of a volume in RAS that its slices are across.
+        slice_axis: of a volume in RAS that its slices are across; None for a network of cubes.
         voxel_size: of the training's images in mm along each axis of a patch, 0 where it is unknown.
 
     Example:
@@ -77,11 +77,12 @@ class TrainedModel:
         self.config: Mapping[str, Any] = run.config
         self.name = run.name
         self.rule = IntensityRule.of(self.config)
-        self.slice_axis: int = run.argument("slice_axis", 1)
         self._crop_size: int | None = run.argument("crop_size", None)
         normalization = run.argument("network_def#kernel_normalization", "softmax")
         self._arguments = network_arguments(weights, normalization)
         self.network = BlurVAE(**self._arguments)
+        planar = self.network.spatial_dims == 2
+        self.slice_axis: int | None = run.argument("slice_axis", 1) if planar else None
         try:
             self.network.load_state_dict(weights)
         except RuntimeError as error:  # torch's lists of names
@@ -179,7 +180,8 @@ class TrainedModel:
         """Reconstruct an image of any size from the posterior means of its overlapping patches.
 
         Args:
-            image: see :data:`Image`; of volumes each slice along the training's axis is reconstructed.
+            image: see :data:`Image`; of volumes each slice along the training's axis is reconstructed,
+                by a network of cubes the whole.
             intensity: (low, high) that become −1 and 1, in place of the image's own.
 
         Returns:
@@ -287,16 +289,22 @@ class TrainedModel:
         values = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image, np.float32, order="C"))
         meta = deepcopy(image.meta) if isinstance(image, MetaTensor) else None
         tensor = MetaTensor(values.as_subclass(Tensor).float().cpu(), meta=meta)
-        channels, planar = self.image_shape[0], len(self.image_shape) == 3
-        grey_volume = channels == 1 and planar and tensor.ndim == 3 and len(tensor) != 1
-        if (tensor.ndim == 2 and channels == 1) or grey_volume:
+        channels, planar = self.image_shape[0], self.slice_axis is not None
+        grey_volume = channels == 1 and tensor.ndim == 3 and not (planar and len(tensor) == 1)
+        if (tensor.ndim == 2 and channels == 1 and planar) or grey_volume:
             tensor = ADD_CHANNEL(tensor)
-        if tensor.ndim not in (3, 4) or len(tensor) != channels or (tensor.ndim == 4 and channels != 1):
-            raise DataError(
-                f"the image has shape {tuple(image.shape)}, where {channels} channel(s) first, ({channels}, H, W), is "
-                "needed; move its axes."
-            )
+        if tensor.ndim not in ((3, 4) if planar else (4,)) or len(tensor) != channels:
+            raise self._misshapen(image)
+        if tensor.ndim == 4 and channels != 1 and planar:
+            raise self._misshapen(image)
         return tensor
+
+    def _misshapen(self, image: npt.NDArray[Any] | Tensor) -> DataError:
+        channels, axes = self.image_shape[0], "H, W" if self.slice_axis is not None else "X, Y, Z"
+        return DataError(
+            f"the image has shape {tuple(image.shape)}, where {channels} channel(s) first, ({channels}, {axes}), is "
+            "needed; move its axes."
+        )
 
     def _restored(self, result: Tensor, prepared: MetaTensor) -> Tensor:
         """In the orientation of what was given, with its NaN."""
