@@ -27,7 +27,7 @@ class Adversary:
         device: of the discriminator.
 
     Raises:
-        ValueError: if the weight is not positive.
+        ValueError: if the weight is not positive; when called, for images of another number of dimensions.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Adversary:
         if not weight > 0:
             raise ValueError(f"the weight of the adversarial term must be positive, but is {weight!r}.")
         self.weight = weight
+        self.spatial_dims = spatial_dims
         self.discriminator = PatchDiscriminator(
             spatial_dims=spatial_dims, channels=channels, in_channels=in_channels, num_layers_d=layers, norm="INSTANCE"
         ).to(device)
@@ -58,7 +59,7 @@ class Adversary:
         Returns:
             A number without dimensions.
         """
-        judged = self.discriminator(reconstruction)[-1]
+        judged = self._judged(reconstruction)
         term = self.criterion(judged, target_is_real=True, for_discriminator=False)
         return self.weight * reconstruction[0].numel() * term
 
@@ -72,10 +73,18 @@ class Adversary:
         Returns:
             A number without dimensions.
         """
-        fake = self.discriminator(reconstruction.detach())[-1]
-        real = self.discriminator(images)[-1]
+        fake, real = self._judged(reconstruction.detach()), self._judged(images)
         as_fake = self.criterion(fake, target_is_real=False, for_discriminator=True)
         return 0.5 * (as_fake + self.criterion(real, target_is_real=True, for_discriminator=True))
+
+    def _judged(self, images: Tensor) -> Tensor:
+        if images.ndim - 2 != self.spatial_dims:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} have {images.ndim - 2} spatial dimensions, but spatial_dims of "
+                f"Adversary is {self.spatial_dims}; set it to theirs."
+            )
+        judged: Tensor = self.discriminator(images)[-1]
+        return judged
 
     def state_dict(self) -> dict[str, Any]:
         """Of the discriminator and its optimiser."""

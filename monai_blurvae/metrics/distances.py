@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monai_blurvae.errors import WeightsError
 from monai_blurvae.metrics.image_quality import to_unit_range
-from monai_blurvae.networks.perceptual import PerceptualFeatures, default_weights_dir
+from monai_blurvae.networks.perceptual import PerceptualFeatures, default_weights_dir, require_pictures
 
 ALEXNET_FEATURES = "LPIPS-AlexNet, mean of each of 1152 channels"
 """Name of the features of :func:`alexnet_features`."""
@@ -116,6 +116,7 @@ def alexnet_features(images: Tensor, weights_dir: str | Path | None = None, batc
         ValueError: for images that AlexNet does not take.
         WeightsError: if there are no weights.
     """
+    require_pictures(images)
     network = PerceptualFeatures("alex", weights_dir).to(images.device)
     with torch.no_grad():
         values = [

@@ -8,7 +8,7 @@ import torch
 from monai.metrics.regression import RegressionMetric
 from torch import Tensor
 
-from monai_blurvae.networks.perceptual import LearnedPerceptualDistance
+from monai_blurvae.networks.perceptual import LearnedPerceptualDistance, require_pictures
 
 
 class LPIPSMetric(RegressionMetric):
@@ -49,4 +49,5 @@ def lpips_distance(pred: Tensor, target: Tensor, net: str = "alex", weights_dir:
         ValueError: as :class:`LPIPSMetric`.
         WeightsError: if there are no weights.
     """
+    require_pictures(pred)
     return LPIPSMetric(net, weights_dir)._compute_metric(pred, target)[:, 0]

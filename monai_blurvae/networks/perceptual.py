@@ -301,17 +301,26 @@ class PerceptualFeatures(nn.Module):
         return tuple(features)
 
     def _check(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(
-                f"images must have shape (batch, 1 or 3, height, width) for perceptual features, but have "
-                f"{tuple(images.shape)}."
-            )
+        require_pictures(images)
         if min(images.shape[2:]) < self.minimum_size:
             raise ValueError(
                 f"images of {images.shape[2]}×{images.shape[3]} pixels are too small for the features of "
                 f"{self._architecture.torchvision_name}, which need {self.minimum_size}×{self.minimum_size}; "
                 "use larger patches or another loss."
             )
+
+
+def require_pictures(images: Tensor) -> None:
+    """Check that images are such as the networks were trained on, which needs no weights to be there.
+
+    Raises:
+        ValueError: if they are not grey or RGB in two dimensions.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"images must have shape (batch, 1 or 3, height, width) for perceptual features, but have "
+            f"{tuple(images.shape)}."
+        )
 
 
 class LearnedPerceptualDistance(nn.Module):

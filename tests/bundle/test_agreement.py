@@ -8,7 +8,7 @@ from tests.volumes import ROOT, TRAIN
 
 CONFIGS = {
     (bundle, file): ConfigParser.load_config_file(ROOT / "bundles" / bundle / f"{file}.json")
-    for bundle in ("hcp", "celeba")
+    for bundle in ("hcp", "hcp3d", "celeba")
     for file in ("train", "evaluate", "inference")
 }
 BUNDLE_SECTIONS = ("network_def", "network", "optimizer", "kernel_optimizer", "checkpoint", "run_folder")
@@ -41,6 +41,23 @@ def test_the_bundles_have_the_same_handlers_but_for_the_voxel_size():
     assert [h for h in hcp if "VoxelSize" not in h["_target_"]] == celeba
 
 
+SAME_OF_CUBES = {"architecture", "latent_size", "kernel_size", "wiener_c", "beta", "lr", "precision", "max_epochs"}
+
+
+def test_cubes_are_trained_as_slices_are_but_for_their_dimension():
+    slices, cubes = (CONFIGS[bundle, "train"] for bundle in ("hcp", "hcp3d"))
+    assert {name: cubes[name] for name in SAME_OF_CUBES} == {name: slices[name] for name in SAME_OF_CUBES}
+    assert cubes["network_def"] == {**slices["network_def"], "spatial_dims": 3}
+    assert cubes["train"]["objective"] == {**slices["train"]["objective"], "spatial_dims": 3}
+    for section in {*BUNDLE_SECTIONS} - {"network_def"}:
+        assert cubes[section] == slices[section]
+    same = {*TRAIN_SECTIONS, "handlers", "deterministic_transforms", "dataset"} - {"objective"}
+    assert {name: cubes["train"][name] for name in same} == {name: slices["train"][name] for name in same}
+    assert cubes["test"]["handlers"] == slices["test"]["handlers"]
+    overlays = [ConfigParser.load_config_file(ROOT / f"bundles/{name}/{MULTI_GPU}") for name in ("hcp", "hcp3d")]
+    assert overlays[0] == overlays[1]
+
+
 def test_the_bundles_train_in_several_processes_alike_and_the_overlay_can_be_taken_off():
     hcp, celeba = (ConfigParser.load_config_file(ROOT / f"bundles/{name}/{MULTI_GPU}") for name in ("hcp", "celeba"))
     assert hcp == celeba
@@ -50,14 +67,14 @@ def test_the_bundles_train_in_several_processes_alike_and_the_overlay_can_be_tak
     assert in_one_process(both, train, hcp) == in_one_process(train, train, hcp) == train
 
 
-@pytest.mark.parametrize("bundle", ["hcp", "celeba"])
+@pytest.mark.parametrize("bundle", ["hcp", "hcp3d", "celeba"])
 @pytest.mark.parametrize("file", ["evaluate", "inference"])
 def test_images_are_prepared_alike_in_training_evaluation_and_inference(bundle, file):
     trained = CONFIGS[bundle, "train"]["train"]["deterministic_transforms"]
     assert CONFIGS[bundle, file]["deterministic_transforms"] == trained
 
 
-@pytest.mark.parametrize("bundle", ["hcp", "celeba"])
+@pytest.mark.parametrize("bundle", ["hcp", "hcp3d", "celeba"])
 def test_an_evaluation_looks_at_images_as_the_validation_does(bundle):
     train, evaluate = (CONFIGS[bundle, file]["validate"] for file in ("train", "evaluate"))
     for section in ("random_transforms", "random_transform", "inferer", "key_metric"):

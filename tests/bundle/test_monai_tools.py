@@ -316,7 +316,7 @@ def test_tracking_by_mlflow(packed, hcp_dir, cache_dir, tmp_path, decollate):
     assert tracked >= {"train_loss", "psnr", "ssim"}
 
 
-@pytest.mark.parametrize("bundle", ["hcp", "celeba"])
+@pytest.mark.parametrize("bundle", ["hcp", "hcp3d", "celeba"])
 @pytest.mark.parametrize("file", ["train.json", "evaluate.json", "inference.json"])
 def test_every_section_parses_without_the_first_step(bundle, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -44,6 +44,24 @@ def test_annuli_of_the_full_spectrum(size, window):
     torch.testing.assert_close(radial_power(x, window), torch.from_numpy(expected))
 
 
+def hann(n):
+    return np.array([math.sin(math.pi * i / n) ** 2 for i in range(n)])
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (6, 7, 5)])
+@pytest.mark.parametrize("window", [False, True])
+def test_shells_of_the_full_spectrum_of_cubes(size, window):
+    x = images(size).numpy()
+    if window:
+        weights = np.einsum("i,j,k->ijk", *map(hann, size))
+        x = x * weights / math.sqrt((weights**2).mean())
+    power = np.abs(np.fft.fftn(x, axes=(2, 3, 4), norm="ortho")) ** 2
+    grid = np.meshgrid(*map(np.fft.fftfreq, size), indexing="ij")
+    radius = np.rint(min(size) * np.sqrt(sum(axis**2 for axis in grid)))
+    expected = np.stack([power[..., radius == r].mean(-1) for r in range(1, min(size) // 2 + 1)], -1)
+    torch.testing.assert_close(radial_power(images(size), window), torch.from_numpy(expected))
+
+
 @pytest.mark.parametrize("size", [*SIZES, (4, 5, 6), (5, 4, 3)])
 def test_annulus_means_are_those_of_the_full_spectrum(size):
     power = torch.fft.fftn(images(size), dim=tuple(range(2, 2 + len(size)))).abs().square()
@@ -100,7 +118,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.testing.assert_close(radial_power(x), radial_power(x.float()))
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 1, 8, 8, 8), (1, 1, 1, 8)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 1, 8, 8, 8, 8), (1, 1, 1, 8)])
 def test_bad_shapes(shape):
     with pytest.raises(ValueError, match="shape"):
         radial_power(torch.zeros(shape))

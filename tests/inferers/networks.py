@@ -12,6 +12,7 @@ class Identity(nn.Module):
     def __init__(self, size, voxel_size=(1.0, 1.0), variance=1.5):
         super().__init__()
         self.size = size
+        self.dims = len(voxel_size)
         self.variance = variance
         self.register_buffer("voxel_size", torch.tensor(voxel_size))
 
@@ -19,10 +20,11 @@ class Identity(nn.Module):
         return x.flatten(1), torch.zeros_like(x.flatten(1))
 
     def decode(self, z):
-        return z.unflatten(1, (1, self.size, self.size)).clone()  # MONAI weights it in place
+        return z.unflatten(1, (1, *[self.size] * self.dims)).clone()  # MONAI weights it in place
 
     def kernel(self, z):
-        return gaussian_kernel(11, self.variance).to(z).expand(len(z), 1, 11, 11)
+        kernel = gaussian_kernel(11, self.variance, self.dims).to(z)
+        return kernel.expand(len(z), *kernel.shape[1:])
 
 
 class Constant(Identity):
@@ -35,8 +37,8 @@ class Constant(Identity):
 class Counting(Identity):
     """An identity that counts the patches it has decoded."""
 
-    def __init__(self, size):
-        super().__init__(size)
+    def __init__(self, size, voxel_size=(1.0, 1.0)):
+        super().__init__(size, voxel_size)
         self.patches = 0
 
     def decode(self, z):
