@@ -18,6 +18,7 @@ OPTIONS = argparse.Namespace(
     device="cpu",
     precision="float32",
     accumulation=1,
+    compile=None,
     pairs=2,
 )
 
@@ -29,6 +30,13 @@ def step():
     network = benchmark.make_network(OPTIONS)
     output = network(images)
     return output, images, network.kernel(output.z.detach())
+
+
+def test_cuda_graphs_without_a_gpu_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--compile", "reduce-overhead", "--device", "cpu"])
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main()
+    assert "takes CUDA graphs, and there is no GPU in cpu" in capsys.readouterr().err
 
 
 def test_the_full_ffts_give_the_same_objectives(step):
