@@ -451,9 +451,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     if options.compile == CUDA_GRAPHS and torch.device(options.device).type != "cuda":
-        parser.error(
-            f"--compile {CUDA_GRAPHS} takes CUDA graphs, and there is no GPU in {options.device}; leave it out."
-        )
+        parser.error(f"--compile {CUDA_GRAPHS} takes CUDA graphs, and {options.device} is no GPU; leave it out.")
     MODES[options.mode](options)
 
 

@@ -100,7 +100,7 @@ class RunRecord(NamedTuple):
     @property
     def spatial_dims(self) -> int:
         """Of the images."""
-        return 3 if self.setting("network_def#spatial_dims") == 3 else 2
+        return 3 if 3 in (self.setting("network_def#spatial_dims"), self.setting("spatial_dims")) else 2
 
     @property
     def remark(self) -> str:

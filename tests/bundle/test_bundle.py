@@ -94,9 +94,7 @@ def test_l2_overlay_differs_only_after_the_warm_up(hcp_dir, cache_dir, tmp_path)
     assert any(not torch.equal(last["l2"][n], last["wiener"][n]) for n in vae)
 
 
-def test_a_compiled_network_is_trained_to_the_same_weights_under_the_same_names(
-    finished_run, hcp_dir, cache_dir, tmp_path
-):
+def test_a_compiled_network_has_the_same_weights_under_the_same_names(finished_run, hcp_dir, cache_dir, tmp_path):
     overlay = [TRAIN, str(ROOT / "configs/training/compile.yaml")]
     settings = TINY | {"compile_backend": "aot_eager"}  # as traced, without the compiler, which takes a minute
     run("training", overlay, dataset_dir=str(hcp_dir), cache_dir=cache_dir, run_dir=str(tmp_path / "run"), **settings)

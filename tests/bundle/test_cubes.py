@@ -142,10 +142,18 @@ def test_two_processes_train_on_cubes(hcp_dir, cache_dir, tmp_path):
     assert (tmp_path / "out/0001/summary.json").is_file()
 
 
-@pytest.mark.parametrize("overlay", ["losses/spectral_gaussian", "ablations/adversarial", "ablations/exact"])
+OVERLAYS = {
+    "losses/spectral_gaussian": {},
+    "ablations/adversarial": {},
+    "ablations/exact": {},
+    "architectures/autoencoder_kl": {"spatial_dims": 3},
+}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlays_take_cubes(hcp_dir, cache_dir, tmp_path, overlay):
     tiny = tmp_path / "tiny.json"
-    tiny.write_text(json.dumps(CUBES | {"max_epochs": 1, "warmup_epochs": 0}))
+    tiny.write_text(json.dumps(CUBES | {"max_epochs": 1, "warmup_epochs": 0, **OVERLAYS[overlay]}))
     files = [str(BUNDLE / "train.json"), str(ROOT / f"configs/{overlay}.yaml"), str(tiny)]
     monai.bundle.run(
         "training", config_file=files, dataset_dir=str(hcp_dir), cache_dir=cache_dir, run_dir=str(tmp_path / "run")

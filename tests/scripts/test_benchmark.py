@@ -36,7 +36,7 @@ def test_cuda_graphs_without_a_gpu_are_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmark.py", "--compile", "reduce-overhead", "--device", "cpu"])
     with pytest.raises(SystemExit, match="2"):
         benchmark.main()
-    assert "takes CUDA graphs, and there is no GPU in cpu" in capsys.readouterr().err
+    assert "takes CUDA graphs, and cpu is no GPU" in capsys.readouterr().err
 
 
 def test_the_full_ffts_give_the_same_objectives(step):
