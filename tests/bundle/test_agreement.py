@@ -49,7 +49,8 @@ def test_cubes_are_trained_as_slices_are_but_for_their_dimension():
     assert {name: cubes[name] for name in SAME_OF_CUBES} == {name: slices[name] for name in SAME_OF_CUBES}
     assert cubes["network_def"] == {**slices["network_def"], "spatial_dims": 3}
     assert cubes["train"]["objective"] == {**slices["train"]["objective"], "spatial_dims": 3}
-    for section in {*BUNDLE_SECTIONS} - {"network_def"}:
+    assert cubes["kernel_optimizer"] == {**slices["kernel_optimizer"], "lr": "@kernel_lr"}
+    for section in {*BUNDLE_SECTIONS} - {"network_def", "kernel_optimizer"}:
         assert cubes[section] == slices[section]
     same = {*TRAIN_SECTIONS, "handlers", "deterministic_transforms", "dataset"} - {"objective"}
     assert {name: cubes["train"][name] for name in same} == {name: slices["train"][name] for name in same}
