@@ -382,7 +382,7 @@ def draw_cost(rows: list[dict[str, Any]]) -> Any:
         for place in (time_axes, memory_axes):
             place.set_xscale("log", base=2)
             place.set_xticks(x, [str(value) for value in x])
-            place.set_ylim(bottom=0)
+            place.set_ylim(0, 1.05 * place.get_ylim()[1])
     axes[0, 0].set_ylabel("ms an image")
     axes[1, 0].set_ylabel("GB")
     for row in axes:
