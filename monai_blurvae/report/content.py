@@ -230,10 +230,7 @@ def data_facts(run: RunRecord) -> list[tuple[str, str]]:
         ("description", str(listed.get("description", ""))),
         ("remark", run.remark),
         ("folder", str(listed.get("dataset_dir", ""))),
-        (
-            "voxel size of the training",
-            f"{size_text(trained)} mm" if trained and all(trained) else "",
-        ),
+        ("voxel size of the training", f"{size_text(trained)} mm" if trained and all(trained) else ""),
         ("voxel size of the evaluated images", f"{size_text(here)} mm" if here else ""),
         ("NaN, taken as background", _nan_text(listed)),
     ]

@@ -120,11 +120,7 @@ def write_volume_page(path: Path, results: VolumeResults) -> None:
             [(str(i), *_region_row(region, shown, to_voxel)) for i, region in enumerate(regions, 1)],
         ),
         crops=[
-            Example(
-                f"region {i}",
-                painter.row(plane, region.centre, CROP_MM),
-            )
-            for i, region in enumerate(regions, 1)
+            Example(f"region {i}", painter.row(plane, region.centre, CROP_MM)) for i, region in enumerate(regions, 1)
         ],
     )
     write_page(path, html)

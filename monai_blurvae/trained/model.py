@@ -293,18 +293,14 @@ class TrainedModel:
         grey_volume = channels == 1 and tensor.ndim == 3 and not (planar and len(tensor) == 1)
         if (tensor.ndim == 2 and channels == 1 and planar) or grey_volume:
             tensor = ADD_CHANNEL(tensor)
-        if tensor.ndim not in ((3, 4) if planar else (4,)) or len(tensor) != channels:
-            raise self._misshapen(image)
-        if tensor.ndim == 4 and channels != 1 and planar:
-            raise self._misshapen(image)
+        allowed = {4} if not planar else {3, 4} if channels == 1 else {3}
+        if tensor.ndim not in allowed or len(tensor) != channels:
+            axes = "H, W" if planar else "X, Y, Z"
+            raise DataError(
+                f"the image has shape {tuple(image.shape)}, where {channels} channel(s) first, ({channels}, {axes}), "
+                "is needed; move its axes."
+            )
         return tensor
-
-    def _misshapen(self, image: npt.NDArray[Any] | Tensor) -> DataError:
-        channels, axes = self.image_shape[0], "H, W" if self.slice_axis is not None else "X, Y, Z"
-        return DataError(
-            f"the image has shape {tuple(image.shape)}, where {channels} channel(s) first, ({channels}, {axes}), is "
-            "needed; move its axes."
-        )
 
     def _restored(self, result: Tensor, prepared: MetaTensor) -> Tensor:
         """In the orientation of what was given, with its NaN."""
