@@ -2,10 +2,10 @@
 
 ``iteration`` (the default) compares an alternating iteration with a plain L2 one on the same batch, with MONAI's own
 trainer on that objective, and with the loop that one would write first: two forward passes and full complex FFTs.
-``cost`` writes what an iteration takes by the clock and in memory, over batch size, image size, kernel size and width
-of the network, with what the network alone takes. ``patches`` compares the patches that this package draws in one
-process with those of MONAI's datasets under the same transforms. ``memory`` draws patches of many large volumes and
-tells the memory that belongs to the process alone.
+``cost`` writes what an iteration takes by the clock and in memory, over batch size, image size, kernel size, width of
+the network, micro-batches, workers and volumes, with what the network and the patches take by themselves. ``patches``
+compares the patches that this package draws in one process with those of MONAI's datasets under the same transforms.
+``memory`` draws patches of many large volumes and tells the memory that belongs to the process alone.
 """
 
 from __future__ import annotations
@@ -78,15 +78,15 @@ def make_batch(options: argparse.Namespace) -> Tensor:
     return torch.rand(options.batch_size, options.in_channels, options.image_size, options.image_size) * 2 - 1
 
 
-def ours(term: ReconstructionTerm, options: argparse.Namespace) -> Run:
-    """A trainer as the bundles have it."""
+def ours(term: ReconstructionTerm, options: argparse.Namespace, batches: Any = None) -> Run:
+    """A trainer as the bundles have it, of one batch an epoch: always the same without ``batches``."""
     network = make_network(options)
     if options.compile is not None:
         network.compile(mode=options.compile)
     trainer = BlurVAETrainer(
         device=options.device,
         max_epochs=0,
-        train_data_loader=[{"image": make_batch(options)}],
+        train_data_loader=batches or [{"image": make_batch(options)}],
         network=network,
         optimizer=torch.optim.Adam(network.vae_parameters(), 1e-4, fused=True),
         kernel_optimizer=torch.optim.Adam(network.kernel_parameters(), 1e-4, fused=True),
@@ -183,7 +183,7 @@ def peak_memory(device: str) -> str:
 
 
 def write_volumes(folder: Path, shape: tuple[int, int, int], count: int) -> list[dict[str, str]]:
-    """Uncompressed int16 volumes with noise in an ellipsoid, and what a data list says of them."""
+    """Uncompressed int16 volumes with noise in an ellipsoid, unless they are there; their data list."""
     noise = np.random.default_rng(0).normal(600, 100, (16, *shape[1:]))
     grid = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
     volume = (np.resize(noise, shape) * (sum(axis**2 for axis in grid) < 0.7)).clip(0).astype(np.int16)
@@ -191,7 +191,8 @@ def write_volumes(folder: Path, shape: tuple[int, int, int], count: int) -> list
     for i in range(count):
         volume[0, 0, 0] = i  # a file of its own to the store
         path = folder / f"{'x'.join(map(str, shape))}-{i:03d}.nii"
-        nib.save(nib.Nifti1Image(volume, np.eye(4)), path)
+        if not path.is_file():
+            nib.save(nib.Nifti1Image(volume, np.eye(4)), path)
         items.append({"image": str(path), "subject": str(i)})
     return items
 
@@ -291,8 +292,15 @@ STEPS_OF_COST: dict[str, list[Any]] = {
     "image_size": [32, 64, 128],
     "kernel_size": [3, 5, 11, 21, 41],
     "channels": [[8, 16, 32, 64], [16, 32, 64, 128], [32, 64, 128, 256], [64, 128, 256, 512]],
+    "accumulation": [1, 2, 4, 8, 16],
+    "num_workers": [0, 1, 2, 4],
+    "volumes": [4, 16, 64],
 }
 """What is varied, one at a time, the others being those of the options."""
+OF_DATA = {"num_workers": 2, "volumes": 16}
+"""Those of them that are with patches of volumes, and what they are while another one is varied."""
+SHAPE_OF_COST = (260, 311, 260)
+"""Of these volumes, HCP's."""
 
 GIGABYTE = 1e9
 
@@ -339,54 +347,90 @@ def memory_of(options: argparse.Namespace) -> dict[str, float]:
     return {"weights": 4.0 * own, "activations": float(sum(storage.nbytes() for storage in saved.values()))}
 
 
+class OneBatch:
+    """What a trainer of one batch an epoch reads: the next of a stream."""
+
+    def __init__(self, stream: Iterator[Any]) -> None:
+        self.stream = stream
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Any]:
+        yield next(self.stream)
+
+
 def benchmark_cost(options: argparse.Namespace) -> None:
     """Write ``cost.csv``, ``cost.png`` and ``cost.pdf``."""
     rows = []
-    for name, values in STEPS_OF_COST.items():
-        for value in values:
-            varied = argparse.Namespace(**vars(options) | {name: value})
-            if varied.kernel_size > varied.image_size:
-                continue
-            contenders = {"iteration": ours(WienerLoss(), varied), "network": network_alone(varied)}
-            for run in contenders.values():
-                run()
-            found = {
-                kind: statistics.median(seconds_of(run, options.device) for _ in range(options.pairs))
-                for kind, run in contenders.items()
-            }
-            shown = value if isinstance(value, int) else value[0]
-            per_image = {kind: 1e3 * seconds / varied.batch_size for kind, seconds in found.items()}
-            rows.append({"varied": name, "value": shown, **per_image, **memory_of(varied)})
-            print(
-                "  ".join(f"{key} {text if isinstance(text, str) else f'{text:.4g}'}" for key, text in rows[-1].items())
-            )
+    with tempfile.TemporaryDirectory() as name:
+        for varied, values in STEPS_OF_COST.items():
+            for value in values:
+                changed = argparse.Namespace(**vars(options) | OF_DATA | {varied: value})
+                if changed.kernel_size > changed.image_size:
+                    continue
+                shown = value if isinstance(value, int) else value[0]
+                rows.append({"varied": varied, "value": shown, **cost_of(changed, varied in OF_DATA, Path(name))})
+                print("  ".join(f"{k} {v if isinstance(v, str) else f'{v:.4g}'}" for k, v in rows[-1].items()))
     folder = make_folder(options.output)
     write_text(folder / "cost.csv", csv_text(rows))
     save(draw_cost(rows), folder, "cost")
     print(f"The table and the figure are in {folder}.")
 
 
+def cost_of(options: argparse.Namespace, with_data: bool, folder: Path) -> dict[str, Any]:
+    """Milliseconds an image of an iteration and of what bounds it, and bytes.
+
+    Args:
+        options: of the training.
+        with_data: with patches of volumes, not with one batch again and again.
+        folder: for the volumes.
+    """
+    contenders = {"network": network_alone(options)}
+    if with_data:
+        # one stream for each, since one that has waited comes from what the workers have in store
+        streams = [stream_of(options, folder) for _ in range(2)]
+        contenders["iteration"] = ours(WienerLoss(), options, OneBatch(streams[0]))
+        contenders["patches"] = partial(next, streams[1])
+    else:
+        contenders["iteration"] = ours(WienerLoss(), options)
+    found: dict[str, Any] = {"iteration": 0.0, "network": 0.0, "patches": 0.0}
+    for kind, run in contenders.items():
+        for _ in range(1 + 2 * options.num_workers * with_data):  # what the workers have in store
+            run()
+        seconds = statistics.median(seconds_of(run, options.device) for _ in range(options.pairs))
+        found[kind] = 1e3 * seconds / options.batch_size
+    return {**found, "bound": max(("network", "patches"), key=lambda kind: found[kind]), **memory_of(options)}
+
+
+def stream_of(options: argparse.Namespace, folder: Path) -> Iterator[Any]:
+    """Batches of patches without end, of volumes that are written when they are first asked for."""
+    cut = RandSlicePatchd(keys="image", patch_size=options.image_size)
+    dataset = patch_dataset(write_volumes(folder, SHAPE_OF_COST, options.volumes), cut, folder, quick=True)
+    return endless(TrainLoader(dataset, options.batch_size, num_workers=options.num_workers))
+
+
 def draw_cost(rows: list[dict[str, Any]]) -> Any:
-    """Milliseconds an image above, memory below, one column for each of :data:`STEPS_OF_COST`."""
-    figure = new_figure((12, 5.5))
-    axes = figure.subplots(2, len(STEPS_OF_COST))
-    for column, name in enumerate(STEPS_OF_COST):
-        part = [row for row in rows if row["varied"] == name]
-        x = [row["value"] for row in part]
-        time_axes, memory_axes = axes[:, column]
-        time_axes.plot(x, [row["iteration"] for row in part], "o-", label="alternating iteration")
-        time_axes.plot(x, [row["network"] for row in part], "o--", color="0.5", label="network alone, one pass")
-        memory_axes.plot(x, [row["activations"] / GIGABYTE for row in part], "o-", label="activations")
-        memory_axes.plot(x, [row["weights"] / GIGABYTE for row in part], "o--", color="0.5", label="weights, moments")
-        memory_axes.set_xlabel(name.replace("_", " ") + (", first" if name == "channels" else ""))
-        for place in (time_axes, memory_axes):
-            place.set_xscale("log", base=2)
-            place.set_xticks(x, [str(value) for value in x])
-            place.set_ylim(0, 1.05 * place.get_ylim()[1])
-    axes[0, 0].set_ylabel("ms an image")
-    axes[1, 0].set_ylabel("GB")
-    for row in axes:
-        row[0].legend(frameon=False, fontsize=8)
+    """Milliseconds an image, and below them memory, which the data does not change."""
+    parts = {name: [row for row in rows if row["varied"] == name] for name in STEPS_OF_COST}
+    times = {"iteration": "alternating iteration", "network": "network alone, one pass", "patches": "patches alone"}
+    memory = {"activations": "activations", "weights": "weights, moments"}
+    first, second = list(parts)[:4], list(parts)[4:]
+    panels = [(times, name) for name in first] + [(memory, name) for name in first] + [(times, name) for name in second]
+    panels += [(memory, name) for name in second if name not in OF_DATA]
+    figure = new_figure((12, 8))
+    for axes, (lines, name) in zip(figure.subplots(3, 4).flat, panels, strict=False):
+        x = [row["value"] for row in parts[name]]
+        for (key, label), style in zip(lines.items(), ("o-", "s--", "^:"), strict=False):
+            y = [row[key] / (1 if lines is times else GIGABYTE) for row in parts[name]]
+            if any(y):
+                axes.plot(x, y, style, label=label)
+        axes.set_xlabel(name.replace("_", " ") + (", first" if name == "channels" else ""))
+        axes.set_ylabel("ms an image" if lines is times else "GB")
+        axes.set_xscale("symlog" if 0 in x else "log", base=2)
+        axes.set_xticks(x, [str(value) for value in x])
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+        axes.legend(frameon=False, fontsize=7)
     return figure
 
 

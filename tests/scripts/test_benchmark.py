@@ -46,7 +46,7 @@ def test_the_full_ffts_give_the_same_objectives(step):
     torch.testing.assert_close(benchmark.full_elbo(*step), ELBOLoss(WienerLoss())(output, images, kernel, epoch=1).loss)
 
 
-def test_the_memory_of_a_step_is_that_of_its_parts(tmp_path, monkeypatch):
+def test_the_memory_of_a_step_is_that_of_its_parts():
     """Weights, gradients and two moments are 16 bytes a parameter; what is saved grows with the batch."""
     found = benchmark.memory_of(OPTIONS)
     parameters = sum(p.numel() for p in benchmark.make_network(OPTIONS).parameters())
@@ -64,13 +64,32 @@ def test_the_memory_of_a_step_is_that_of_its_parts(tmp_path, monkeypatch):
     )
     assert whole > half > quarter
     assert 2 * (half - quarter) == pytest.approx(3 * (quarter - twelfth), rel=0.01)  # of three images, and of two
-    monkeypatch.setattr(benchmark, "STEPS_OF_COST", {"batch_size": [2, 4], "channels": [[4, 4], [4, 8]]})
-    benchmark.benchmark_cost(argparse.Namespace(**vars(OPTIONS) | {"output": tmp_path}))
+
+
+def test_the_cost_names_what_bounds_each_point(tmp_path, monkeypatch):
+    """By a clock to which a batch of patches takes 30 ms, and whatever a network does 6 ms."""
+    steps = {"batch_size": [2, 4], "channels": [[4, 4], [4, 8]], "num_workers": [0], "volumes": [1, 2]}
+    monkeypatch.setattr(benchmark, "STEPS_OF_COST", steps)
+    monkeypatch.setattr(benchmark, "SHAPE_OF_COST", (20, 24, 20))
+    monkeypatch.setattr(benchmark, "OF_DATA", {"num_workers": 0, "volumes": 1})
+    done = []
+
+    def seconds_of(run, device):
+        done.append(run())
+        return 0.03 if isinstance(done[-1], dict) else 0.006
+
+    monkeypatch.setattr(benchmark, "seconds_of", seconds_of)
+    benchmark.benchmark_cost(argparse.Namespace(**vars(OPTIONS) | {"in_channels": 1, "output": tmp_path}))
+    assert {tuple(batch["image"].shape) for batch in done if isinstance(batch, dict)} == {(3, 1, 16, 16)}
     with (tmp_path / "cost.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [(row["varied"], row["value"]) for row in rows] == [
-        *(("batch_size", value) for value in "24"),
-        *(("channels", "4") for _ in range(2)),
+    found = [tuple(row[name] for name in ("varied", "value", "iteration", "patches", "bound")) for row in rows]
+    assert found == [
+        ("batch_size", "2", "3", "0", "network"),
+        ("batch_size", "4", "1.5", "0", "network"),
+        *(("channels", "4", "2", "0", "network") for _ in range(2)),
+        ("num_workers", "0", "2", "10", "patches"),
+        *(("volumes", value, "2", "10", "patches") for value in "12"),
     ]
     assert (tmp_path / "cost.png").stat().st_size > 1000
 
