@@ -23,7 +23,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.run_configs import MULTI_GPU, in_one_process, run_metadata, trains_blurvae, with_run_values
+from monai_blurvae.bundle.run_configs import MULTI_GPU, in_one_process, run_metadata, trains_images, with_run_values
 from monai_blurvae.errors import RunFolderError, user_error
 from monai_blurvae.files import make_folder, read_object, replacing, write_json, write_text
 from monai_blurvae.packed import PACKED, PACKED_CARD, PACKED_METADATA
@@ -96,7 +96,7 @@ def fill(partial: Path, source: Path, run: FinishedRun, linear: str = "whole", s
     write_text(partial / PACKED_CARD, model_card(run.path))
     if run.linear_file.is_file():
         LINEAR_MODELS[linear](run.linear_file, models / LINEAR)
-    if trains_blurvae(run.config):
+    if trains_images(run.config):
         densities = TrainedModel(run).find_densities()
         if densities is not None:
             densities.write(models / DENSITIES)
@@ -127,13 +127,13 @@ def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
     place: dict[str, Any] = {"bundle_root": "."}
     overlay = read_object(source / MULTI_GPU)
     write_json(configs / Path(PACKED[0]).name, {**in_one_process(run.config, train, overlay), **kept, **place})
-    if trains_blurvae(run.config):
+    if trains_images(run.config):
         write_json(configs / MULTI_GPU, overlay)
-    for name in (EVALUATE, *((INFERENCE, SCORE) if trains_blurvae(run.config) else ())):
+    for name in (EVALUATE, *((INFERENCE, SCORE) if trains_images(run.config) else ())):
         if (source / name).is_file():
             own = with_run_values(read_object(source / name), run.config)
             write_json(configs / name, own | {"image_pattern": train["image_pattern"]} | place)
-    if not trains_blurvae(run.config) and (source / RECONSTRUCT).is_file():
+    if not trains_images(run.config) and (source / RECONSTRUCT).is_file():
         write_json(configs / RECONSTRUCT, read_object(source / RECONSTRUCT) | place)
     metadata = run_metadata(read_object(source / METADATA), run.config)
     write_json(configs / Path(PACKED_METADATA).name, release_metadata(metadata, summary_of(run.path)))

@@ -16,7 +16,7 @@ from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.handlers import FittedDensities
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
 from monai_blurvae.metrics.likelihood import Likelihood, SpectrumLikelihood, VarianceLikelihood, fit_likelihoods
-from monai_blurvae.networks import BlurVAE, unwrapped
+from monai_blurvae.networks import LatentImageModel, unwrapped
 
 MOST_IMAGES = 256
 """Validation images, evenly spread, that the densities are fitted on: each variance is then known to a few per cent,
@@ -38,7 +38,7 @@ class Densities(NamedTuple):
     fitted_on: str
 
     @classmethod
-    def of(cls, run: FinishedRun, network: BlurVAE, cache_dir: str | Path) -> Densities:
+    def of(cls, run: FinishedRun, network: LatentImageModel, cache_dir: str | Path) -> Densities:
         """Those of a packed bundle, or fitted on the run's own validation images, which runs its config.
 
         Args:
@@ -147,7 +147,7 @@ def fit_densities(run: FinishedRun, network: nn.Module, dataset: Any) -> FittedD
     )
 
 
-def fit_trained(network: BlurVAE, images: torch.Tensor, objective: TrainedObjective) -> dict[str, Likelihood]:
+def fit_trained(network: LatentImageModel, images: torch.Tensor, objective: TrainedObjective) -> dict[str, Likelihood]:
     """:func:`~monai_blurvae.metrics.fit_likelihoods` of a model, by the objective that it was trained with.
 
     Args:

@@ -18,6 +18,7 @@ from torch import nn
 
 from monai_blurvae import SAMPLE_MODEL, __version__
 from monai_blurvae.bundle.command_line import default_cache_dir
+from monai_blurvae.bundle.run_configs import trains_another_model
 from monai_blurvae.bundle.run_folder import PACKAGE, new_numbered_folder, numbered_folders
 from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data import Datalist, SizedDataset, facts_of
@@ -26,7 +27,7 @@ from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
-from monai_blurvae.networks import BlurVAE, LatentImageModel
+from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, LatentImageModel, as_reconstructor
 from monai_blurvae.packed import PACKED, PACKED_METADATA, unpack
 from monai_blurvae.report.run_record import is_prior
 from monai_blurvae.run_files import (
@@ -271,7 +272,7 @@ class FinishedRun:
         """A parser of the run's config, which is code: what it parses is built as the training built it."""
         return ConfigParser(json.loads(json.dumps(self.config)))
 
-    def network(self, device: str = "cpu") -> BlurVAE:
+    def network(self, device: str = "cpu") -> LatentImageModel:
         """The trained network in evaluation mode.
 
         Args:
@@ -288,9 +289,14 @@ class FinishedRun:
         """The network that the run's weights are for, untrained.
 
         Args:
-            network: of the bundle, which is taken unless the run trained a model of images of another class.
+            network: of the bundle, which is taken unless the run trained a model of images of another class. That one
+                gets a forward like its.
         """
-        return self.untrained_network() if self._trained_another_model() else network
+        ours = isinstance(network, (BlurVAE, BlurVAEReconstructor))  # else it is the run's already
+        if not ours or not self._trained_another_model():
+            return network
+        own = self.untrained_network()
+        return own if isinstance(network, BlurVAE) else as_reconstructor(own)
 
     @property
     def latent_size(self) -> int:
@@ -300,15 +306,13 @@ class FinishedRun:
         return int(self.setting("latent_size", 0))
 
     def _trained_another_model(self) -> bool:
-        """Whether it is one of images that the settings of a BlurVAE say nothing of."""
-        if "network_def" not in self.config:
-            return False
-        trained = _locate(self.config["network_def"])
-        return issubclass(trained, LatentImageModel) and not issubclass(trained, BlurVAE)
+        if "network_def" in self.config:
+            _locate(self.config["network_def"])  # says what is not installed
+        return trains_another_model(self.config)
 
-    def untrained_network(self) -> BlurVAE:
+    def untrained_network(self) -> LatentImageModel:
         """The network as the training built it, with random weights."""
-        network: BlurVAE = self.parser().get_parsed_content("network_def")
+        network: LatentImageModel = self.parser().get_parsed_content("network_def")
         return network
 
     def objective(self) -> TrainedObjective:

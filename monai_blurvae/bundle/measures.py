@@ -18,7 +18,7 @@ from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.files import FilePath, make_folder, resolved, write_json, write_text
 from monai_blurvae.metrics.measures import EIGHT_BIT_DENSITY, FLOAT_DENSITY, LIKELIHOOD, MEASURES, keys
 from monai_blurvae.metrics.suite import NO_KERNEL, Measure, measure_model
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.run_files import MEASURES_JSON, MEASURES_MD
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def _nearest_grey_levels(images: Tensor) -> Tensor | None:
 
 
 def measure_trained(
-    network: BlurVAE, images: Tensor, reference: Tensor, objective: TrainedObjective, **options: Any
+    network: LatentImageModel, images: Tensor, reference: Tensor, objective: TrainedObjective, **options: Any
 ) -> dict[str, Measure]:
     """:func:`~monai_blurvae.metrics.measure_model` of a model, by the objective that it was trained with.
 

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from monai_blurvae.bundle.running import RunningConfig, references
 from monai_blurvae.data import DatasetFacts
 from monai_blurvae.files import read_object, write_json, write_text
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, LatentImageModel, as_reconstructor
 from monai_blurvae.run_files import CONFIG, INFERENCE, METADATA, MODEL
 
 LOGGING = "logging.conf"
@@ -27,7 +27,7 @@ FROM_RUN = re.compile(r"\$@finished_run\.setting\('(\w+)'")
 def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -> None:
     """Write ``config.json`` (last, since it tells that the record is whole), ``inference.json`` and ``metadata.json``.
 
-    There is an inference of a BlurVAE only.
+    There is an inference of a model of images only.
 
     Args:
         folder: of the run.
@@ -41,7 +41,7 @@ def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -
             write_text(folder / LOGGING, (source / LOGGING).read_text(encoding="utf-8"))
         if (source / METADATA).is_file():
             write_json(folder / METADATA, run_metadata(read_object(source / METADATA), resolved))
-        if trains_blurvae(resolved):
+        if trains_images(resolved):
             inference = read_object(source / INFERENCE)
             place = {"bundle_root": str(folder.absolute()), "model_file": f"$@bundle_root + '/{MODEL}'"}
             write_json(folder / INFERENCE, with_run_values(inference, resolved) | place)
@@ -67,14 +67,28 @@ def in_one_process(config: Mapping[str, Any], train: Mapping[str, Any], overlay:
     return result
 
 
-def trains_blurvae(config: Mapping[str, Any]) -> bool:
-    """Whether the network of a training is a BlurVAE, which the bundles' evaluation and inference are for.
+def trains_images(config: Mapping[str, Any]) -> bool:
+    """Whether the network of a training is a model of images, which the bundles' evaluation and inference are for.
 
     Args:
-        config: resolved, of the training.
+        config: of the training; one of another kind may be without a network.
     """
-    found = pydoc.locate(str(config["network_def"].get("_target_", "")))
-    return isinstance(found, type) and issubclass(found, BlurVAE)
+    return issubclass(_network_class(config), LatentImageModel)
+
+
+def trains_another_model(config: Mapping[str, Any]) -> bool:
+    """Whether it is a model of images that the settings of a BlurVAE say nothing of.
+
+    Args:
+        config: likewise.
+    """
+    return trains_images(config) and not issubclass(_network_class(config), BlurVAE)
+
+
+def _network_class(config: Mapping[str, Any]) -> type:
+    """Its class, or ``object`` where that is not known."""
+    found = pydoc.locate(str(config.get("network_def", {}).get("_target_", "")))
+    return found if isinstance(found, type) else object
 
 
 def source_folder(config: RunningConfig) -> Path | None:
@@ -96,19 +110,22 @@ def with_run_values(config: Mapping[str, Any], trained: Mapping[str, Any]) -> di
         match = FROM_RUN.match(value) if isinstance(value, str) else None
         if match and match.group(1) in trained:
             made[name] = trained[match.group(1)]
-    made["network_def"] = {**config["network_def"], **_network_arguments(config, trained)}
+    made["network_def"] = _network_with_run_values(config["network_def"], trained)
     made["deterministic_transforms"] = trained["train"]["deterministic_transforms"]
-    for name in references(made["deterministic_transforms"]):
+    for name in references([made["deterministic_transforms"], made["network_def"]]):
         top = name.split("#")[0]
         if top not in made and top in trained:
             made[top] = trained[top]
     return made
 
 
-def _network_arguments(config: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain arguments of the trained network that another one shares."""
-    network = trained["network_def"]
-    return {name: network[name] for name in config["network_def"] if name in network and name != "_target_"}
+def _network_with_run_values(network: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The network of an inference or evaluation as a training had it: its arguments, or another one."""
+    own: dict[str, Any] = trained["network_def"]
+    if not trains_another_model(trained):
+        return {**network, **{name: own[name] for name in network if name in own and name != "_target_"}}
+    reconstructs = network["_target_"].endswith(BlurVAEReconstructor.__name__)
+    return {"_target_": f"monai_blurvae.networks.{as_reconstructor.__name__}", "network": own} if reconstructs else own
 
 
 def run_metadata(metadata: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:

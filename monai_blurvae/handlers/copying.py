@@ -17,7 +17,7 @@ from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.files import FilePath, make_folder, resolved, write_json
 from monai_blurvae.handlers.pictures import FigureRow, Pixels, draw_rows, save_figure
 from monai_blurvae.metrics.copying import Nearest, data_copying, nearest_images
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.networks.wrapping import unwrapped
 from monai_blurvae.run_files import COPYING_JSON, NEAREST_PNG
 from monai_blurvae.seeding import torch_rng
@@ -54,7 +54,7 @@ class CopyingHandler:
         self, folder: FilePath, network: nn.Module, training: Any, seed: int = 0, quarter_turns: int = 0
     ) -> None:
         self.folder = folder
-        self.network: BlurVAE = unwrapped(network)
+        self.network: LatentImageModel = unwrapped(network)
         self.training = training
         self.seed = seed
         self.quarter_turns = quarter_turns

@@ -15,7 +15,7 @@ from monai_blurvae.metrics.likelihood import Likelihood
 from monai_blurvae.seeding import torch_rng
 
 if TYPE_CHECKING:
-    from monai_blurvae.networks import BlurVAE
+    from monai_blurvae.networks import LatentImageModel
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class ImageDraws:
         likelihoods = self.densities.likelihoods
         return {name: likelihoods[name].sample(means, z, self._generators[name]) for name in likelihoods}
 
-    def samples(self, network: BlurVAE, n: int, *purpose: str) -> dict[str, Tensor]:
+    def samples(self, network: LatentImageModel, n: int, *purpose: str) -> dict[str, Tensor]:
         """Samples of the prior, drawn, of the latents of ``network.sample(n, torch_rng(seed, *purpose))``.
 
         Args:

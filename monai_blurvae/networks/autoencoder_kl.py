@@ -11,7 +11,7 @@ from monai.networks.nets.autoencoderkl import AutoencoderKL
 from torch import Tensor, nn
 
 from monai_blurvae.networks.kernel_generator import KernelGenerator, check_kernel_fits
-from monai_blurvae.networks.latent_model import LatentImageModel
+from monai_blurvae.networks.latent_model import LatentImageModel, require_image_shape
 
 
 class SpatialKernelGenerator(nn.Module):
@@ -102,6 +102,7 @@ class BlurAutoencoderKL(LatentImageModel):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log σ², ``(B, latent_size)`` each, of images in [−1, 1], ``(B, C, *image_size)``."""
+        require_image_shape(x, self.image_shape)
         mu, sigma = self.autoencoder.encode(x)
         return mu.flatten(1), 2 * sigma.flatten(1).log()
 

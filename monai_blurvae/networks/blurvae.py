@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from monai_blurvae.networks.architecture import Architecture, architecture_of
 from monai_blurvae.networks.kernel_generator import KernelGenerator, check_kernel_fits
-from monai_blurvae.networks.latent_model import LatentImageModel
+from monai_blurvae.networks.latent_model import LatentImageModel, require_image_shape
 
 ARCHITECTURES = ("transposed", "transposed_linear", "upsample")
 HIDDEN_SIZE = 512
@@ -150,11 +150,7 @@ class _BlurVAEParts(nn.Module):
     @torch.jit.export
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log σ² (within ±10), ``(B, latent_size)`` each, of images in [−1, 1]."""
-        if list(x.shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"the network takes images of shape (B, {self.image_shape}), but got {list(x.shape)}; "
-                "cut or pad them to its patch size, and give them its number of channels."
-            )
+        require_image_shape(x, self.image_shape)
         mu, log_var = self.encoder(x)
         return mu, log_var
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MethodType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -31,10 +32,17 @@ class VAEOutput(NamedTuple):
 class LatentImageModel(nn.Module):
     """A variational autoencoder by its :meth:`encode` and :meth:`decode`.
 
-    A subclass has these, the attribute ``latent_size`` and a buffer ``voxel_size``, which tells the device.
+    A subclass has these, :meth:`kernel`, the attributes below and a buffer ``voxel_size``, which tells the device.
+
+    Attributes:
+        latent_size: numbers in a latent.
+        image_shape: ``[C, *image_size]``.
+        spatial_dims: 2 or 3.
     """
 
     latent_size: int
+    image_shape: list[int]
+    spatial_dims: int
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log σ², ``(B, latent_size)`` each, of images ``(B, C, *image_size)``."""
@@ -42,6 +50,10 @@ class LatentImageModel(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Decoder mean, ``(B, C, *image_size)``, of latents ``(B, latent_size)``."""
+        raise NotImplementedError
+
+    def kernel(self, z: Tensor) -> Tensor:
+        """Blur kernels ``(B, 1, k, k)`` of latents ``(B, latent_size)``."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
@@ -106,3 +118,35 @@ class LatentImageModel(nn.Module):
     def _draw(self, z: Tensor, generator: torch.Generator | None, likelihood: Likelihood | None) -> Tensor:
         mean = self.decode(z)
         return mean if likelihood is None else likelihood.sample(mean, z, generator)
+
+
+def as_reconstructor(network: LatentImageModel) -> LatentImageModel:
+    """The same network with another forward: deterministic, x → x̂(μ), an image for an image, for inference and export.
+
+    Args:
+        network: to change.
+    """
+    network.forward = MethodType(_reconstruct, network)  # type: ignore[method-assign]
+    return network
+
+
+def _reconstruct(network: LatentImageModel, x: Tensor) -> Tensor:
+    mu, _ = network.encode(x)
+    return network.decode(mu)
+
+
+def require_image_shape(x: Tensor, image_shape: list[int]) -> None:
+    """Check what a network is given; in the part of Python that TorchScript knows.
+
+    Args:
+        x: ``(B, C, *image_size)``.
+        image_shape: ``[C, *image_size]`` that the network takes.
+
+    Raises:
+        ValueError: if it is of another shape.
+    """
+    if list(x.shape[1:]) != image_shape:
+        raise ValueError(
+            f"the network takes images of shape (B, {image_shape}), but got {list(x.shape)}; "
+            "cut or pad them to its patch size, and give them its number of channels."
+        )

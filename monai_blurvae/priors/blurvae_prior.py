@@ -7,7 +7,7 @@ from torch import Tensor
 
 from monai_blurvae.functional import kl_standard_normal
 from monai_blurvae.metrics.likelihood import Likelihood
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
 
 
@@ -35,7 +35,7 @@ class BlurVAEPrior(PatchPrior):
 
     def __init__(
         self,
-        network: BlurVAE,
+        network: LatentImageModel,
         likelihood: Likelihood,
         stride: int | None = None,
         intensity: tuple[float, float] = (0.0, 1.0),

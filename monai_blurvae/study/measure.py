@@ -39,7 +39,7 @@ from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metr
 from monai_blurvae.metrics.lpips import lpips_distance
 from monai_blurvae.metrics.spectra import POWER_FLOOR
 from monai_blurvae.metrics.suite import Measure
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.networks.perceptual import default_weights_dir
 from monai_blurvae.seeding import torch_rng
 from monai_blurvae.study.folder import StudyFolder, read_json
@@ -188,13 +188,13 @@ def _plain(measure: Measure, weights_dir: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _reconstructions(network: BlurVAE, images: Tensor, device: str) -> Tensor:
+def _reconstructions(network: LatentImageModel, images: Tensor, device: str) -> Tensor:
     return torch.cat([network(batch.to(device)).reconstruction.cpu() for batch in images.split(BATCH_SIZE)])
 
 
 @torch.no_grad()
 def _spectra(
-    network: BlurVAE, images: Tensor, reconstructions: Tensor, densities: FittedDensities
+    network: LatentImageModel, images: Tensor, reconstructions: Tensor, densities: FittedDensities
 ) -> dict[str, list[float]]:
     """Of images, of the means of reconstructions and samples, and of images drawn around each from each density."""
     device = network.get_buffer("voxel_size").device
@@ -210,7 +210,9 @@ def _spectra(
 
 
 @torch.no_grad()
-def _sampled_mmd(network: BlurVAE, images: Tensor, weights_dir: Path | None, device: str) -> dict[str, Measure]:
+def _sampled_mmd(
+    network: LatentImageModel, images: Tensor, weights_dir: Path | None, device: str
+) -> dict[str, Measure]:
     """MMD² of samples and its standard deviation, over :data:`SAMPLE_SETS` sets of them."""
     real = alexnet_features(images.to(device), weights_dir)
     sets = (network.sample(len(images), torch_rng(i, "MMD")) for i in range(SAMPLE_SETS))

@@ -15,7 +15,7 @@ from monai_blurvae.losses import L2Loss, WienerLoss
 from monai_blurvae.metrics.distances import frechet_distance, inception_features
 from monai_blurvae.metrics.image_quality import CappedPSNRMetric, to_unit_range
 from monai_blurvae.metrics.suite import Measure
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.seeding import torch_rng
 
 EPSILON = 0.5
@@ -27,7 +27,7 @@ FID_FEATURES = 2048
 NOT_IN_TABLE_6 = "Table 6 has L2 and the Wiener loss with a predicted kernel alone"
 
 
-def psnr_from_z(network: BlurVAE, images: Tensor) -> Measure:
+def psnr_from_z(network: LatentImageModel, images: Tensor) -> Measure:
     """PSNR of reconstructions from one z ~ q(z|x) of each image, in dB, the mean over the images.
 
     Args:
@@ -39,7 +39,7 @@ def psnr_from_z(network: BlurVAE, images: Tensor) -> Measure:
     return Measure(fmean(v for p, x in pairs for v in metric(to_unit_range(p), to_unit_range(x)).flatten().tolist()))
 
 
-def table_6_bound(network: BlurVAE, images: Tensor, objective: TrainedObjective) -> Measure:
+def table_6_bound(network: LatentImageModel, images: Tensor, objective: TrainedObjective) -> Measure:
     """The figure that the paper's Table 6 calls −log p, in nats, the mean over the images.
 
     ½ ‖W(x − x̂)‖² + Σ_j log|F_j + ½| + KL for the Wiener loss and ½ ‖x − x̂‖² + KL for L2, x̂ and W from one z ~ q(z|x).
@@ -77,7 +77,7 @@ def reconstruction_fid(reconstructions: Tensor, images: Tensor, weights_dir: Pat
     return Measure(frechet_distance(*sets).value)
 
 
-def _drawn(network: BlurVAE, images: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def _drawn(network: LatentImageModel, images: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Images, mean and log σ² of q(z|x), and one z of it, some at a time; the same for every network of one size."""
     generator = torch_rng(0, "z")
     for x in images.split(BATCH_SIZE):

@@ -16,7 +16,7 @@ from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.files import replacing
 from monai_blurvae.handlers.pictures import Pixels
 from monai_blurvae.metrics import to_unit_range
-from monai_blurvae.networks import BlurVAE
+from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.seeding import torch_rng
 from monai_blurvae.study.figures import text_font
 
@@ -67,7 +67,9 @@ class GridRow(NamedTuple):
 
 
 @torch.no_grad()
-def make_pictures(network: BlurVAE, images: Tensor, reconstructions: Tensor, quarter_turns: int) -> CellPictures:
+def make_pictures(
+    network: LatentImageModel, images: Tensor, reconstructions: Tensor, quarter_turns: int
+) -> CellPictures:
     """The pictures of a cell.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 
 from monai_blurvae import __version__
 from monai_blurvae.bundle.finished_run import FinishedRun
+from monai_blurvae.bundle.run_configs import trains_another_model
 from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.data.header import PLANES
@@ -20,8 +21,9 @@ from monai_blurvae.trained.intensity import IntensityRule
 from monai_blurvae.trained.model import TrainedModel
 from monai_blurvae.trained.source import is_of_volumes, read_weights, summary_of
 
+OF_BLURVAE = ("architecture", "channels", "latent_size")
 SETTINGS = (
-    *("architecture", "channels", "latent_size", "kernel_size", "patch_size", "in_channels"),
+    *(*OF_BLURVAE, "kernel_size", "patch_size", "in_channels"),
     *("beta", "wiener_c", "max_epochs", "warmup_epochs", "batch_size", "lr", "precision", "seed"),
 )
 """Settings that are told; none of them holds a name or a path."""
@@ -109,17 +111,29 @@ def _rule(rule: IntensityRule | None) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> str:
-    train = config["train"]
+    train, another = config["train"], trains_another_model(config)
     rows = [f"| loss | {_class(train['term'])} |", f"| determinant | {train['objective'].get('determinant', '–')} |"]
-    rows += [f"| {name} | {_plain(config[name])} |" for name in SETTINGS if name in config]
+    if another:
+        rows += _network_rows(config["network_def"])
+    names = [name for name in SETTINGS if name in config and not (another and name in OF_BLURVAE)]
+    rows += [f"| {name} | {_plain(config[name])} |" for name in names]
     return _two_columns(rows)
 
 
+def _network_rows(section: Mapping[str, Any]) -> list[str]:
+    """The class of a network, those inside it, and the values that its config has for them."""
+    rows = [f"| network | {_class(section)} |"]
+    for name, value in section.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            rows += _network_rows(value)
+        elif is_plain(value) and not str(value).startswith(("@", "$", "%")) and not name.startswith("_"):
+            rows.append(f"| {name} | {_plain(value)} |")
+    return rows
+
+
 def _prior_settings(config: Mapping[str, Any]) -> str:
-    network = config["network_def"]
-    sizes = {name: value for name, value in network.items() if not name.startswith("_") and is_plain(value)}
-    told = sizes | {name: config[name] for name in PRIOR_SETTINGS if name in config}
-    return _two_columns([f"| network | {_class(network)} |", *(f"| {n} | {_plain(v)} |" for n, v in told.items())])
+    told = [f"| {name} | {_plain(config[name])} |" for name in PRIOR_SETTINGS if name in config]
+    return _two_columns([*_network_rows(config["network_def"]), *told])
 
 
 def _two_columns(rows: list[str]) -> str:

@@ -19,12 +19,12 @@ from torch import Tensor
 from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.errors import RunFolderError, SettingsError, WeightsError
 from monai_blurvae.files import make_folder, read_object, write_text, writing_to
-from monai_blurvae.networks import BlurVAEReconstructor
+from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.packed import PACKED_CARD, PACKED_INFERENCE, PACKED_METADATA
 from monai_blurvae.run_files import DATALIST, INFERENCE, METADATA, MODEL_CARD
 from monai_blurvae.trained.card import model_card
 from monai_blurvae.trained.model import TrainedModel
-from monai_blurvae.trained.scriptable import ScriptableBlurVAE
+from monai_blurvae.trained.scriptable import ScriptableModel
 from monai_blurvae.trained.source import release_metadata, summary_of
 
 TOLERANCE = 1e-5
@@ -43,8 +43,8 @@ class Release(NamedTuple):
         texts: other content by file names: the run's inference config and the model card.
     """
 
-    module: ScriptableBlurVAE
-    reconstructor: BlurVAEReconstructor
+    module: ScriptableModel
+    reconstructor: LatentImageModel
     metadata: Mapping[str, Any]
     texts: Mapping[str, str]
 

@@ -21,10 +21,11 @@ from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.data import VolumeReader
 from monai_blurvae.errors import BlurVAEError, DataError, RunFolderError, SettingsError
 from monai_blurvae.metrics.likelihood import SpectrumLikelihood
-from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor
+from monai_blurvae.networks import LatentImageModel, as_reconstructor
 from monai_blurvae.priors import BlurVAEPrior
+from monai_blurvae.trained.architecture import scriptable_parts, untrained_network
 from monai_blurvae.trained.intensity import Bounds, IntensityRule, checked, from_network, to_network
-from monai_blurvae.trained.scriptable import ScriptableBlurVAE, network_arguments
+from monai_blurvae.trained.scriptable import ScriptableModel
 from monai_blurvae.trained.source import is_of_volumes, read_weights
 from monai_blurvae.transforms import NaNToBackgroundd, PrepareImaged
 
@@ -47,7 +48,7 @@ Image = str | Path | npt.NDArray[Any] | Tensor
 
 
 class TrainedModel:
-    """A trained :class:`~monai_blurvae.networks.BlurVAE` with what it has to know of images.
+    """A trained BlurVAE, or BlurAutoencoderKL of MONAI's AutoencoderKL, with what it has to know of images.
 
     Images are scaled by the training's own rule: for volumes mostly the 1st and 99th percentile of the whole. Of a part
     of a scan give the scan's ``intensity``, see :meth:`intensity`, since its own percentiles are others.
@@ -78,9 +79,7 @@ class TrainedModel:
         self.name = run.name
         self.rule = IntensityRule.of(self.config)
         self._crop_size: int | None = run.argument("crop_size", None)
-        normalization = run.argument("network_def#kernel_normalization", "softmax")
-        self._arguments = network_arguments(weights, normalization)
-        self.network = BlurVAE(**self._arguments)
+        self.network = untrained_network(run, weights)
         planar = self.network.spatial_dims == 2
         self.slice_axis: int | None = run.argument("slice_axis", 1) if planar else None
         try:
@@ -90,7 +89,7 @@ class TrainedModel:
         self.network.to(device).eval()
         self.voxel_size = tuple(float(size) for size in self.network.get_buffer("voxel_size"))
         self._run = run
-        self._scored: ScriptableBlurVAE | None = None
+        self._scored: ScriptableModel | None = None
         self._densities: Densities | None = None
 
     @classmethod
@@ -147,21 +146,18 @@ class TrainedModel:
             logger.warning(f"There will be no log_prob: {error}")
             return None
 
-    def scriptable(self, densities: Densities | None) -> ScriptableBlurVAE:
+    def scriptable(self, densities: Densities | None) -> ScriptableModel:
         """The network with samples and densities, as it is exported.
 
         Args:
             densities: to have, of :meth:`densities`; None for none.
         """
-        module = ScriptableBlurVAE(None if densities is None else densities.variances, **self._arguments)
-        module.load_state_dict(self.network.state_dict(), strict=False)
-        return module.to(self._device).eval()
+        variances = None if densities is None else densities.variances
+        return ScriptableModel(self.network, scriptable_parts(self.network), variances).to(self._device).eval()
 
-    def reconstructor(self) -> BlurVAEReconstructor:
-        """The network for its forward alone, a tensor for a tensor."""
-        module = BlurVAEReconstructor(**self._arguments)
-        module.load_state_dict(self.network.state_dict())
-        return module.to(self._device).eval()
+    def reconstructor(self) -> LatentImageModel:
+        """A copy of the network for its forward alone, a tensor for a tensor."""
+        return as_reconstructor(deepcopy(self.network))
 
     def intensity(self, image: Image) -> Bounds:
         """The intensities (low, high) of an image that the network sees as −1 and 1, by the training's rule.
@@ -233,7 +229,7 @@ class TrainedModel:
     def log_prob(self, image: Image, intensity: Bounds | None = None, likelihood: str = "spectrum") -> Tensor:
         """Lower bound of the log-density of patches on the network's scale, which scans of all scales share.
 
-        See :meth:`~monai_blurvae.trained.scriptable.ScriptableBlurVAE.log_prob`. For intensities as they are subtract
+        See :meth:`~monai_blurvae.trained.scriptable.ScriptableModel.log_prob`. For intensities as they are subtract
         D log((high − low) / 2); for larger images take :meth:`prior`.
 
         Args:
@@ -248,7 +244,7 @@ class TrainedModel:
             BlurVAEError: as of :meth:`densities` and :meth:`encode`.
         """
         if self._scored is None:
-            self._scored = self.scriptable(self.densities())
+            self._scored = ScriptableModel(self.network, self.network, self.densities().variances).to(self._device)
         return self._scored.log_prob(self._patches(image, intensity), likelihood)
 
     def prior(self, **options: Any) -> BlurVAEPrior:

@@ -5,66 +5,71 @@ TorchScript reads the annotations of a class, so that they are no texts here.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_blurvae.bundle.densities import STATIONARY
-from monai_blurvae.errors import RunFolderError
 from monai_blurvae.functional import annuli, gaussian_log_normalizer, spectral_sum
-from monai_blurvae.networks import BlurVAEReconstructor
-from monai_blurvae.networks.architecture import architecture_of
+from monai_blurvae.networks import LatentImageModel, require_image_shape
 from monai_blurvae.seeding import numpy_rng
 
 LATENTS = 16
 """Latents of each bound, as ``importance_samples`` of an evaluation."""
 
 
-def network_arguments(weights: Mapping[str, Any], kernel_normalization: str) -> dict[str, Any]:
-    """Arguments of the :class:`~monai_blurvae.networks.BlurVAE` that weights are of, without running its config.
-
-    Args:
-        weights: its ``state_dict``.
-        kernel_normalization: which they do not tell.
-
-    Raises:
-        RunFolderError: if they are of another network.
-    """
-    architecture = architecture_of(weights)
-    if architecture is None:
-        raise RunFolderError(
-            "these are not the weights of a BlurVAE; load a learned prior by PatchVAEPrior.load, or another network by "
-            "its own class."
-        )
-    hidden = len(weights["kernel_generator.layers.0.bias"])
-    return asdict(architecture) | {"kernel_normalization": kernel_normalization, "kernel_hidden_size": hidden}
-
-
-class ScriptableBlurVAE(BlurVAEReconstructor):
-    """:class:`~monai_blurvae.networks.BlurVAEReconstructor` with samples and a log-density, for ``torch.jit.script``.
+class ScriptableModel(nn.Module):
+    """A network, reconstructing, with samples and a log-density, for ``torch.jit.script``.
 
     ``log_prob`` draws nothing: the normal numbers of its latents are a buffer, those of
     ``evidence_bounds(…, samples=16, seed=0)`` for a first image, so that an image has one value on every machine.
 
     Args:
+        network: tells the sizes.
+        parts: what has its ``encode``, ``decode`` and ``kernel``, in a form that TorchScript takes.
         variances: S_j > 0 of the fitted :class:`~monai_blurvae.bundle.densities.Densities`, half spectra
             ``(1, C, *half)``; None where there are none, and ``log_prob`` says so.
-        arguments: of the reconstructor.
     """
 
     noise: Tensor
     precision: Tensor
     log_normalizer: Tensor
+    voxel_size: Tensor
 
-    def __init__(self, variances: Mapping[str, Tensor] | None = None, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, network: LatentImageModel, parts: Any, variances: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.parts = parts
+        self.latent_size = network.latent_size
+        self.image_shape = network.image_shape
         numbers = numpy_rng(0, "posterior", 0).standard_normal(LATENTS * self.latent_size)
         self.register_buffer("noise", torch.from_numpy(numbers).float().view(LATENTS, -1))
         precision, log_normalizer = _densities(variances, self.image_shape)
         self.register_buffer("precision", precision)
         self.register_buffer("log_normalizer", log_normalizer)
+        self.register_buffer("voxel_size", network.get_buffer("voxel_size"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstructions from the posterior mean, in [−1, 1], of images in [−1, 1], both ``(B, C, *image_size)``."""
+        mu, _ = self.encode(x)
+        return self.decode(mu)
+
+    @torch.jit.export
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log σ², ``(B, latent_size)`` each, of images in [−1, 1]."""
+        require_image_shape(x, self.image_shape)
+        mu, log_var = self.parts.encode(x)
+        return mu, log_var
+
+    @torch.jit.export
+    def decode(self, z: Tensor) -> Tensor:
+        """Decoder mean, ``(B, C, *image_size)``, of latents ``(B, latent_size)``."""
+        return self.parts.decode(z)
+
+    @torch.jit.export
+    def kernel(self, z: Tensor) -> Tensor:
+        """Blur kernels ``(B, 1, k, k)`` of latents ``(B, latent_size)``."""
+        return self.parts.kernel(z)
 
     @torch.jit.export
     def sample(self, n: int, seed: int = 0) -> Tensor:
