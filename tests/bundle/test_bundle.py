@@ -285,7 +285,9 @@ OVERLAYS = sorted(str(p) for p in (ROOT / "configs").rglob("*.yaml"))
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=[p.removeprefix(str(ROOT)) for p in OVERLAYS])
 def test_overlays_pass_the_checks_and_build_their_network(overlay, random_weights_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    base = ROOT / "bundles/celeba/train.json" if "crop_size" in ConfigParser.load_config_file(overlay) else TRAIN
+    of = {"crop_size": "celeba", "kernel_lr": "hcp3d"}  # by settings that these bundles alone have
+    found = [of[name] for name in ConfigParser.load_config_file(overlay) if name in of]
+    base = ROOT / "bundles" / (found[0] if found else "hcp") / "train.json"
     own = {"device": "cpu", "dataset_dir": str(tmp_path)}
     if overlay.endswith("vgg.yaml"):
         own["weights_dir"] = str(random_weights_dir)
