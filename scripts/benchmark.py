@@ -394,13 +394,16 @@ def cost_of(options: argparse.Namespace, with_data: bool, folder: Path) -> dict[
         contenders["patches"] = partial(next, streams[1])
     else:
         contenders["iteration"] = ours(WienerLoss(), options)
-    found: dict[str, Any] = {"iteration": 0.0, "network": 0.0, "patches": 0.0}
-    for kind, run in contenders.items():
+    for run in contenders.values():
         for _ in range(1 + 2 * options.num_workers * with_data):  # what the workers have in store
             run()
-        seconds = statistics.median(seconds_of(run, options.device) for _ in range(options.pairs))
-        found[kind] = 1e3 * seconds / options.batch_size
-    return {**found, "bound": max(("network", "patches"), key=lambda kind: found[kind]), **memory_of(options)}
+    rounds = [{kind: seconds_of(run, options.device) for kind, run in contenders.items()} for _ in range(options.pairs)]
+    found: dict[str, Any] = dict.fromkeys(("iteration", "network", "patches"), 0.0)
+    for kind in contenders:
+        found[kind] = 1e3 * statistics.median(seconds[kind] for seconds in rounds) / options.batch_size
+    bound = max(("network", "patches"), key=lambda kind: found[kind])
+    ratio = statistics.median(seconds["iteration"] / seconds[bound] for seconds in rounds)
+    return {**found, "bound": bound, "iteration_over_bound": ratio, **memory_of(options)}
 
 
 def stream_of(options: argparse.Namespace, folder: Path) -> Iterator[Any]:

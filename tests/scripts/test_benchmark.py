@@ -83,13 +83,13 @@ def test_the_cost_names_what_bounds_each_point(tmp_path, monkeypatch):
     assert {tuple(batch["image"].shape) for batch in done if isinstance(batch, dict)} == {(3, 1, 16, 16)}
     with (tmp_path / "cost.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    found = [tuple(row[name] for name in ("varied", "value", "iteration", "patches", "bound")) for row in rows]
-    assert found == [
-        ("batch_size", "2", "3", "0", "network"),
-        ("batch_size", "4", "1.5", "0", "network"),
-        *(("channels", "4", "2", "0", "network") for _ in range(2)),
-        ("num_workers", "0", "2", "10", "patches"),
-        *(("volumes", value, "2", "10", "patches") for value in "12"),
+    columns = ("varied", "value", "iteration", "patches", "bound", "iteration_over_bound")
+    assert [tuple(row[name] for name in columns) for row in rows] == [
+        ("batch_size", "2", "3", "0", "network", "1"),
+        ("batch_size", "4", "1.5", "0", "network", "1"),
+        *(("channels", "4", "2", "0", "network", "1") for _ in range(2)),
+        ("num_workers", "0", "2", "10", "patches", "0.2"),
+        *(("volumes", value, "2", "10", "patches", "0.2") for value in "12"),
     ]
     assert (tmp_path / "cost.png").stat().st_size > 1000
 
