@@ -388,15 +388,13 @@ def cost_of(options: argparse.Namespace, with_data: bool, folder: Path) -> dict[
     """
     contenders = {"network": network_alone(options)}
     if with_data:
-        # one stream for each, since one that has waited comes from what the workers have in store
-        streams = [stream_of(options, folder) for _ in range(2)]
-        contenders["iteration"] = ours(WienerLoss(), options, OneBatch(streams[0]))
-        contenders["patches"] = partial(next, streams[1])
+        stream = stream_of(options, folder)
+        contenders["iteration"] = ours(WienerLoss(), options, OneBatch(stream))
+        contenders["patches"] = partial(next, stream)
     else:
         contenders["iteration"] = ours(WienerLoss(), options)
     for run in contenders.values():
-        for _ in range(1 + 2 * options.num_workers * with_data):  # what the workers have in store
-            run()
+        run()
     rounds = [{kind: seconds_of(run, options.device) for kind, run in contenders.items()} for _ in range(options.pairs)]
     found: dict[str, Any] = dict.fromkeys(("iteration", "network", "patches"), 0.0)
     for kind in contenders:

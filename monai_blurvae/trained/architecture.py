@@ -15,6 +15,7 @@ from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.networks import (
+    Architecture,
     BlurAutoencoderKL,
     BlurVAE,
     BlurVAEReconstructor,
@@ -38,9 +39,10 @@ def untrained_network(run: FinishedRun, weights: Mapping[str, Any]) -> LatentIma
     Raises:
         RunFolderError: if it is of another network.
     """
-    known = _arguments(weights, run.argument("network_def#kernel_normalization", "softmax"))
-    if known is not None:
-        return BlurVAE(**known)
+    architecture = architecture_of(weights)
+    if architecture is not None:
+        normalization = run.argument("network_def#kernel_normalization", "softmax")
+        return BlurVAE(**_blurvae_arguments(architecture, weights, normalization))
     arguments = dict(run.config.get("network_def", {}))
     inner = arguments.pop("autoencoder", None)
     if arguments.pop("_target_", None) in OURS and isinstance(inner, Mapping) and inner.get("_target_") in MONAIS:
@@ -76,7 +78,10 @@ def scriptable_parts(network: LatentImageModel) -> nn.Module:
     device = network.get_buffer("voxel_size").device
     if isinstance(network, BlurVAE):
         weights = network.state_dict()
-        module = BlurVAEReconstructor(**_arguments(weights, network.kernel_generator.normalization) or {})
+        architecture = architecture_of(weights)
+        assert architecture is not None
+        normalization = network.kernel_generator.normalization
+        module = BlurVAEReconstructor(**_blurvae_arguments(architecture, weights, normalization))
         module.load_state_dict(weights)
         return module.to(device).eval()
     images = torch.zeros(TRACED_INPUTS, *network.image_shape, device=device)
@@ -89,10 +94,9 @@ def scriptable_parts(network: LatentImageModel) -> nn.Module:
     return traced
 
 
-def _arguments(weights: Mapping[str, Any], kernel_normalization: str) -> dict[str, Any] | None:
-    """Of the BlurVAE that weights are of, which tell all but one; None if they are of another network."""
-    architecture = architecture_of(weights)
-    if architecture is None:
-        return None
+def _blurvae_arguments(
+    architecture: Architecture, weights: Mapping[str, Any], kernel_normalization: str
+) -> dict[str, Any]:
+    """All that weights tell, and the one argument that they do not."""
     hidden = len(weights["kernel_generator.layers.0.bias"])
     return asdict(architecture) | {"kernel_normalization": kernel_normalization, "kernel_hidden_size": hidden}
