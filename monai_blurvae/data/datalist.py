@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -137,12 +138,15 @@ def find_volumes(
 
 
 def _say_who(entries: Sequence[dict[str, str]]) -> None:
-    people = {entry["subject"] for entry in entries}
-    example = next((entry for entry in entries if "name" in entry), entries[0])
+    """Log who was taken for a person, by the first who has several volumes, with the first and last of these."""
+    people = Counter(entry["subject"] for entry in entries)
+    subject, count = next(((name, count) for name, count in people.items() if count > 1), (entries[0]["subject"], 1))
+    images = [entry["image"] for entry in entries if entry["subject"] == subject]
+    together = images[0] if count == 1 else f"{images[0]} and {images[-1]}, {count} in all,"
+    several = sum(count > 1 for count in people.values())
     logger.info(
-        f"{count_text(len(entries), 'volume')} of {len(people)} {'person' if len(people) == 1 else 'persons'}: "
-        f"{example['image']}, for example, was taken for one of {example['subject']}. If that is wrong, set "
-        "subject_pattern."
+        f"{count_text(len(entries), 'volume')} of {count_text(len(people), 'person')}, {several} of them with several: "
+        f"{together} {'was' if count == 1 else 'were'} taken for {subject}'s. If that is wrong, set subject_pattern."
     )
 
 

@@ -17,6 +17,7 @@ CONVENTIONS = tuple(
         r"(?:^|/)([^/]+)/[^/]+/[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}_[0-9]{2}_[0-9]{2}\.[0-9]+/",  # LONI's archive: PPMI
         r"(?<![A-Za-z0-9])(OAS[0-9]_?[0-9]{4,5})(?![0-9])",  # OASIS: OAS1_0001_MR1, OAS30001_MR_d0129
         r"(?<![A-Za-z0-9])(HC[ADP][0-9]{7})(?![0-9])",  # HCP's lifespan studies: HCA6002236_V1_MR
+        r"(?:^|[/_])([1-9][0-9]{6})(?=_[0-9]{5}_[0-9]+_[0-9]+(?![0-9]))",  # UK Biobank: 1000123_20252_2_0
         r"(?:^|/)([1-9][0-9]{5})(?=/(?:T1w|T2w|MNINonLinear|unprocessed)/|_[37]T_)",  # HCP: 100307/T1w/, 100307_3T_
     )
 )
@@ -64,8 +65,8 @@ def persons(
     In this order:
 
     1. the group of ``subject_pattern``, if there is one;
-    2. what BIDS (``sub-01``), ADNI (``002_S_0413``), OASIS (``OAS1_0001``) and HCP (``100307``) call a person, wherever
-       it stands in the path;
+    2. what BIDS (``sub-01``), ADNI (``002_S_0413``), OASIS (``OAS1_0001``), UK Biobank (``1000123``) and HCP
+       (``100307``) call a person, wherever it stands in the path;
     3. a word for a person with a number, such as ``patient_003``;
     4. for a pattern whose file name is fixed the folder that its first wildcard stands for, except one that is named
        after a date or visit;

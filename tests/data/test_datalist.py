@@ -65,8 +65,8 @@ def test_visits_are_volumes_of_one_person_with_names_of_their_own(tmp_path, capl
         {"image": "OAS1_0002_MR1.nii", "subject": "OAS1_0002"},
     ]
     assert caplog.messages == [
-        "3 volumes of 2 persons: OAS1_0001_MR1.nii, for example, was taken for one of OAS1_0001. If that is wrong, set "
-        "subject_pattern."
+        "3 volumes of 2 persons, 1 of them with several: OAS1_0001_MR1.nii and OAS1_0001_MR2.nii, 2 in all, were taken "
+        "for OAS1_0001's. If that is wrong, set subject_pattern."
     ]
 
 

@@ -31,6 +31,10 @@ def of(paths, pattern="**/*"):
         (["sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz", "sub-01/ses-2/sub-01_ses-2_run-2_T1w.nii"], ["sub-01"] * 2),
         (["HCP_1200/100307/T1w/x.nii.gz", "HCP_Retest/100307/T1w/x.nii.gz"], ["100307"] * 2),
         (["100307_3T_T1w_MPR1.nii.gz", "100307_3T_T1w_MPR2.nii.gz"], ["100307"] * 2),
+        (
+            ["1000123_20252_2_0/T1.nii", "1000123_20252_3_0/T1.nii", "1000123_20253_2_0.nii", "1000124_20252_2_0.nii"],
+            ["1000123"] * 3 + ["1000124"],
+        ),
         (["HCA6002236_V1_MR/T1.nii", "HCA6002236_V2_MR/T1.nii"], ["HCA6002236"] * 2),
         (["sub01_1.nii", "sub01_2.nii", "sub02_1.nii"], ["sub01", "sub01", "sub02"]),
         (["patient_003/2006/T1.nii", "patient_003/2007/T1.nii"], ["patient_003"] * 2),
