@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from monai_blurvae.errors import RunFolderError
+from monai_blurvae.errors import RunFolderError, SettingsError
 
 FilePath = str | Path | Callable[[], str | Path]
 """A file or folder, or what gives it when it is needed."""
@@ -159,3 +159,19 @@ def sha256_of(path: str | Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def default_cache_dir() -> str:
+    """``$BLURVAE_CACHE_DIR``, or ``monai_blurvae`` in the user's cache folder.
+
+    Raises:
+        SettingsError: if there is neither, nor a home folder.
+    """
+    given = os.environ.get("BLURVAE_CACHE_DIR")
+    if given:
+        return given
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    except RuntimeError as error:  # no HOME, and no such user
+        raise SettingsError("there is no home folder for the cache; set cache_dir or BLURVAE_CACHE_DIR.") from error
+    return str(Path(base) / "monai_blurvae")

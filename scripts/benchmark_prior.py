@@ -28,10 +28,9 @@ import torch
 from filelock import FileLock, Timeout
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle import FinishedRun, default_cache_dir
 from monai_blurvae.data.datalist import Datalist, evaluation_datalist, load_datalist
 from monai_blurvae.errors import RunFolderError, SettingsError, user_error
-from monai_blurvae.files import make_folder, read_object, write_json
+from monai_blurvae.files import default_cache_dir, make_folder, read_object, write_json
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.metrics import fit_likelihoods
 from monai_blurvae.networks import BlurVAE, PatchModel
@@ -51,6 +50,7 @@ from monai_blurvae.priors.comparison.methods import EPLL
 from monai_blurvae.priors.comparison.runner import CROSS, TEST, VALIDATION
 from monai_blurvae.priors.comparison.scenes import PHASES
 from monai_blurvae.priors.patch_prior import PatchPrior
+from monai_blurvae.runs import Run
 
 SETTINGS, MIXTURE, RESULTS = "settings.json", "mixture.npz", "results"
 LIKELIHOODS = ("variance", "kernel", "spectrum")
@@ -126,7 +126,7 @@ def load_prior(path: Path, likelihood: str) -> PatchPrior:
         SettingsError: if the run trained another network.
         ValueError: if the bank of latents of a PatchVAE falls behind its bound.
     """
-    run = FinishedRun(path)
+    run = Run(path)
     if not run.exists:  # a packed bundle's zip, or a file of weights
         return PatchVAEPrior.load(path, stride=STRIDE)
     parser = ConfigParser(dict(run.config))

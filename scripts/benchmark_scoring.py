@@ -25,11 +25,11 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from tqdm import tqdm
 
-from monai_blurvae.bundle import VolumeScorer, default_cache_dir
+from monai_blurvae.bundle import VolumeScorer
 from monai_blurvae.bundle.scoring import Reference, record_of
 from monai_blurvae.data import input_datalist, read_datalist
 from monai_blurvae.errors import SettingsError, user_error
-from monai_blurvae.files import make_folder, read_object, sha256_of, write_json, write_text
+from monai_blurvae.files import default_cache_dir, make_folder, read_object, sha256_of, write_json, write_text
 from monai_blurvae.handlers.evaluation import csv_text
 from monai_blurvae.inferers import VolumeScores
 from monai_blurvae.metrics.scoring import auroc

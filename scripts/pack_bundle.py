@@ -22,12 +22,12 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.run_configs import MULTI_GPU, in_one_process, run_metadata, trains_images, with_run_values
 from monai_blurvae.errors import RunFolderError, user_error
 from monai_blurvae.files import make_folder, read_object, replacing, write_json, write_text
 from monai_blurvae.packed import PACKED, PACKED_CARD, PACKED_METADATA
 from monai_blurvae.run_files import DENSITIES, INFERENCE, LINEAR, METADATA, PACKED_REFERENCE
+from monai_blurvae.runs.configs import MULTI_GPU, in_one_process, run_metadata, trains_images, with_run_values
+from monai_blurvae.runs.run import Run
 from monai_blurvae.trained import TrainedModel
 from monai_blurvae.trained.card import model_card
 from monai_blurvae.trained.source import release_metadata, summary_of
@@ -61,7 +61,7 @@ def pack(run_dir: Path, output: Path, bundle: Path | None = None, linear: str = 
     Raises:
         RunFolderError: if there is no finished run, or the folder is there already.
     """
-    run = FinishedRun(run_dir)
+    run = Run(run_dir)
     trained = run.config
     source = ROOT / str(trained["bundle_root"]) if bundle is None else bundle
     if not (source / INFERENCE).is_file():
@@ -78,7 +78,7 @@ def pack(run_dir: Path, output: Path, bundle: Path | None = None, linear: str = 
     return folder
 
 
-def fill(partial: Path, source: Path, run: FinishedRun, linear: str = "whole", scores: bool = True) -> None:
+def fill(partial: Path, source: Path, run: Run, linear: str = "whole", scores: bool = True) -> None:
     """Write all that is in the folder of a bundle.
 
     Args:
@@ -114,7 +114,7 @@ LINEAR_MODELS: dict[str, Callable[[Path, Path], object]] = {
 half precision, none. They are larger than a narrow network."""
 
 
-def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
+def write_configs(configs: Path, source: Path, run: Run) -> None:
     """Write the packed configs, with the settings of the run in place of the bundle's.
 
     Args:
@@ -140,7 +140,7 @@ def write_configs(configs: Path, source: Path, run: FinishedRun) -> None:
     shutil.copyfile(source / "logging.conf", configs / "logging.conf")
 
 
-def write_reference(path: Path, score: Path, run: FinishedRun) -> None:
+def write_reference(path: Path, score: Path, run: Run) -> None:
     """Write the scores of the run's validation subjects, or say why there are none.
 
     Args:

@@ -29,9 +29,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from monai_blurvae.bundle import default_cache_dir
 from monai_blurvae.errors import BlurVAEError
-from monai_blurvae.files import make_folder
+from monai_blurvae.files import default_cache_dir, make_folder
 from monai_blurvae.study.options import StudyOptions
 from monai_blurvae.study.plan import BETAS, BUDGETS, FIGURES, PLAIN_BETA, ROWS, SETS, TABLES
 from monai_blurvae.study.study import Study

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from monai_blurvae.bundle.finished_run import FinishedRun, TrainedObjective
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.errors import DataError, RunFolderError
@@ -17,6 +16,7 @@ from monai_blurvae.handlers import FittedDensities
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
 from monai_blurvae.metrics.likelihood import Likelihood, SpectrumLikelihood, VarianceLikelihood, fit_likelihoods
 from monai_blurvae.networks import LatentImageModel, unwrapped
+from monai_blurvae.runs.run import Run, TrainedObjective
 
 MOST_IMAGES = 256
 """Validation images, evenly spread, that the densities are fitted on: each variance is then known to a few per cent,
@@ -38,7 +38,7 @@ class Densities(NamedTuple):
     fitted_on: str
 
     @classmethod
-    def of(cls, run: FinishedRun, network: LatentImageModel, cache_dir: str | Path) -> Densities:
+    def of(cls, run: Run, network: LatentImageModel, cache_dir: str | Path) -> Densities:
         """Those of a packed bundle, or fitted on the run's own validation images, which runs its config.
 
         Args:
@@ -60,7 +60,7 @@ class Densities(NamedTuple):
         return cls({"variance": values.new_full(values.shape, variance.variance), "spectrum": values}, fitted.fitted_on)
 
     @classmethod
-    def read(cls, run: FinishedRun, image_shape: list[int]) -> Densities:
+    def read(cls, run: Run, image_shape: list[int]) -> Densities:
         """Read what :meth:`write` wrote into a packed bundle.
 
         Args:
@@ -106,7 +106,7 @@ class Densities(NamedTuple):
         return FittedDensities({"variance": variance, "spectrum": spectrum}, self.fitted_on)
 
 
-def densities_of(run: FinishedRun, network: nn.Module, cache_dir: str | Path) -> FittedDensities:
+def densities_of(run: Run, network: nn.Module, cache_dir: str | Path) -> FittedDensities:
     """The Gaussians around the decoder of a run, fitted on its validation images, or as a packed bundle has them.
 
     A packed bundle has the :data:`STATIONARY` ones.
@@ -126,7 +126,7 @@ def densities_of(run: FinishedRun, network: nn.Module, cache_dir: str | Path) ->
     return Densities.read(run, model.image_shape).fitted(model.get_buffer("voxel_size").device)
 
 
-def fit_densities(run: FinishedRun, network: nn.Module, dataset: Any) -> FittedDensities:
+def fit_densities(run: Run, network: nn.Module, dataset: Any) -> FittedDensities:
     """Fit the Gaussians of :func:`~monai_blurvae.metrics.fit_likelihoods` around the decoder of a run.
 
     Args:

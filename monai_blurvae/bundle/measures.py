@@ -13,13 +13,13 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
-from monai_blurvae.bundle.finished_run import FinishedRun, TrainedObjective
 from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.files import FilePath, make_folder, resolved, write_json, write_text
 from monai_blurvae.metrics.measures import EIGHT_BIT_DENSITY, FLOAT_DENSITY, LIKELIHOOD, MEASURES, keys
 from monai_blurvae.metrics.suite import NO_KERNEL, Measure, measure_model
 from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.run_files import MEASURES_JSON, MEASURES_MD
+from monai_blurvae.runs.run import Run, TrainedObjective
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class MeasuresHandler:
     def __init__(
         self,
         folder: FilePath,
-        run: FinishedRun,
+        run: Run,
         network: nn.Module,
         cache_dir: str | Path,
         dataset: Any = None,

@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monai_blurvae.bundle.run_report import report_reconstructions
-from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data.header import VOLUME_SUFFIXES
 from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.data.save_volume import write_volume
@@ -37,6 +36,7 @@ from monai_blurvae.priors.reconstruction.scan import HDF5_SUFFIXES, Scan, read_s
 from monai_blurvae.priors.reconstruction.splitting import Reconstruction, can_be_watched
 from monai_blurvae.records import Record
 from monai_blurvae.run_files import CONVERGENCE_CSV, METRICS_CSV, RECONSTRUCTION_NPZ
+from monai_blurvae.running import is_plain
 
 Numbers = npt.NDArray[Any]
 

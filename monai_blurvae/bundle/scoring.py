@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import densities_of
-from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.data.finished_results import digest_of, require_same
@@ -35,6 +34,7 @@ from monai_blurvae.handlers.evaluation import csv_text
 from monai_blurvae.inferers import PreparedScan, SliceScoresInferer, VolumeScores, prepare_scan
 from monai_blurvae.metrics.scoring import DENSITIES, SCORES, PatchScorer, standing
 from monai_blurvae.run_files import REFERENCE, SCORES_CSV, SCORES_JSON
+from monai_blurvae.runs.run import Run
 from monai_blurvae.yardstick import LinearModels
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class VolumeScorer:
     def __init__(
         self,
         network: nn.Module,
-        run: FinishedRun,
+        run: Run,
         items: Sequence[Mapping[str, str]],
         root: str | Path,
         output_dir: str | Path,

@@ -17,8 +17,6 @@ from tqdm import tqdm
 
 from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import densities_of
-from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.run_folder import versions
 from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
 from monai_blurvae.data.finished_results import digest_of
 from monai_blurvae.data.header import PLANES, along_patch, read_header
@@ -38,6 +36,8 @@ from monai_blurvae.inferers import (
 )
 from monai_blurvae.metrics.likelihood import VarianceLikelihood
 from monai_blurvae.report.volume_page import VolumeResults, write_volume_page
+from monai_blurvae.runs.run import Run
+from monai_blurvae.runs.training import versions
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class VolumeReconstructor:
     def __init__(
         self,
         network: nn.Module,
-        run: FinishedRun,
+        run: Run,
         items: Sequence[Mapping[str, str]],
         root: str | Path,
         output_dir: str | Path,

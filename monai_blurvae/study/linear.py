@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from monai_blurvae.bundle import FinishedRun
-from monai_blurvae.bundle.finished_run import SECTIONS
 from monai_blurvae.bundle.measures import images_of
 from monai_blurvae.data import read_datalist
 from monai_blurvae.files import sha256_of, write_json
 from monai_blurvae.metrics.linear import measure_linear_vae
+from monai_blurvae.runs import Run
+from monai_blurvae.runs.run import SECTIONS
 from monai_blurvae.study.folder import StudyFolder, read_json
 from monai_blurvae.study.plan import LINEAR, Cell
 from monai_blurvae.yardstick import LinearModels
@@ -32,7 +32,7 @@ def measure_linear(folder: StudyFolder, cell: Cell, split: str, cache_dir: str) 
         split: ``"validation"`` or ``"test"``.
         cache_dir: of the store.
     """
-    run, datalist = FinishedRun(folder.cell_dir(cell)), read_datalist(folder.datalist)
+    run, datalist = Run(folder.cell_dir(cell)), read_datalist(folder.datalist)
     images = images_of(run.dataset(SECTIONS[split], datalist.items(split), cache_dir))
     training = run.dataset("train", datalist.items("training"), cache_dir)
     models = linear_models(run, training, cache_dir)
@@ -46,7 +46,7 @@ def measure_linear(folder: StudyFolder, cell: Cell, split: str, cache_dir: str) 
     write_json(folder.linear_file(split), content)
 
 
-def linear_models(run: FinishedRun, training: Any, cache_dir: str) -> LinearModels:
+def linear_models(run: Run, training: Any, cache_dir: str) -> LinearModels:
     """The linear models that the run's own yardstick has.
 
     Args:
@@ -73,5 +73,5 @@ def linear_cells(folder: StudyFolder, split: str) -> Iterator[dict[str, Any]]:
 
 
 def _key(folder: StudyFolder, cell: Cell) -> dict[str, Any]:
-    latent_size = FinishedRun(folder.cell_dir(cell)).latent_size
+    latent_size = Run(folder.cell_dir(cell)).latent_size
     return {"datalist": sha256_of(folder.datalist), "latent_size": latent_size, "version": VERSION}

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from monai_blurvae.bundle import FinishedRun
 from monai_blurvae.bundle.densities import fit_trained
 from monai_blurvae.bundle.measures import images_of, measure_trained, to_grey_levels
 from monai_blurvae.data import read_datalist
@@ -41,6 +40,7 @@ from monai_blurvae.metrics.spectra import POWER_FLOOR
 from monai_blurvae.metrics.suite import Measure
 from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.networks.perceptual import default_weights_dir
+from monai_blurvae.runs import Run
 from monai_blurvae.seeding import torch_rng
 from monai_blurvae.study.folder import StudyFolder, read_json
 from monai_blurvae.study.linear import linear_models, measure_linear
@@ -105,7 +105,7 @@ def measure_cells(
     for cell in cells:
         key = _key(folder, cell, instruments)
         try:
-            run = FinishedRun(folder.cell_dir(cell))
+            run = Run(folder.cell_dir(cell))
             fitted_on = run.dataset("validate", datalist.items("validation"), cache_dir)
             dataset = fitted_on if split == "validation" else run.dataset("test", datalist.items(split), cache_dir)
             print(f"measuring {cell.name} on {facts_of(dataset).count_text(len(dataset))} of the {split}", flush=True)
@@ -132,7 +132,7 @@ def _key(folder: StudyFolder, cell: Cell, instruments: Instruments) -> dict[str,
 
 
 def _measure(
-    run: FinishedRun, images: Tensor, reference: Tensor, instruments: Instruments
+    run: Run, images: Tensor, reference: Tensor, instruments: Instruments
 ) -> tuple[dict[str, Any], CellPictures]:
     if instruments.eight_bit:
         images, reference = to_grey_levels(images), to_grey_levels(reference)
@@ -170,9 +170,7 @@ def _measure(
     return content, make_pictures(network, images, reconstructions, run.setting("quarter_turns", 0))
 
 
-def _yardstick(
-    run: FinishedRun, images: Tensor, training: Callable[[], Any], cache_dir: str, device: str
-) -> dict[str, Any]:
+def _yardstick(run: Run, images: Tensor, training: Callable[[], Any], cache_dir: str, device: str) -> dict[str, Any]:
     """The cell beside the linear VAE of its own objective, or at its rate; or why they were not compared."""
     try:
         models = linear_models(run, training, cache_dir)

@@ -9,13 +9,13 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from monai_blurvae.bundle import TrainedObjective
 from monai_blurvae.functional import kl_standard_normal
 from monai_blurvae.losses import L2Loss, WienerLoss
 from monai_blurvae.metrics.distances import frechet_distance, inception_features
 from monai_blurvae.metrics.image_quality import CappedPSNRMetric, to_unit_range
 from monai_blurvae.metrics.suite import Measure
 from monai_blurvae.networks import LatentImageModel
+from monai_blurvae.runs import TrainedObjective
 from monai_blurvae.seeding import torch_rng
 
 EPSILON = 0.5

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle.running import flattened, is_free, references
 from monai_blurvae.errors import SettingsError
+from monai_blurvae.running import flattened, is_free, references
 
 OF_A_CELL = ("beta", "seed")
 """The settings in which the cells of a row differ."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle import prepare as fill_stores
 from monai_blurvae.data import Datalist, read_datalist
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.errors import RunFolderError, user_error
 from monai_blurvae.files import write_json
+from monai_blurvae.runs import prepare as fill_stores
 from monai_blurvae.study.configs import RowConfigs
 from monai_blurvae.study.folder import StudyFolder, read_json
 from monai_blurvae.study.options import StudyOptions

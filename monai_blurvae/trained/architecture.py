@@ -11,8 +11,6 @@ import torch
 from monai.networks.nets.autoencoderkl import AutoencoderKL
 from torch import nn
 
-from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.networks import (
     Architecture,
@@ -22,6 +20,8 @@ from monai_blurvae.networks import (
     LatentImageModel,
     architecture_of,
 )
+from monai_blurvae.running import is_plain
+from monai_blurvae.runs.run import Run
 
 OURS = ("monai_blurvae.networks.BlurAutoencoderKL",)
 MONAIS = ("AutoencoderKL", "monai.networks.nets.AutoencoderKL")
@@ -29,7 +29,7 @@ MONAIS = ("AutoencoderKL", "monai.networks.nets.AutoencoderKL")
 TRACED_INPUTS = 2
 
 
-def untrained_network(run: FinishedRun, weights: Mapping[str, Any]) -> LatentImageModel:
+def untrained_network(run: Run, weights: Mapping[str, Any]) -> LatentImageModel:
     """A :class:`~monai_blurvae.networks.BlurVAE` of the shape of the weights, or a ``BlurAutoencoderKL`` of MONAI's.
 
     Args:
@@ -54,7 +54,7 @@ def untrained_network(run: FinishedRun, weights: Mapping[str, Any]) -> LatentIma
     )
 
 
-def _plain_values(run: FinishedRun, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_values(run: Run, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a network, which may refer to settings of the run."""
     found = {}
     for name, value in arguments.items():
@@ -64,7 +64,7 @@ def _plain_values(run: FinishedRun, arguments: Mapping[str, Any]) -> dict[str, A
         if expression or not is_plain(found[name]) or (refers and found[name] is None):
             raise RunFolderError(
                 f"{run.name} has {value!r} as {name} of its network, which only its config can tell; load it by "
-                "FinishedRun(…).network(), which runs the config."
+                "Run(…).network(), which runs the config."
             )
     return found
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from monai_blurvae import __version__
-from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.run_configs import trains_another_model
-from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.data.header import PLANES
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import read_object
 from monai_blurvae.metrics.measures import MEASURES
 from monai_blurvae.run_files import DATALIST, METRICS_MD, TEST, YARDSTICK_JSON
+from monai_blurvae.running import is_plain
+from monai_blurvae.runs.configs import trains_another_model
+from monai_blurvae.runs.run import Run
 from monai_blurvae.trained.intensity import IntensityRule
 from monai_blurvae.trained.model import TrainedModel
 from monai_blurvae.trained.source import is_of_volumes, read_weights, summary_of
@@ -52,7 +52,7 @@ def model_card(run_dir: str | Path) -> str:
     Raises:
         RunFolderError: if it is not finished, or its files cannot be read.
     """
-    run = FinishedRun(run_dir)
+    run = Run(run_dir)
     summary = summary_of(run.path)
     parts = {
         "Intended use": USE,
@@ -66,7 +66,7 @@ def model_card(run_dir: str | Path) -> str:
     return f"# Model card\n\n{_what(run)}, trained by monai_blurvae {__version__}.\n\n{sections}\n"
 
 
-def _what(run: FinishedRun) -> str:
+def _what(run: Run) -> str:
     if run.is_prior:
         size = math.isqrt(len(read_weights(run)["scale"]))
         return f"A learned prior: the log-density of {size}×{size} patches of grey images, with white noise or without"
@@ -75,7 +75,7 @@ def _what(run: FinishedRun) -> str:
     return f"A variational autoencoder of {size_and_kind} images that predicts the blur of its reconstructions"
 
 
-def _data(run: FinishedRun, summary: Mapping[str, Any]) -> str:
+def _data(run: Run, summary: Mapping[str, Any]) -> str:
     lines = [f"{split}: {_counted(run.path, split)}" for split in SPLITS]
     if is_of_volumes(run.config):
         voxel_size = read_weights(run)["voxel_size"].tolist()

@@ -16,12 +16,12 @@ import torch
 from monai.data import save_net_with_metadata
 from torch import Tensor
 
-from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.errors import RunFolderError, SettingsError, WeightsError
 from monai_blurvae.files import make_folder, read_object, write_text, writing_to
 from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.packed import PACKED_CARD, PACKED_INFERENCE, PACKED_METADATA
 from monai_blurvae.run_files import DATALIST, INFERENCE, METADATA, MODEL_CARD
+from monai_blurvae.runs.run import Run
 from monai_blurvae.trained.card import model_card
 from monai_blurvae.trained.model import TrainedModel
 from monai_blurvae.trained.scriptable import ScriptableModel
@@ -98,7 +98,7 @@ def make_release(run_dir: str | Path, formats: Sequence[str]) -> Release:
 
     Arguments and errors as of :func:`write_exports`.
     """
-    run = FinishedRun(run_dir)
+    run = Run(run_dir)
     model = TrainedModel(run)
     densities = model.find_densities() if "torchscript" in formats else None
     metadata, inference, card = _papers(run)
@@ -114,7 +114,7 @@ def make_release(run_dir: str | Path, formats: Sequence[str]) -> Release:
     return Release(model.scriptable(densities), model.reconstructor(), metadata, texts)
 
 
-def _papers(run: FinishedRun) -> tuple[dict[str, Any], dict[str, Any], str]:
+def _papers(run: Run) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Metadata, inference config and model card, which a packed bundle has already."""
     metadata, inference = (PACKED_METADATA, PACKED_INFERENCE) if run.is_packed else (METADATA, INFERENCE)
     for name in (metadata, inference, *([PACKED_CARD] if run.is_packed else [])):

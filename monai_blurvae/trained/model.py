@@ -17,12 +17,12 @@ from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
 from torch import Tensor
 
 from monai_blurvae.bundle.densities import Densities
-from monai_blurvae.bundle.finished_run import FinishedRun
 from monai_blurvae.data import VolumeReader
 from monai_blurvae.errors import BlurVAEError, DataError, RunFolderError, SettingsError
 from monai_blurvae.metrics.likelihood import SpectrumLikelihood
 from monai_blurvae.networks import LatentImageModel, as_reconstructor
 from monai_blurvae.priors import BlurVAEPrior
+from monai_blurvae.runs.run import Run
 from monai_blurvae.trained.architecture import scriptable_parts, untrained_network
 from monai_blurvae.trained.intensity import Bounds, IntensityRule, checked, from_network, to_network
 from monai_blurvae.trained.scriptable import ScriptableModel
@@ -73,7 +73,7 @@ class TrainedModel:
         >>> model.reconstruct("t1.nii.gz")  # doctest: +SKIP
     """
 
-    def __init__(self, run: FinishedRun, device: str | torch.device = "cpu") -> None:
+    def __init__(self, run: Run, device: str | torch.device = "cpu") -> None:
         weights = read_weights(run)
         self.config: Mapping[str, Any] = run.config
         self.name = run.name
@@ -103,7 +103,7 @@ class TrainedModel:
         Raises:
             RunFolderError: if it is none of these, unfinished, broken, or of another version, in a sentence.
         """
-        return cls(FinishedRun(path), device)
+        return cls(Run(path), device)
 
     @property
     def image_shape(self) -> list[int]:

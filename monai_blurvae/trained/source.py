@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from monai_blurvae import __version__
-from monai_blurvae.bundle.finished_run import FinishedRun
-from monai_blurvae.bundle.run_folder import versions
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import read_object
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.run_files import SUMMARY
+from monai_blurvae.runs.run import Run
+from monai_blurvae.runs.training import versions
 
 
-def read_weights(run: FinishedRun) -> dict[str, Any]:
+def read_weights(run: Run) -> dict[str, Any]:
     """The ``state_dict`` of the best model of a run or of a packed bundle.
 
     Nothing is run: the config is read as data, the weights with ``weights_only``.

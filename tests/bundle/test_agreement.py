@@ -3,7 +3,7 @@
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle.run_configs import MULTI_GPU, in_one_process
+from monai_blurvae.runs.configs import MULTI_GPU, in_one_process
 from tests.volumes import ROOT, TRAIN
 
 CONFIGS = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle.command_line import begin, check_components, check_names
+from monai_blurvae.command_line import begin, check_components, check_names
 from monai_blurvae.errors import DataError, SettingsError, user_error
 
 BEGIN = {"imports": ["$import monai_blurvae.bundle as blurvae"], "initialize": ["$blurvae.begin()"]}

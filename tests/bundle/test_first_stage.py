@@ -12,10 +12,10 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 import monai_blurvae
-from monai_blurvae.bundle import FinishedRun
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.metrics import evidence_bounds
 from monai_blurvae.metrics.likelihood import SpectrumLikelihood
+from monai_blurvae.runs import Run
 from scripts import export, pack_bundle
 from tests.photographs import CELEBA, TINY_IMAGES, make_photographs
 from tests.volumes import ROOT, TINY, TRAIN, brain, run, save
@@ -45,7 +45,7 @@ def images(count=3):
 
 
 def test_the_zip_is_the_network(folder, packed):
-    network, model = FinishedRun(folder).network(), monai_blurvae.load(packed)
+    network, model = Run(folder).network(), monai_blurvae.load(packed)
     x = images()
     assert torch.equal(model.network.reconstruct(x), network.reconstruct(x))
     assert torch.equal(model.reconstructor()(x), network.reconstruct(x))
@@ -59,7 +59,7 @@ def test_every_export_gives_the_network_and_its_density(folder, packed, tmp_path
     import onnxruntime
 
     assert export.main([str(packed), "--output", str(tmp_path / "out")]) == 0
-    network, model = FinishedRun(folder).network(), monai_blurvae.load(folder)
+    network, model = Run(folder).network(), monai_blurvae.load(folder)
     scripted = torch.jit.load(tmp_path / "out/model.ts")
     program = torch.export.load(tmp_path / "out/model.pt2").module()
     session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx", providers=["CPUExecutionProvider"])
@@ -99,7 +99,7 @@ def test_monais_tools_find_an_image_for_an_image(config, folder, packed, tmp_pat
         **root,
     )
     x = images()
-    expected = FinishedRun(folder).network().reconstruct(x)
+    expected = Run(folder).network().reconstruct(x)
     torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(x), expected, rtol=0, atol=1e-5)
     scan = save(tmp_path / "scan.nii.gz", brain(7, (36, 6, 36)))
     parser = ConfigParser(json.loads(Path(inference).read_text()) | root)

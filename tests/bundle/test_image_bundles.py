@@ -13,7 +13,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from monai_blurvae.bundle import report_run
+from monai_blurvae.bundle.run_report import report_run
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.networks import BlurVAEReconstructor
 from tests.bundle.test_command_line import LINE, call, options, root  # noqa: F401  a fixture

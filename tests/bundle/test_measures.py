@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_blurvae.bundle import FinishedRun, MeasuresHandler, densities, fit_densities
+from monai_blurvae.bundle import MeasuresHandler, densities, fit_densities
 from monai_blurvae.bundle.measures import FIXED_KERNEL, images_of, to_grey_levels
 from monai_blurvae.data import Datalist, evaluation_datalist, read_datalist
 from monai_blurvae.errors import DataError
@@ -19,6 +19,7 @@ from monai_blurvae.metrics import MEASURES, fit_likelihoods, measure_model
 from monai_blurvae.metrics.measures import LIKELIHOOD, keys
 from monai_blurvae.metrics.suite import NO_KERNEL
 from monai_blurvae.run_files import EVALUATION_NPZ
+from monai_blurvae.runs import Run
 from tests.volumes import EVALUATE, HCP, brain, cause, run, save
 
 KERNEL_ROWS = tuple(key for key in MEASURES if key in ("kernel_width", "below_sqrt_c") or key.endswith("_kernel"))
@@ -73,11 +74,11 @@ def values(content):
 
 def patches(run_dir, datalist, cache_dir, split):
     """The patches of a split, as the run's config cuts them."""
-    return images_of(FinishedRun(run_dir).dataset("test", datalist.items(split), cache_dir))
+    return images_of(Run(run_dir).dataset("test", datalist.items(split), cache_dir))
 
 
 def expected(run_dir, images, reference, **arguments):
-    network = FinishedRun(run_dir).network()
+    network = Run(run_dir).network()
     measures = measure_model(network, images, reference, importance_samples=3, **arguments)
     return {key: measure.value for key, measure in measures.items()}
 
@@ -224,7 +225,7 @@ OBJECTIVES = [
 @pytest.mark.parametrize(("changes", "trains_kernel", "departures"), OBJECTIVES, ids=[str(o[0]) for o in OBJECTIVES])
 def test_what_a_run_was_trained_with(own_run, changes, trains_kernel, departures):
     change(own_run / "config.json", changes)
-    objective = FinishedRun(own_run).objective()
+    objective = Run(own_run).objective()
     assert objective.trains_kernel is trains_kernel
     assert objective.departures == tuple(departures)
     term = changes.get("train#term", target("WienerLoss"))
@@ -242,7 +243,7 @@ def test_a_fixed_kernel_is_not_the_generators(own_run, cache_dir, tmp_path):
 def test_other_losses_have_no_fixed_kernel(own_run):
     for changes in ({}, {"train#objective#determinant": "exact"}, {"train#term": target("WatsonLoss")}):
         change(own_run / "config.json", changes)
-        assert FinishedRun(own_run).objective().fixed_kernel is False
+        assert Run(own_run).objective().fixed_kernel is False
 
 
 @pytest.mark.parametrize("kernel", [False, True])
@@ -251,7 +252,7 @@ def test_a_loss_on_features_is_asked_without_its_weights(own_run, monkeypatch, l
     monkeypatch.setattr("monai_blurvae.networks.perceptual.load_lpips_weights", lambda *_: pytest.fail("loads weights"))
     name = loss.__name__
     change(own_run / "config.json", {"train#term": target(name), "train#trainer#train_kernel": kernel})
-    objective = FinishedRun(own_run).objective()
+    objective = Run(own_run).objective()
     assert objective.departures == (f"its loss, {name}, is no likelihood",)
     assert objective.trains_kernel is kernel
     assert [loss.is_likelihood, loss.uses_kernel] == [False, False]
@@ -260,7 +261,7 @@ def test_a_loss_on_features_is_asked_without_its_weights(own_run, monkeypatch, l
 @pytest.mark.parametrize(("weighting", "of_likelihood"), [("flat", "wiener"), ("bounded_inverse", "bounded_inverse")])
 def test_the_weighting_is_that_of_the_run(own_run, weighting, of_likelihood):
     change(own_run / "config.json", {"train#term#weighting": weighting})
-    assert FinishedRun(own_run).objective().weighting == of_likelihood
+    assert Run(own_run).objective().weighting == of_likelihood
 
 
 def test_a_model_that_was_not_trained_as_a_bound_says_so(own_run, cache_dir, tmp_path):
@@ -298,15 +299,15 @@ def test_without_measures_missing_validation_volumes_take_the_draws_alone(own_ru
 
 
 def test_at_most_so_many_images_spread_over_all_are_fitted_on(own_run, monkeypatch):
-    network = FinishedRun(own_run).network()
+    network = Run(own_run).network()
     images = torch.rand(7, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     monkeypatch.setattr(densities, "MOST_IMAGES", 3)
-    fitted = fit_densities(FinishedRun(own_run), network, [{"image": image} for image in images])
+    fitted = fit_densities(Run(own_run), network, [{"image": image} for image in images])
     expected = fit_likelihoods(network, images[[0, 2, 4]], uses_kernel=True)
     assert fitted.fitted_on == "3 images"
     assert fitted.likelihoods["kernel"].variance == pytest.approx(expected["kernel"].variance)
     with pytest.raises(DataError, match="has no validation images"):
-        fit_densities(FinishedRun(own_run), network, [])
+        fit_densities(Run(own_run), network, [])
 
 
 def test_validation_volumes_that_moved_are_found_where_the_data_list_says(
@@ -376,6 +377,6 @@ def test_float_images_are_not_taken_for_8_bit(own_run, cache_dir, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1.5, "many"])
 def test_there_is_at_least_one_latent_of_each_image(own_run, tmp_path, count):
-    run = FinishedRun(own_run)
+    run = Run(own_run)
     with pytest.raises(ValueError, match=r"importance_samples is .*, but has to be a whole number of at least 1"):
         MeasuresHandler(tmp_path, run, run.network(), tmp_path, importance_samples=count)

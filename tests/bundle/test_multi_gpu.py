@@ -7,9 +7,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from monai_blurvae.bundle import RunFolder
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
+from monai_blurvae.runs import TrainingRun
 from tests.parallel import torchrun
 from tests.volumes import EVALUATE, ROOT, TINY, TRAIN, cause, run
 
@@ -134,22 +134,22 @@ def launched(monkeypatch):
 def test_processes_that_are_started_again_find_their_folder(tmp_path, launched, name):
     for launch in (name, "another"):
         launched(launch)
-        first = RunFolder(tmp_path)
+        first = TrainingRun(tmp_path)
         first.path.joinpath("config.json").touch()
         first.release()
     launched(name, restarts=1)
-    assert RunFolder(tmp_path).path == tmp_path / "0001"
+    assert TrainingRun(tmp_path).path == tmp_path / "0001"
     launched("a third", restarts=1)  # whose processes died before they had a folder
-    assert RunFolder(tmp_path).path == tmp_path / "0003"
+    assert TrainingRun(tmp_path).path == tmp_path / "0003"
     launched(name)
-    assert RunFolder(tmp_path).path == tmp_path / "0004"
+    assert TrainingRun(tmp_path).path == tmp_path / "0004"
 
 
 def test_processes_that_are_started_again_leave_the_run_of_another_launch_alone(tmp_path, launched):
     launched("a")
-    RunFolder("", run_dir=tmp_path / "run").path.joinpath("config.json").touch()
+    TrainingRun("", run_dir=tmp_path / "run").path.joinpath("config.json").touch()
     launched("another", restarts=1)
     with pytest.raises(RunFolderError, match="holds a run already"):
-        RunFolder("", run_dir=tmp_path / "run")
+        TrainingRun("", run_dir=tmp_path / "run")
     launched("a", restarts=1)
-    assert RunFolder("", run_dir=tmp_path / "run").path == tmp_path / "run"
+    assert TrainingRun("", run_dir=tmp_path / "run").path == tmp_path / "run"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_blurvae.bundle import FinishedRun
+from monai_blurvae.runs import Run
 from scripts import export, pack_bundle
 from tests.bundle.test_scoring import reference_of
 from tests.commands import environment
@@ -202,7 +202,7 @@ def test_nothing_of_a_zip_gets_out_of_its_folder_or_is_run_when_it_is_opened(pac
     slipping = repacked(packed, tmp_path / "slipping.zip", rename=lambda name: f"../../{name}")
     with zipfile.ZipFile(slipping, "a") as archive:
         archive.writestr("../../evil.txt", "")
-    found = FinishedRun(slipping)
+    found = Run(slipping)
     assert found.is_packed
     assert found.setting("patch_size", None) == 32
     assert found.path.is_relative_to(inner)

@@ -3,8 +3,8 @@
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle.running import RunningConfig, flattened, is_free, references, running_config
 from monai_blurvae.errors import SettingsError
+from monai_blurvae.running import RunningConfig, flattened, is_free, references, running_config
 
 
 def running(config):

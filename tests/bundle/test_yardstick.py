@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from monai_blurvae.bundle import FinishedRun
 from monai_blurvae.bundle.measures import images_of
 from monai_blurvae.data import read_datalist, reference_images
 from monai_blurvae.metrics import fit_linear_vae, linear_yardstick, measure_linear_vae
 from monai_blurvae.report.content import yardstick_of
+from monai_blurvae.runs import Run
 from monai_blurvae.yardstick import standard_of
 from monai_blurvae.yardstick.comparison import KEPT_WEIGHT, MEAN_KERNEL
 from tests.volumes import EVALUATE, TINY, run
@@ -33,7 +33,7 @@ def evaluate(run_dir, cache_dir, **settings):
 
 
 def test_a_training_ends_beside_the_linear_vae_of_its_objective(own_run, cache_dir):
-    content, finished = read(own_run / "test"), FinishedRun(own_run)
+    content, finished = read(own_run / "test"), Run(own_run)
     datalist = read_datalist(own_run / "datalist.json")
     images = images_of(finished.dataset("test", datalist.items("test"), cache_dir))
     training = reference_images(finished.training_dataset(cache_dir), TINY["yardstick_images"], 2**30)
@@ -83,13 +83,13 @@ def test_objectives_without_a_closed_form(own_run):
 
     def objective(**changes):
         (own_run / "config.json").write_text(json.dumps(config | changes))
-        return FinishedRun(own_run).closed_form_objective()
+        return Run(own_run).closed_form_objective()
 
     assert objective().beta == 1.0
     assert objective(adversary={"_target_": "monai_blurvae.losses.Adversary"}) is None
     term = {"_target_": "monai_blurvae.losses.VGGFeatureLoss", "weights_dir": "nowhere"}
     assert objective(train=config["train"] | {"term": term}) is None  # and asks for no weights
-    assert FinishedRun(Path("nowhere")).closed_form_objective() is None
+    assert Run(Path("nowhere")).closed_form_objective() is None
 
 
 def test_what_the_run_kept_is_small_and_holds_both_models(own_run):

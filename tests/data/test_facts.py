@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from monai_blurvae.bundle.run_folder import RunFolder
 from monai_blurvae.data import DatasetFacts, facts_of, require_distinct_contents
 from monai_blurvae.errors import DataError
+from monai_blurvae.runs.training import TrainingRun
 from monai_blurvae.seeding import derive_seed
 from tests.pipelines import patches
 from tests.volumes import brain, save
@@ -28,7 +28,7 @@ def test_the_same_content_in_two_splits_is_refused():
 def test_a_run_on_the_same_volume_in_two_splits_leaves_no_folder(tmp_path):
     data = [[{"image": str(save(tmp_path / f"{name}.nii", brain()))}] for name in "ab"]
     training, validation = (patches(items, tmp_path / "cache", shuffle=False) for items in data)
-    run = RunFolder(tmp_path / "runs")
+    run = TrainingRun(tmp_path / "runs")
     with pytest.raises(DataError, match="have the same content"):
         run.record({"training": training, "validation": validation})
     assert not (tmp_path / "runs").exists()

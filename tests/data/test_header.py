@@ -2,10 +2,10 @@ import os
 
 import pytest
 
-from monai_blurvae.bundle import default_cache_dir
 from monai_blurvae.data import VOLUME_SUFFIXES, distinct_volumes, is_volume, read_header
 from monai_blurvae.data.header import volume_files
 from monai_blurvae.errors import DataError, SettingsError
+from monai_blurvae.files import default_cache_dir
 from tests.dicom import write_series
 from tests.volumes import brain
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle.command_line import SECTIONS, check_components, check_names
+from monai_blurvae.command_line import SECTIONS, check_components, check_names
 from monai_blurvae.errors import BlurVAEError, RunFolderError, SettingsError, user_error
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
 from monai_blurvae.transforms import CheckVolumed

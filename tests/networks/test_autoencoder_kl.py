@@ -9,12 +9,12 @@ import torch
 from monai.inferers import SliceInferer
 from monai.networks.nets import AutoencoderKL
 
-from monai_blurvae.bundle import FinishedRun
 from monai_blurvae.engines import BlurVAETrainer
 from monai_blurvae.functional import kl_standard_normal
 from monai_blurvae.inferers import prepare_scan
 from monai_blurvae.losses import ELBOLoss, WienerLoss
 from monai_blurvae.networks import BlurAutoencoderKL
+from monai_blurvae.runs import Run
 from tests.volumes import EVALUATE, HCP, ROOT, TINY, TRAIN, run
 
 INFERENCE = str(ROOT / "bundles/hcp/inference.json")
@@ -111,9 +111,9 @@ def test_the_bundle_trains_evaluates_and_infers(hcp_dir, cache_dir, tmp_path):
     scan = hcp_dir / "100" / HCP
     run("inference", INFERENCE, **given, input=str(scan), output_dir=str(tmp_path / "maps"))
     (written,) = (tmp_path / "maps").rglob("*_reconstruction.nii.gz")
-    network = FinishedRun(folder).network()
-    assert network.latent_size == FinishedRun(folder).latent_size == 3 * 8 * 8
-    prepared = prepare_scan(str(scan), FinishedRun(folder).preprocessing([]).transforms)
+    network = Run(folder).network()
+    assert network.latent_size == Run(folder).latent_size == 3 * 8 * 8
+    prepared = prepare_scan(str(scan), Run(folder).preprocessing([]).transforms)
     slices = SliceInferer(spatial_dim=1, roi_size=(32, 32), overlap=0.5, mode="gaussian", cval=-1.0)
     expected = slices(prepared.image.as_tensor()[None], network.reconstruct)[0, 0]
     assert np.allclose(nib.load(written).get_fdata(), prepared.intensities(expected), atol=0.05)

@@ -5,7 +5,6 @@ from statistics import fmean
 import pytest
 import torch
 
-from monai_blurvae.bundle import TrainedObjective
 from monai_blurvae.data import Datalist
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.files import write_json
@@ -13,6 +12,7 @@ from monai_blurvae.losses import ELBOLoss, WienerLoss
 from monai_blurvae.metrics import fit_linear_vae, linear_yardstick
 from monai_blurvae.metrics.distances import alexnet_features, polynomial_mmd
 from monai_blurvae.networks import BlurVAE
+from monai_blurvae.runs import TrainedObjective
 from monai_blurvae.study import linear
 from monai_blurvae.study import measure as measuring
 from monai_blurvae.study.folder import StudyFolder
@@ -109,8 +109,8 @@ class Run:
 @pytest.fixture
 def trained(folder, monkeypatch):
     """A study of one cell that was trained."""
-    monkeypatch.setattr(measuring, "FinishedRun", Run)
-    monkeypatch.setattr(linear, "FinishedRun", Run)
+    monkeypatch.setattr(measuring, "Run", Run)
+    monkeypatch.setattr(linear, "Run", Run)
     parts = {split: [{"image": f"s{i}.nii.gz", "subject": f"s{i}"}] for i, split in enumerate(SPLITS, 5)}
     for entries in parts.values():
         (folder.path / entries[0]["image"]).touch()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from monai_blurvae.bundle import TrainedObjective
+from monai_blurvae.runs import TrainedObjective
 from monai_blurvae.study.paper_measures import NOT_IN_TABLE_6, psnr_from_z, table_6_bound
 
 SIZE = 8

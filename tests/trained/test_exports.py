@@ -14,8 +14,9 @@ import torch
 from monai.data import load_net_with_metadata
 from torch.utils import cpp_extension
 
-from monai_blurvae.bundle import FinishedRun, fit_densities
+from monai_blurvae.bundle import fit_densities
 from monai_blurvae.metrics import evidence_bounds
+from monai_blurvae.runs import Run
 from scripts import export
 from tests.pickles import Malicious
 from tests.volumes import HCP, TINY, TRAIN, brain, save
@@ -109,7 +110,7 @@ def exported(run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def eager(run, cache_dir):
     """The network and its densities, by this package."""
-    found = FinishedRun(run)
+    found = Run(run)
     network = found.network()
     return network, fit_densities(found, network, found.validation_dataset(cache_dir)).likelihoods
 

@@ -17,8 +17,6 @@ from ignite.engine import Engine, Events
 from torch.utils.data import Dataset
 
 from monai_blurvae import __version__
-from monai_blurvae.bundle.run_configs import write_configs
-from monai_blurvae.bundle.running import RunningConfig
 from monai_blurvae.data import DatasetFacts, facts_of, require_distinct_contents
 from monai_blurvae.data.datalist import SPLITS, image_file
 from monai_blurvae.distributed import from_main_process, is_main_process, launch_id, was_restarted
@@ -36,6 +34,8 @@ from monai_blurvae.run_files import (
     TEST,
     VERSIONS,
 )
+from monai_blurvae.running import RunningConfig
+from monai_blurvae.runs.configs import write_configs
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ PACKAGE = "monai-blurvae"
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "nibabel", "SimpleITK")
 
 
-class RunFolder:
+class TrainingRun:
     """The folder of one training.
 
     Which folder it is, is decided and checked at once; it is created when the training starts, so that a run that never
@@ -242,7 +242,7 @@ class RunRecordHandler:
     """
 
     def __init__(
-        self, run_folder: RunFolder, training: Dataset[Any], validation: Dataset[Any], test: Dataset[Any]
+        self, run_folder: TrainingRun, training: Dataset[Any], validation: Dataset[Any], test: Dataset[Any]
     ) -> None:
         self.run_folder = run_folder
         self.datasets = {"training": training, "validation": validation, "test": test}

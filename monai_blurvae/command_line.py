@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle.run_configs import MULTI_GPU, source_folder
-from monai_blurvae.bundle.running import STEPS, references, running_config
 from monai_blurvae.distributed import join_processes, launched_processes
 from monai_blurvae.errors import SettingsError, user_error
 from monai_blurvae.memory import keep_freed_memory
+from monai_blurvae.running import STEPS, references, running_config
+from monai_blurvae.runs.configs import MULTI_GPU, source_folder
 
 TEXT_KEYS = re.compile(r"(_dir|_file|_pattern|_uri|_name|^input|^datalist|^device)$")
 """Keys whose value is a text, above all paths, whatever it looks like."""
@@ -107,22 +107,6 @@ def understand() -> str:
     check_device(device)
     keep_freed_memory()
     return str(device)
-
-
-def default_cache_dir() -> str:
-    """``$BLURVAE_CACHE_DIR``, or ``monai_blurvae`` in the user's cache folder.
-
-    Raises:
-        SettingsError: if there is neither, nor a home folder.
-    """
-    given = os.environ.get("BLURVAE_CACHE_DIR")
-    if given:
-        return given
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    except RuntimeError as error:  # no HOME, and no such user
-        raise SettingsError("there is no home folder for the cache; set cache_dir or BLURVAE_CACHE_DIR.") from error
-    return str(Path(base) / "monai_blurvae")
 
 
 def own_names(config: Mapping[str, Any], folder: Path | None) -> set[str]:

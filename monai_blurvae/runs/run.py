@@ -17,14 +17,10 @@ from monai.transforms import Compose
 from torch import nn
 
 from monai_blurvae import SAMPLE_MODEL, __version__
-from monai_blurvae.bundle.command_line import default_cache_dir
-from monai_blurvae.bundle.run_configs import trains_another_model
-from monai_blurvae.bundle.run_folder import PACKAGE, new_numbered_folder, numbered_folders
-from monai_blurvae.bundle.running import is_plain
 from monai_blurvae.data import Datalist, SizedDataset, facts_of
 from monai_blurvae.data.datalist import image_file
 from monai_blurvae.errors import DataError, RunFolderError
-from monai_blurvae.files import make_folder, read_object
+from monai_blurvae.files import default_cache_dir, make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, LatentImageModel, as_reconstructor
@@ -42,6 +38,9 @@ from monai_blurvae.run_files import (
     SUMMARY,
     VERSIONS,
 )
+from monai_blurvae.running import is_plain
+from monai_blurvae.runs.configs import trains_another_model
+from monai_blurvae.runs.training import PACKAGE, new_numbered_folder, numbered_folders
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class TrainedObjective(NamedTuple):
         return self.trains_kernel and not self.fixed_kernel
 
 
-class FinishedRun:
+class Run:
     """A training that an evaluation or inference takes its model, data and settings from: a run or a packed bundle.
 
     Nothing is looked up before it is asked for, so that a config that names one can be parsed where there is none. A

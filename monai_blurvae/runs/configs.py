@@ -11,11 +11,11 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_blurvae.bundle.running import RunningConfig, references
 from monai_blurvae.data import DatasetFacts
 from monai_blurvae.files import read_object, write_json, write_text
 from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, LatentImageModel, as_reconstructor
 from monai_blurvae.run_files import CONFIG, INFERENCE, METADATA, MODEL
+from monai_blurvae.running import RunningConfig, references
 
 LOGGING = "logging.conf"
 MULTI_GPU = "multi_gpu_train.json"
