@@ -44,8 +44,8 @@ except ImportError:  # Windows
 
 from monai_blurvae.data import TrainLoader, VolumePatchDataset
 from monai_blurvae.engines import BlurVAETrainer
-from monai_blurvae.engines.accumulation import in_micro_batches
-from monai_blurvae.engines.precision import PRECISIONS, chosen_precision
+from monai_blurvae.engines.numerics import PRECISIONS, chosen_precision
+from monai_blurvae.engines.parallel import in_micro_batches
 from monai_blurvae.files import make_folder, write_text
 from monai_blurvae.handlers.evaluation import csv_text
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss

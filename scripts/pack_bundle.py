@@ -24,8 +24,16 @@ from monai.bundle import ConfigParser
 
 from monai_blurvae.errors import RunFolderError, user_error
 from monai_blurvae.files import make_folder, read_object, replacing, write_json, write_text
-from monai_blurvae.packed import PACKED, PACKED_CARD, PACKED_METADATA
-from monai_blurvae.run_files import DENSITIES, INFERENCE, LINEAR, METADATA, PACKED_REFERENCE
+from monai_blurvae.run_files import (
+    DENSITIES,
+    INFERENCE,
+    LINEAR,
+    METADATA,
+    PACKED,
+    PACKED_CARD,
+    PACKED_METADATA,
+    PACKED_REFERENCE,
+)
 from monai_blurvae.runs.configs import MULTI_GPU, in_one_process, run_metadata, trains_images, with_run_values
 from monai_blurvae.runs.run import Run
 from monai_blurvae.trained import TrainedModel

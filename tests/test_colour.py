@@ -16,8 +16,8 @@ from torch.distributions import MultivariateNormal
 from monai_blurvae.engines import BlurVAEEvaluator, BlurVAEKeys, BlurVAETrainer
 from monai_blurvae.functional import gaussian_kernel
 from monai_blurvae.handlers import reconstruction_figure, save_figure
+from monai_blurvae.handlers.monitoring import BlurVAETensorBoardHandler
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows
-from monai_blurvae.handlers.tensorboard import BlurVAETensorBoardHandler
 from monai_blurvae.losses import (
     Adversary,
     BernoulliLoss,
@@ -31,7 +31,7 @@ from monai_blurvae.losses import (
     SpectrumLoss,
     WienerLoss,
 )
-from monai_blurvae.losses.fitted import FittedGaussianLoss
+from monai_blurvae.losses.spectral import FittedGaussianLoss
 from monai_blurvae.metrics import (
     CappedPSNRMetric,
     log_spectrum_distance,

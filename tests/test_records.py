@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from monai_blurvae.errors import RunFolderError
-from monai_blurvae.records import Record
+from monai_blurvae.files import Record
 
 
 def test_a_record_comes_back(tmp_path):

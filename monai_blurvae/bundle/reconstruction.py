@@ -22,7 +22,16 @@ from monai_blurvae.data.header import VOLUME_SUFFIXES
 from monai_blurvae.data.order import evenly_spread
 from monai_blurvae.data.save_volume import write_volume
 from monai_blurvae.errors import DataError, RunFolderError, SettingsError
-from monai_blurvae.files import make_folder, read_object, remove_leftovers, replacing, sha256_of, write_json, write_text
+from monai_blurvae.files import (
+    Record,
+    make_folder,
+    read_object,
+    remove_leftovers,
+    replacing,
+    sha256_of,
+    write_json,
+    write_text,
+)
 from monai_blurvae.handlers.evaluation import csv_text
 from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
 from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, ConvergenceWatcher
@@ -34,7 +43,6 @@ from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
 from monai_blurvae.priors.reconstruction.scaling import PERCENTILE, estimate_noise_std, percentile
 from monai_blurvae.priors.reconstruction.scan import HDF5_SUFFIXES, Scan, read_scan
 from monai_blurvae.priors.reconstruction.splitting import Reconstruction, can_be_watched
-from monai_blurvae.records import Record
 from monai_blurvae.run_files import CONVERGENCE_CSV, METRICS_CSV, RECONSTRUCTION_NPZ
 from monai_blurvae.running import is_plain
 

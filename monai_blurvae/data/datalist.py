@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from monai_blurvae.absent import handle_absent, how_to_get, is_absent
 from monai_blurvae.data.header import VOLUME_SUFFIXES, distinct_volumes, is_volume
 from monai_blurvae.data.listing import Listing, count_text, example_of, require_listable
 from monai_blurvae.data.people import known_person, label_maps, persons, unique_names, without_suffix
 from monai_blurvae.errors import DataError
-from monai_blurvae.files import write_json
+from monai_blurvae.files import handle_absent, how_to_get, is_absent, write_json
 from monai_blurvae.seeding import numpy_rng
 
 logger = logging.getLogger(__name__)

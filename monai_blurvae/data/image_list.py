@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_blurvae.absent import handle_absent
 from monai_blurvae.data.cifar import find_cifar_batches, list_cifar_images
 from monai_blurvae.data.datalist import (
     SPLITS,
@@ -26,6 +25,7 @@ from monai_blurvae.data.datalist import (
 )
 from monai_blurvae.data.listing import Listing, count_text, example_of, require_listable
 from monai_blurvae.errors import DataError
+from monai_blurvae.files import handle_absent
 
 logger = logging.getLogger(__name__)
 

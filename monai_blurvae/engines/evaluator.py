@@ -9,8 +9,7 @@ from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 
-from monai_blurvae.engines.batch import images_of
-from monai_blurvae.engines.events import BlurVAEKeys
+from monai_blurvae.engines.iteration import BlurVAEKeys, images_of
 from monai_blurvae.engines.parallel import share_buffers
 from monai_blurvae.functional import kl_standard_normal
 from monai_blurvae.networks import VAEOutput, unwrapped

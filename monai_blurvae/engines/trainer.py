@@ -18,13 +18,9 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from monai_blurvae.engines.accumulation import in_micro_batches
-from monai_blurvae.engines.batch import images_of
-from monai_blurvae.engines.epoch_means import EpochMeans
-from monai_blurvae.engines.events import BlurVAEEvents, BlurVAEKeys
-from monai_blurvae.engines.finite import FiniteCheck
-from monai_blurvae.engines.parallel import Averaging, share_buffers
-from monai_blurvae.engines.precision import SMALLEST_SCALE, autocast, chosen_precision, grad_scaler
+from monai_blurvae.engines.iteration import BlurVAEEvents, BlurVAEKeys, EpochMeans, images_of
+from monai_blurvae.engines.numerics import SMALLEST_SCALE, FiniteCheck, autocast, chosen_precision, grad_scaler
+from monai_blurvae.engines.parallel import Averaging, in_micro_batches, share_buffers
 from monai_blurvae.errors import DataError, NonFiniteLossError
 from monai_blurvae.functional import at_least_float32
 from monai_blurvae.losses import Adversary, ELBOLoss, KernelLoss, PatchELBO
@@ -73,7 +69,7 @@ class BlurVAETrainer(SupervisedTrainer):
         train_handlers: Ignite handlers.
         seed: of the noise.
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast of the network on the CPU or CUDA;
-            ``"auto"``, see :func:`~monai_blurvae.engines.precision.chosen_precision`.
+            ``"auto"``, see :func:`~monai_blurvae.engines.numerics.chosen_precision`.
             With ``"float16"`` the losses are scaled, and a step whose gradient overflows is left out.
         gradient_clip: largest norm of the gradient of each of the two steps; None for no limit.
         train_kernel: whether to train the kernel generator also for an objective that does not use it. It then tells

@@ -1,30 +1,46 @@
 """The mathematics as pure functions on tensors; imports nothing but torch."""
 
-from monai_blurvae.functional.cosine import dct_matrix
-from monai_blurvae.functional.divergence import kl_standard_normal
-from monai_blurvae.functional.gaussians import Gaussians, fit_gaussians
-from monai_blurvae.functional.kernels import gaussian_kernel, kernel_width
 from monai_blurvae.functional.likelihood import (
     OTF_FLOOR,
     epsilon_half_log_det,
     floored_magnitude,
     gaussian_log_normalizer,
     half_log_det,
+    kl_standard_normal,
+    residual_power,
+    stationary_log_prob,
+    stationary_sample,
     wiener_weight,
 )
-from monai_blurvae.functional.mixture import RotatedMixture, Scored, diagonal_log_prob, mixture_score, weighted_score
-from monai_blurvae.functional.patches import covering_steps, image_of, patches_of
-from monai_blurvae.functional.precision import at_least_float32, without_autocast
-from monai_blurvae.functional.radial import annuli, annulus_mean, radial_power
+from monai_blurvae.functional.mixture import (
+    Gaussians,
+    RotatedMixture,
+    Scored,
+    diagonal_log_prob,
+    fit_gaussians,
+    mixture_score,
+    weighted_score,
+)
+from monai_blurvae.functional.patches import covering_steps, dct_matrix, image_of, patches_of
+from monai_blurvae.functional.radial import (
+    SSIM_WINDOW_SIGMA,
+    SSIM_WINDOW_SIZE,
+    annuli,
+    annulus_mean,
+    hann_window,
+    radial_power,
+)
 from monai_blurvae.functional.spectral import (
+    at_least_float32,
     blur,
+    gaussian_kernel,
     kernel_otf,
+    kernel_width,
     ortho_spectrum,
     spectral_sum,
     weighted_spectral_sum,
+    without_autocast,
 )
-from monai_blurvae.functional.stationary import residual_power, stationary_log_prob, stationary_sample
-from monai_blurvae.functional.window import SSIM_WINDOW_SIGMA, SSIM_WINDOW_SIZE, hann_window
 
 __all__ = [
     "OTF_FLOOR",

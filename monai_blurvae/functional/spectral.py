@@ -1,4 +1,4 @@
-"""Convolution and Parseval sums on half spectra.
+"""Blur kernels, convolution and Parseval sums on half spectra.
 
 All convolutions are true (not correlations) and circular, so every identity is exact. Spectra are half
 spectra, as ``torch.fft.rfftn`` returns them over the spatial axes: the last axis holds ``n // 2 + 1``
@@ -8,11 +8,26 @@ frequencies. In sums over all frequencies, the missing half is the complex conju
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from monai_blurvae.functional.precision import at_least_float32
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """A bfloat16 or float16 tensor in float32, any other as it is; FFTs need it, and sums over an image too."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Context in which autocast lowers no precision; it knows no autocast on devices that have none.
+
+    Args:
+        device: of the tensors in it.
+    """
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _spatial_axes(x: Tensor) -> tuple[int, ...]:
@@ -110,3 +125,57 @@ def weighted_spectral_sum(residual: Tensor, weight: Tensor) -> Tensor:
     spectrum = ortho_spectrum(residual)
     power = spectrum.real.square() + spectrum.imag.square()
     return spectral_sum(weight.square() * power, residual.shape[2:])
+
+
+def _coordinates(kernel_size: Sequence[int], spacing: Sequence[float] | None, like: Tensor) -> list[Tensor]:
+    steps = [1.0] * len(kernel_size) if spacing is None else list(spacing)
+    axes = [
+        (torch.arange(k, dtype=like.dtype, device=like.device) - k // 2) * step
+        for k, step in zip(kernel_size, steps, strict=True)
+    ]
+    return list(torch.meshgrid(*axes, indexing="ij"))
+
+
+def gaussian_kernel(kernel_size: int | Sequence[int], variance: float, spatial_dims: int = 2) -> Tensor:
+    """Isotropic Gaussian kernel sampled on the grid and scaled to sum 1.
+
+    Args:
+        kernel_size: odd size, one number or one for each axis.
+        variance: of the Gaussian along each axis, in pixels²; > 0.
+        spatial_dims: number of axes when ``kernel_size`` is one number.
+
+    Returns:
+        ``(1, 1, *kernel_size)``, float32.
+
+    Raises:
+        ValueError: if the variance is not positive.
+    """
+    if not variance > 0:
+        raise ValueError(f"the variance of a Gaussian kernel must be positive, but is {variance!r}.")
+    sizes = [kernel_size] * spatial_dims if isinstance(kernel_size, int) else list(kernel_size)
+    grid = _coordinates(sizes, None, torch.zeros((), dtype=torch.float64))
+    squared_radius = torch.stack([g.square() for g in grid]).sum(0)
+    kernel = torch.exp(-0.5 * squared_radius / variance)
+    return (kernel / kernel.sum()).float()[None, None]
+
+
+def kernel_width(kernel: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
+    """RMS radius of each kernel about its own centroid.
+
+    For a kernel with negative values (normalisation "none") the absolute values are the weights.
+
+    Args:
+        kernel: ``(B, 1, *kernel_size)``, one for all channels of an image.
+        spacing: voxel size along each axis in mm; without it the result is in pixels.
+
+    Returns:
+        ``(B,)``: √(Σ k |r − r̄|² / Σ k); √(d · v) for a d-dimensional Gaussian of variance v.
+    """
+    weights = kernel[:, 0].abs().flatten(1)
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    variance = torch.zeros(kernel.shape[0], dtype=kernel.dtype, device=kernel.device)
+    for coordinate in _coordinates(kernel.shape[2:], spacing, kernel):
+        position = coordinate.flatten()
+        mean = (weights * position).sum(1, keepdim=True)
+        variance = variance + (weights * (position - mean).square()).sum(1)
+    return variance.sqrt()

@@ -1,28 +1,98 @@
-"""Checkpoints to restart from, and the best model, each written whole or not at all."""
+"""Checkpoints to restart from, the best model, and an end between two iterations when the system asks for it."""
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.metrics import Metric
 from torch import nn
 from torch.optim import Optimizer
 
 from monai_blurvae.distributed import is_main_process
 from monai_blurvae.errors import RunFolderError, SettingsError
 from monai_blurvae.files import FilePath, replacing, resolved
-from monai_blurvae.handlers.stateful import Stateful, forgotten
 from monai_blurvae.networks import unwrapped
 
 logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What a checkpoint can hold: networks, optimizers, schedulers, averaged models, scalers, some handlers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take the state back."""
+
+
+def forgotten(engine: Engine, known: Iterable[Any]) -> list[str]:
+    """Names of what has a state, hangs on an engine or on one of its handlers, and is none of what is known.
+
+    Engines and metrics do not count: their states begin anew.
+
+    Args:
+        engine: whose attributes are searched, those of its handlers, and what lies in lists and dictionaries there.
+        known: objects with a state; a module stands for its submodules too.
+    """
+    ids = {id(part) for item in known for part in _parts(item)}
+    found: dict[int, str] = {}
+    for owner in (engine, *_handlers(engine)):
+        for name, item in _attributes(owner):
+            if _has_state(item) and id(unwrapped(item)) not in ids:
+                place = f"{name} of {type(owner).__name__}, {type(item).__name__}," if name else type(item).__name__
+                found.setdefault(id(unwrapped(item)), place)
+    return list(found.values())
+
+
+def _has_state(item: Any) -> bool:
+    if not isinstance(item, Stateful) or isinstance(item, type | Engine | Metric):
+        return False
+    return not isinstance(item, nn.Module) or bool(item.state_dict())
+
+
+def _parts(item: Any) -> Iterator[Any]:
+    item = unwrapped(item)
+    yield item
+    if isinstance(item, nn.Module):
+        yield from item.modules()
+
+
+def _handlers(engine: Engine) -> Iterator[Any]:
+    """The objects that were attached, by way of a method or of themselves."""
+    for entries in engine._event_handlers.values():
+        for function, *_ in entries:
+            while isinstance(function, functools.partial) or hasattr(function, "__wrapped__"):
+                function = function.func if isinstance(function, functools.partial) else function.__wrapped__
+            handler = getattr(function, "__self__", function)
+            if hasattr(handler, "__dict__") and not isinstance(handler, Engine | Metric):
+                yield handler
+
+
+def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
+    yield "", owner
+    for name, value in vars(owner).items():
+        if isinstance(value, Mapping) and not isinstance(value, Stateful):
+            yield from ((f"{name}[{key!r}]", item) for key, item in value.items())
+        elif isinstance(value, list | tuple):
+            yield from ((f"{name}[{i}]", item) for i, item in enumerate(value))
+        else:
+            yield name, value
+
 
 CHECKPOINT_FORMAT = 2
 
@@ -329,3 +399,66 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         raise RunFolderError(
             f"{path} holds the weights of another network than {type(unwrapped(network)).__name__}; give its model.pt."
         ) from error
+
+
+SIGNALS = tuple(name for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+
+
+class GracefulStopHandler:
+    """On SIGTERM, SIGINT or SIGUSR1 finish the iteration, write a checkpoint and exit with 128 + the signal's number.
+
+    Within the last iteration of an epoch, the epoch's validation is finished too. A second SIGINT stops at once.
+    Of several processes the first does so, and the others end with it, whenever each has heard of the signal.
+    Clusters send SIGTERM, or SIGUSR1 when asked for a warning (Slurm's option ``signal``, ``USR1@120``).
+
+    Args:
+        checkpoint: writes the checkpoint. Attach this handler to the trainer after it.
+    """
+
+    def __init__(self, checkpoint: RestartCheckpointHandler) -> None:
+        self.checkpoint = checkpoint
+        self._received: signal.Signals | None = None
+        self._previous: dict[int, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.COMPLETED, self._restore)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._restore)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._end_with_the_first)
+
+    def _start(self, engine: Engine) -> None:
+        self._received = None
+        if threading.current_thread() is threading.main_thread():  # Python installs handlers nowhere else
+            for name in SIGNALS:
+                number = signal.Signals[name]
+                self._previous[number] = signal.signal(number, self._receive)
+        if not engine.has_event_handler(self._iteration_completed, Events.ITERATION_COMPLETED):
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration_completed)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_if_asked)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = signal.Signals(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one stops at once
+        logger.warning(f"{self._received.name} received: stopping after this iteration.")
+
+    def _iteration_completed(self, engine: Engine) -> None:
+        if not at_end_of_epoch(engine):
+            self._stop_if_asked(engine)
+
+    def _stop_if_asked(self, engine: Engine) -> None:
+        if self._received is None or not is_main_process():
+            return
+        self.checkpoint.save(engine)
+        logger.warning(f"Stopped by {self._received.name}; resume the run to go on.")
+        raise SystemExit(128 + self._received)
+
+    def _end_with_the_first(self, engine: Engine, error: BaseException) -> None:
+        """A process that was asked to stop meets the end of the first one as an error of their next exchange."""
+        if self._received is not None and not is_main_process():
+            raise SystemExit(128 + self._received) from error
+
+    def _restore(self, engine: Engine, error: BaseException | None = None) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        self._previous = {}

@@ -18,7 +18,7 @@ from monai_blurvae.files import FilePath, make_folder, resolved, write_json
 from monai_blurvae.handlers.pictures import FigureRow, Pixels, draw_rows, save_figure
 from monai_blurvae.metrics.copying import Nearest, data_copying, nearest_images
 from monai_blurvae.networks import LatentImageModel
-from monai_blurvae.networks.wrapping import unwrapped
+from monai_blurvae.networks.latent_model import unwrapped
 from monai_blurvae.run_files import COPYING_JSON, NEAREST_PNG
 from monai_blurvae.seeding import torch_rng
 

@@ -11,7 +11,7 @@ from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
-from monai_blurvae.functional.kernels import kernel_width
+from monai_blurvae.functional.spectral import kernel_width
 
 Predictor = Callable[..., Tensor]
 """Of patches and their places, as MONAI's sliding window calls it."""

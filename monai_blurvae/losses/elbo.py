@@ -1,4 +1,4 @@
-"""The negative evidence lower bound: a reconstruction term, a determinant, β and the warm-up."""
+"""The negative evidence lower bound: a reconstruction term, a determinant, β and the warm-up; and that of patches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from monai_blurvae.functional import at_least_float32, gaussian_kernel, kl_standard_normal, without_autocast
-from monai_blurvae.losses.base import ReconstructionTerm
-from monai_blurvae.losses.l2 import L2Loss
-from monai_blurvae.losses.plain import as_term
+from monai_blurvae.losses.base import ReconstructionTerm, as_term
+from monai_blurvae.losses.pixelwise import L2Loss
 from monai_blurvae.losses.wiener import WienerLoss
-from monai_blurvae.networks import VAEOutput
+from monai_blurvae.networks import PatchMixtureOutput, PatchVAEOutput, VAEOutput
 
 DETERMINANTS = ("omit", "epsilon", "exact", "fixed")
 
@@ -179,3 +178,47 @@ def _split(auxiliary: Sequence[Sequence[Any]]) -> tuple[list[float], list[Recons
     if any(extra.uses_kernel for extra in terms):
         raise ValueError("an auxiliary term must not use the kernel; make it the first term.")
     return [float(weight) for weight, _ in auxiliary], terms
+
+
+class PatchELBO(nn.Module):
+    """−log p(y|z) + β · KL(q(z|y, σ) ‖ p(z)), mean over all patches, to be minimised over the whole model.
+
+    Args:
+        beta: weight β of the KL; at 1 the objective bounds −log p of the patches with noise.
+
+    Raises:
+        ValueError: for a negative β.
+    """
+
+    uses_kernel = False
+    weight_needs_gradient = False
+    warmup_epochs = 0
+    auxiliary_weights = ()
+
+    def __init__(self, beta: float = 1.0) -> None:
+        super().__init__()
+        if beta < 0:
+            raise ValueError(f"beta must not be negative, but is {beta}.")
+        self.beta = beta
+
+    def forward(
+        self,
+        output: PatchVAEOutput | PatchMixtureOutput,
+        target: Tensor,
+        kernel: Tensor | None = None,
+        epoch: int | None = None,
+    ) -> ELBOTerms:
+        """Evaluate the objective.
+
+        Args:
+            output: of a model of patches, which has their likelihood and KL.
+            target: not used, as the next two, which :class:`~monai_blurvae.losses.ELBOLoss` has.
+            kernel: none.
+            epoch: there is no warm-up.
+
+        Returns:
+            :class:`~monai_blurvae.losses.ELBOTerms` in nats a patch on [−1, 1].
+        """
+        reconstruction, kl = -output.log_likelihood.mean(), output.kl.mean()
+        zero = torch.zeros_like(kl)
+        return ELBOTerms(reconstruction + self.beta * kl, reconstruction, zero, kl, zero)

@@ -27,7 +27,7 @@ from monai_blurvae.functional import (
     weighted_spectral_sum,
     wiener_weight,
 )
-from monai_blurvae.functional.stationary import (
+from monai_blurvae.functional.likelihood import (
     residual_power,
     spectral_filter,
     stationary_log_prob,
@@ -176,7 +176,7 @@ class SpectrumLikelihood:
 
     Attributes:
         variance: S_j > 0, half spectrum ``(1, C, *half)``, see
-            :func:`~monai_blurvae.functional.stationary.stationary_log_prob`.
+            :func:`~monai_blurvae.functional.likelihood.stationary_log_prob`.
     """
 
     variance: Tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_blurvae.functional import kl_standard_normal
-from monai_blurvae.functional.stationary import spectral_filter
+from monai_blurvae.functional.likelihood import spectral_filter
 from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metric, to_unit_range
 from monai_blurvae.metrics.likelihood import VARIANCE_FLOOR
 from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_blurvae.functional.radial import annulus_mean, radial_power
+from monai_blurvae.functional.radial import annulus_mean, hann_window, radial_power
 from monai_blurvae.functional.spectral import ortho_spectrum
-from monai_blurvae.functional.window import hann_window
 
 IMAGES_AT_ONCE = 64
 """Images whose spectra or Laplacians are taken at once: in float64, with copies, they need many times their memory."""
@@ -27,7 +26,7 @@ def log_spectrum_distance(images: Tensor, reference: Tensor, window: bool = True
         images: ``(N, C, *image_size)`` in two or three dimensions, any range.
         reference: ``(M, C, *image_size)`` of the same range.
         window: whether to multiply the images by a Hann window first, see
-            :func:`~monai_blurvae.functional.radial.radial_power`; a patch does not wrap around.
+            :func:`~monai_blurvae.functional.radial_power`; a patch does not wrap around.
 
     Returns:
         A number without dimensions, ≥ 0, in decades of power.

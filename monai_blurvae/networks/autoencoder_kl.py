@@ -10,8 +10,12 @@ from monai.networks.blocks import Convolution
 from monai.networks.nets.autoencoderkl import AutoencoderKL
 from torch import Tensor, nn
 
-from monai_blurvae.networks.kernel_generator import KernelGenerator, check_kernel_fits
-from monai_blurvae.networks.latent_model import LatentImageModel, require_image_shape
+from monai_blurvae.networks.latent_model import (
+    KernelGenerator,
+    LatentImageModel,
+    check_kernel_fits,
+    require_image_shape,
+)
 
 
 class SpatialKernelGenerator(nn.Module):

@@ -18,15 +18,14 @@ from torch import Tensor, nn
 
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.data.order import evenly_spread
-from monai_blurvae.engines.batch import images_of
-from monai_blurvae.files import FilePath, make_folder, resolved, write_text
+from monai_blurvae.engines.iteration import images_of
+from monai_blurvae.files import FilePath, Record, make_folder, resolved, write_text
 from monai_blurvae.functional import image_of, patches_of
 from monai_blurvae.handlers.evaluation import csv_text, mean_and_std_text, places_of
 from monai_blurvae.metrics.image_quality import Output, as_batch
 from monai_blurvae.networks import PatchModel, unwrapped
-from monai_blurvae.networks.patch_model import MODEL_RANGE, SIGMAS
+from monai_blurvae.networks.patch_models import MODEL_RANGE, SIGMAS
 from monai_blurvae.priors.patch_vae_prior import PatchVAEPrior, bank_misses
-from monai_blurvae.records import Record
 from monai_blurvae.run_files import DENOISING_NPZ, METRICS_CSV, METRICS_MD
 from monai_blurvae.seeding import torch_rng
 
@@ -49,7 +48,7 @@ class PatchVAEEvaluator(SupervisedEvaluator):
     The noise is a function of the seed, the number of the batch and the level alone, so that models are held against
     each other on the same patches. The output holds ``image``, ``label`` (the same), ``pred``, the posterior
     mean under noise of :data:`KEY_SIGMA`, and the :data:`QUANTITIES`, ``(B, levels)`` each for the levels
-    :data:`~monai_blurvae.networks.patch_model.SIGMAS`.
+    :data:`~monai_blurvae.networks.SIGMAS`.
 
     Arguments are those of ``monai.engines.SupervisedEvaluator``; ``decollate`` is off by default.
     """

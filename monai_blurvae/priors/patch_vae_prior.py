@@ -13,10 +13,9 @@ from torch import Tensor
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import PatchMixture, PatchModel, PatchVAE
-from monai_blurvae.packed import PACKED, is_packed_zip, unpack
 from monai_blurvae.priors.inference import SCORES
 from monai_blurvae.priors.patch_prior import PatchPrior, ScoredPatches
-from monai_blurvae.run_files import MODEL
+from monai_blurvae.run_files import MODEL, PACKED, is_packed_zip, unpack
 
 
 class PatchVAEPrior(PatchPrior):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from monai_blurvae.files import Record
 from monai_blurvae.handlers.pictures import Pixels
-from monai_blurvae.records import Record
 from monai_blurvae.report import checks
 from monai_blurvae.report.charts import BLUE, EPOCH, GREEN, GREY, ORANGE, PURPLE, Chart, Series, late_range, line_chart
 from monai_blurvae.report.checks import Finding

@@ -11,9 +11,8 @@ from monai.bundle import ConfigParser
 
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.errors import RunFolderError
-from monai_blurvae.files import read_object
+from monai_blurvae.files import Record, read_object
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord
-from monai_blurvae.records import Record
 from monai_blurvae.report.history import History, read_history
 from monai_blurvae.run_files import (
     CONFIG,

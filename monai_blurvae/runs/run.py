@@ -24,7 +24,6 @@ from monai_blurvae.files import default_cache_dir, make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, LatentImageModel, as_reconstructor
-from monai_blurvae.packed import PACKED, PACKED_METADATA, unpack
 from monai_blurvae.report.run_record import is_prior
 from monai_blurvae.run_files import (
     CONFIG,
@@ -34,9 +33,12 @@ from monai_blurvae.run_files import (
     LINEAR,
     METRICS_CSV,
     MODEL,
+    PACKED,
+    PACKED_METADATA,
     PACKED_REFERENCE,
     SUMMARY,
     VERSIONS,
+    unpack,
 )
 from monai_blurvae.running import is_plain
 from monai_blurvae.runs.configs import trains_another_model

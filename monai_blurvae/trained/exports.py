@@ -19,8 +19,15 @@ from torch import Tensor
 from monai_blurvae.errors import RunFolderError, SettingsError, WeightsError
 from monai_blurvae.files import make_folder, read_object, write_text, writing_to
 from monai_blurvae.networks import LatentImageModel
-from monai_blurvae.packed import PACKED_CARD, PACKED_INFERENCE, PACKED_METADATA
-from monai_blurvae.run_files import DATALIST, INFERENCE, METADATA, MODEL_CARD
+from monai_blurvae.run_files import (
+    DATALIST,
+    INFERENCE,
+    METADATA,
+    MODEL_CARD,
+    PACKED_CARD,
+    PACKED_INFERENCE,
+    PACKED_METADATA,
+)
 from monai_blurvae.runs.run import Run
 from monai_blurvae.trained.card import model_card
 from monai_blurvae.trained.model import TrainedModel

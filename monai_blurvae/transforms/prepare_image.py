@@ -15,8 +15,8 @@ from monai.transforms import MapTransform
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
-from monai_blurvae.absent import how_to_get, is_absent
 from monai_blurvae.errors import DataError
+from monai_blurvae.files import how_to_get, is_absent
 from monai_blurvae.transforms.cifar import is_cifar_row, read_cifar_image
 
 UPRIGHT = {

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import PatchVAE
-from monai_blurvae.networks.patch_model import SIGMAS
+from monai_blurvae.networks.patch_models import SIGMAS
 from monai_blurvae.priors import PatchVAEPrior
 from tests.commands import environment
 from tests.report.html import Document

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from monai_blurvae.engines.precision import chosen_precision
+from monai_blurvae.engines.numerics import chosen_precision
 
 
 @pytest.mark.parametrize("units", ["_is_avx512_bf16_supported", "_is_amx_tile_supported", None])

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from monai_blurvae.functional import gaussian_log_normalizer
-from monai_blurvae.functional.stationary import residual_power, stationary_log_prob, stationary_sample
+from monai_blurvae.functional.likelihood import residual_power, stationary_log_prob, stationary_sample
 from tests.dense import circulant, random_kernel
 
 SIZES = [(5, 6), (4, 7), (6, 4)]

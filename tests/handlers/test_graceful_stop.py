@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from ignite.engine import Engine, Events
 
-from monai_blurvae.handlers import graceful_stop
+from monai_blurvae.handlers import checkpoint as module
 
 
 def raise_again(engine, error):
@@ -17,7 +17,7 @@ def raise_again(engine, error):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_the_others_end_with_the_first(monkeypatch, first):
-    monkeypatch.setattr(graceful_stop, "is_main_process", lambda: first)
+    monkeypatch.setattr(module, "is_main_process", lambda: first)
     saved = []
     checkpoint = SimpleNamespace(save=lambda engine: saved.append(engine.state.iteration))
 
@@ -26,7 +26,7 @@ def test_the_others_end_with_the_first(monkeypatch, first):
             raise RuntimeError("Connection closed by peer")  # the first process has ended
 
     engine = Engine(exchange)
-    graceful_stop.GracefulStopHandler(checkpoint).attach(engine)
+    module.GracefulStopHandler(checkpoint).attach(engine)
     engine.add_event_handler(Events.EXCEPTION_RAISED, raise_again)
     engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as stop:

@@ -1,6 +1,6 @@
 import time
 
-from monai_blurvae.handlers.tensorboard import open_event_file
+from monai_blurvae.handlers.monitoring import open_event_file
 from monai_blurvae.report.history import read_history
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from monai_blurvae.functional.kernels import gaussian_kernel
+from monai_blurvae.functional.spectral import gaussian_kernel
 
 
 class Identity(nn.Module):

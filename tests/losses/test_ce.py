@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Bernoulli
 from torch.nn.functional import binary_cross_entropy
 
-from monai_blurvae.losses.ce import BernoulliLoss
+from monai_blurvae.losses.pixelwise import BernoulliLoss
 
 
 def data(channels=1, batch=2):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from monai_blurvae.losses.ffl import FocalFrequencyTerm
+from monai_blurvae.losses.spectral import FocalFrequencyTerm
 
 SIZES = [(8, 8), (7, 9), (6, 5)]
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Laplace
 
-from monai_blurvae.losses.l1 import LaplaceLoss
+from monai_blurvae.losses.pixelwise import LaplaceLoss
 
 
 def data(channels=1, batch=2):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_blurvae.losses.spectrum import SpectrumLoss
+from monai_blurvae.losses.spectral import SpectrumLoss
 
 
 def data(channels=1, batch=2, size=(8, 8)):

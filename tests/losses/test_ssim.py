@@ -3,7 +3,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from monai_blurvae.losses.ssim import StructuralSimilarityLoss
+from monai_blurvae.losses.pixelwise import StructuralSimilarityLoss
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-3}  # MONAI computes in float32, and a value here is a sum over some 600 numbers
 

@@ -3,7 +3,7 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from monai_blurvae.losses import KernelLoss, L2Loss, WienerLoss
-from monai_blurvae.losses.kernel import BOUNDARIES
+from monai_blurvae.losses.wiener import BOUNDARIES
 from tests.dense import circulant, random_kernel, wiener_matrix
 
 SIZE = (5, 6)

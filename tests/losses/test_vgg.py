@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from monai_blurvae.losses.vgg import VGGFeatureLoss
+from monai_blurvae.losses.pixelwise import VGGFeatureLoss
 from monai_blurvae.networks.perceptual import load_lpips_weights
 from tests.weights import image_pair, oracle
 

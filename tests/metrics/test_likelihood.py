@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from monai_blurvae.functional.stationary import residual_power
+from monai_blurvae.functional.likelihood import residual_power
 from monai_blurvae.metrics import likelihood as likelihoods_module
 from monai_blurvae.metrics.likelihood import (
     KernelLikelihood,

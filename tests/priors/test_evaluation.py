@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from monai_blurvae.networks.patch_model import SIGMAS
+from monai_blurvae.networks.patch_models import SIGMAS
 from monai_blurvae.priors import CalibrationHandler, PatchVAEEvaluator, PatchVAEPrior, PriorReportHandler
 from monai_blurvae.priors.evaluation import additional_metrics, key_metric
 from tests.priors.models import ConstantDecoder, wiener_network

@@ -9,8 +9,8 @@ import torch
 
 from monai_blurvae.functional import gaussian_kernel
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord
+from monai_blurvae.handlers.monitoring import open_event_file
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
-from monai_blurvae.handlers.tensorboard import open_event_file
 
 SETTINGS = {
     "imports": ["$import os"],

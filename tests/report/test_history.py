@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from monai_blurvae.errors import RunFolderError
-from monai_blurvae.handlers.tensorboard import open_event_file
+from monai_blurvae.handlers.monitoring import open_event_file
 from monai_blurvae.report.history import KERNELS, PICTURES, read_history, spread
 from tests.report.runs import saturating, write_events
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from monai_blurvae.records import Record
+from monai_blurvae.files import Record
 from monai_blurvae.report.document import render
 from monai_blurvae.report.history import History
 from monai_blurvae.report.prior import behind_elbo, collapsed, not_converged, training_charts, verdict

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from monai_blurvae.errors import RunFolderError
+from monai_blurvae.handlers.monitoring import open_event_file
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels
-from monai_blurvae.handlers.tensorboard import open_event_file
 from monai_blurvae.study.kernels import read_kernels
 
 

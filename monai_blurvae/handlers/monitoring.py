@@ -1,7 +1,8 @@
-"""Scalars and images for TensorBoard."""
+"""A training to look at: one bar over all of it, and scalars and images for TensorBoard."""
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from monai_blurvae.distributed import is_main_process
 from monai_blurvae.files import FilePath, resolved, writing_to
@@ -19,6 +22,65 @@ from monai_blurvae.handlers.pictures import FigureRow, draw_rows, scale_kernels,
 from monai_blurvae.metrics import to_unit_range
 from monai_blurvae.networks import unwrapped
 from monai_blurvae.seeding import torch_rng
+
+
+class EpochProgressHandler:
+    """tqdm over all iterations: epoch, loss, last validation metric, time left.
+
+    Args:
+        validator: engine whose key metric is shown, if any.
+    """
+
+    def __init__(self, validator: Engine | None = None) -> None:
+        self.validator = validator
+        self._bar: tqdm[Any] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._close)
+
+    def _start(self, engine: Engine) -> None:
+        state = engine.state
+        if not is_main_process():
+            return
+        # A log file gets a line every half minute in place of a bar that redraws itself.
+        interval = 0.5 if sys.stderr.isatty() else 30.0
+        self._bar = tqdm(
+            total=state.max_epochs * state.epoch_length,
+            initial=state.iteration,
+            unit="it",
+            mininterval=interval,
+            maxinterval=max(10.0, interval),
+            dynamic_ncols=True,
+        )
+        self._describe(engine)
+
+    def _describe(self, engine: Engine) -> None:
+        if self._bar is None:
+            return
+        epoch = min(engine.state.epoch, engine.state.max_epochs)
+        self._bar.set_description(f"epoch {epoch}/{engine.state.max_epochs}", refresh=False)
+
+    def _update(self, engine: Engine) -> None:
+        if self._bar is None:
+            return
+        self._describe(engine)
+        output = engine.state.output
+        loss = (output[0] if isinstance(output, list) else output)[CommonKeys.LOSS]  # a list where it is decollated
+        values = {"loss": f"{float(loss):.1f}"}
+        metrics = {} if self.validator is None else self.validator.state.metrics
+        if "psnr" in metrics:
+            values["val_psnr"] = f"{metrics['psnr']:.2f} dB"
+        self._bar.set_postfix(values, refresh=False)
+        self._bar.update()
+
+    def _close(self, engine: Engine, error: BaseException | None = None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 class BlurVAETensorBoardHandler:
