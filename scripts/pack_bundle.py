@@ -22,6 +22,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from monai_blurvae.bundle.densities import write_densities
 from monai_blurvae.errors import RunFolderError, user_error
 from monai_blurvae.files import make_folder, read_object, replacing, write_json, write_text
 from monai_blurvae.run_files import (
@@ -107,7 +108,7 @@ def fill(partial: Path, source: Path, run: Run, linear: str = "whole", scores: b
     if trains_images(run.config):
         densities = TrainedModel(run).find_densities()
         if densities is not None:
-            densities.write(models / DENSITIES)
+            write_densities(densities, models / DENSITIES)
         if scores and (configs / SCORE).is_file():
             write_reference(models / PACKED_REFERENCE, configs / SCORE, run)
     shutil.copyfile(ROOT / "LICENSE", partial / "LICENSE")

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from monai_blurvae import __version__
-from monai_blurvae.bundle.densities import densities_of
+from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.data.finished_results import digest_of, require_same
@@ -316,7 +316,7 @@ class VolumeScorer:
         """Fitted when it is first needed, for that takes longer than to read what was scored before."""
         if self._scorer is None:
             run = self.finished_run
-            fitted = densities_of(run, self.network, self.cache_dir).likelihoods
+            fitted = fit_densities(run, self.network, self.cache_dir).likelihoods
             if self.likelihood not in fitted:
                 raise SettingsError(
                     f"likelihood is {self.likelihood!r}, but the model of {run.name} predicts no kernel of its "

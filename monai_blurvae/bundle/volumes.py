@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_blurvae import __version__
-from monai_blurvae.bundle.densities import densities_of
+from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
 from monai_blurvae.data.finished_results import digest_of
 from monai_blurvae.data.header import PLANES, along_patch, read_header
@@ -200,7 +200,7 @@ class VolumeReconstructor:
             logger.warning(f"No −log p: {reason}.")
             return None, reason
         try:
-            densities = densities_of(self.finished_run, self.network, self.cache_dir)
+            densities = fit_densities(self.finished_run, self.network, self.cache_dir)
         except BlurVAEError as error:
             logger.warning(f"No −log p: {error} Or give variance, which stands in the JSON of an earlier result.")
             return None, str(error)

@@ -7,7 +7,6 @@ from monai_blurvae.handlers.checkpoint import (
     RestartCheckpointHandler,
 )
 from monai_blurvae.handlers.copying import CopyingHandler
-from monai_blurvae.handlers.draws import FittedDensities
 from monai_blurvae.handlers.evaluation import EvaluationReportHandler
 from monai_blurvae.handlers.monitoring import BlurVAETensorBoardHandler, EpochProgressHandler
 from monai_blurvae.handlers.pictures import reconstruction_figure, sample_figure, save_figure
@@ -29,7 +28,6 @@ __all__ = [
     "EpochProgressHandler",
     "EvaluationReportHandler",
     "FinalValidationHandler",
-    "FittedDensities",
     "GracefulStopHandler",
     "KLAnnealingHandler",
     "ModelCheckpointLoader",

@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from monai_blurvae.errors import BlurVAEError
-from monai_blurvae.metrics.likelihood import Likelihood
+from monai_blurvae.metrics.likelihood import Densities
 from monai_blurvae.seeding import torch_rng
 
 if TYPE_CHECKING:
     from monai_blurvae.networks import LatentImageModel
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FittedDensities:
-    """Densities p(x|z) around a decoder.
-
-    Attributes:
-        likelihoods: by the keys of :data:`~monai_blurvae.metrics.measures.LIKELIHOODS`, see
-            :func:`~monai_blurvae.metrics.fit_likelihoods`.
-        fitted_on: which images, in words.
-        missing: why there are none; empty where there are some.
-    """
-
-    likelihoods: Mapping[str, Likelihood] = field(default_factory=dict)
-    fitted_on: str = ""
-    missing: str = ""
-
-
-def try_fit(fit: Callable[[], FittedDensities] | None) -> FittedDensities:
-    """The densities, or why there are none: an evaluation needs no validation images to be there.
-
-    Args:
-        fit: makes them; None for an evaluation without.
-    """
-    if fit is None:
-        return FittedDensities(missing="this evaluation was given no fitted density")
-    try:
-        return fit()
-    except BlurVAEError as error:
-        logger.info(f"No images are drawn from p(x|z): {error}")
-        return FittedDensities(missing=str(error))
 
 
 class ImageDraws:
@@ -59,7 +22,7 @@ class ImageDraws:
         seed: of the noise.
     """
 
-    def __init__(self, densities: FittedDensities, seed: int) -> None:
+    def __init__(self, densities: Densities, seed: int) -> None:
         self.densities = densities
         self._seed = seed
         self._generators = {name: torch_rng(seed, "draws") for name in densities.likelihoods}

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.engines import BlurVAEKeys
+from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.files import FilePath, make_folder, resolved, write_text
 from monai_blurvae.functional import kernel_width, kl_standard_normal, radial_power
-from monai_blurvae.handlers.draws import FittedDensities, ImageDraws, outside, try_fit
+from monai_blurvae.handlers.draws import ImageDraws, outside
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, Pixels
 from monai_blurvae.handlers.pictures import reconstruction_figure, sample_figure, save_figure, section
 from monai_blurvae.metrics import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
-from monai_blurvae.metrics.likelihood import Likelihood, evidence_bounds
+from monai_blurvae.metrics.likelihood import Densities, Likelihood, evidence_bounds
 from monai_blurvae.metrics.measures import MEASURES, PER_IMAGE
 from monai_blurvae.run_files import EVALUATION_NPZ, METRICS_CSV, METRICS_MD, RECONSTRUCTIONS, SAMPLES
 from monai_blurvae.seeding import derive_seed, torch_rng
@@ -118,7 +119,7 @@ class EvaluationReportHandler:
         count: int = 8,
         seed: int = 0,
         quarter_turns: int = 0,
-        densities: Callable[[], FittedDensities] | None = None,
+        densities: Callable[[], Densities] | None = None,
     ) -> None:
         self.folder = folder
         self.network: Any = getattr(network, "module", network)  # of DistributedDataParallel
@@ -146,7 +147,7 @@ class EvaluationReportHandler:
     def _collect(self, engine: Engine) -> None:
         batch, output = engine.state.batch, engine.state.output
         if self._draws is None:
-            self._draws = ImageDraws(try_fit(self.densities), self.seed)
+            self._draws = ImageDraws(self._fitted(), self.seed)
         drawn = self._draws.around(output[CommonKeys.PRED], output[BlurVAEKeys.MU])
         pair = image_pair(output)
         values = {
@@ -166,6 +167,16 @@ class EvaluationReportHandler:
                 self._examples.append(_Example(image, reconstruction, kernel, draws, row))
             self._rows.append(row)
         self._means.add(_averaged(output) | _averaged_draws(drawn))
+
+    def _fitted(self) -> Densities:
+        """The densities, or why there are none: an evaluation needs no validation images to be there."""
+        if self.densities is None:
+            return Densities(missing="this evaluation was given no fitted density")
+        try:
+            return self.densities()
+        except BlurVAEError as error:
+            logger.info(f"No images are drawn from p(x|z): {error}")
+            return Densities(missing=str(error))
 
     def _bounds(self, images: Tensor, likelihoods: Mapping[str, Likelihood]) -> dict[str, Tensor]:
         """Evidence lower bounds of log p of each image in nats, on its scale of [−1, 1], under each fitted density."""

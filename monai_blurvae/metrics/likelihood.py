@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -199,6 +199,30 @@ class SpectrumLikelihood:
     def with_noise(self, sigma: float) -> SpectrumLikelihood:
         """N(x̂, Σ + σ² I)."""
         return replace(self, variance=self.variance + sigma**2)
+
+
+@dataclass(frozen=True)
+class Densities:
+    """Densities p(x|z) around a decoder.
+
+    Attributes:
+        likelihoods: by the keys of :data:`~monai_blurvae.metrics.measures.LIKELIHOODS`, see :func:`fit_likelihoods`.
+        fitted_on: which images, in words.
+        missing: why there are none; empty where there are some.
+    """
+
+    likelihoods: Mapping[str, Likelihood] = field(default_factory=dict)
+    fitted_on: str = ""
+    missing: str = ""
+
+    @property
+    def variances(self) -> dict[str, Tensor]:
+        """One variance and one of each spatial frequency, as half spectra of float64 on the CPU, by name."""
+        variance, spectrum = self.likelihoods["variance"], self.likelihoods["spectrum"]
+        assert isinstance(variance, VarianceLikelihood)
+        assert isinstance(spectrum, SpectrumLikelihood)
+        values = spectrum.variance.double().cpu()
+        return {"variance": torch.full_like(values, variance.variance), "spectrum": values}
 
 
 class Bounds(NamedTuple):

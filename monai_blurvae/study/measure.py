@@ -25,16 +25,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from monai_blurvae.bundle.densities import fit_trained
 from monai_blurvae.bundle.measures import images_of, measure_trained, to_grey_levels
 from monai_blurvae.data import read_datalist
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.errors import user_error
 from monai_blurvae.files import sha256_of, write_json
 from monai_blurvae.functional.radial import radial_power
-from monai_blurvae.handlers.draws import FittedDensities, ImageDraws
+from monai_blurvae.handlers.draws import ImageDraws
 from monai_blurvae.metrics.distances import alexnet_features, polynomial_mmd
 from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metric, to_unit_range
+from monai_blurvae.metrics.likelihood import Densities, fit_likelihoods
 from monai_blurvae.metrics.lpips import lpips_distance
 from monai_blurvae.metrics.spectra import POWER_FLOOR
 from monai_blurvae.metrics.suite import Measure
@@ -163,7 +163,18 @@ def _measure(
         "patches": len(images),
         "measures": {name: _plain(measure, weights_dir or default_weights_dir()) for name, measure in measures.items()},
         "spectra": _spectra(
-            network, images, reconstructions, FittedDensities(fit_trained(network, reference, objective))
+            network,
+            images,
+            reconstructions,
+            Densities(
+                fit_likelihoods(
+                    network,
+                    reference.to(device),
+                    uses_kernel=objective.has_kernel,
+                    c=objective.wiener_c,
+                    weighting=objective.weighting,
+                )
+            ),
         ),
         "per_patch": _per_patch(images, reconstructions, weights_dir, with_lpips),
     }
@@ -192,7 +203,7 @@ def _reconstructions(network: LatentImageModel, images: Tensor, device: str) -> 
 
 @torch.no_grad()
 def _spectra(
-    network: LatentImageModel, images: Tensor, reconstructions: Tensor, densities: FittedDensities
+    network: LatentImageModel, images: Tensor, reconstructions: Tensor, densities: Densities
 ) -> dict[str, list[float]]:
     """Of images, of the means of reconstructions and samples, and of images drawn around each from each density."""
     device = network.get_buffer("voxel_size").device

@@ -16,10 +16,10 @@ from monai.inferers import SliceInferer, SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientationd
 from torch import Tensor
 
-from monai_blurvae.bundle.densities import Densities
+from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.data import VolumeReader
 from monai_blurvae.errors import BlurVAEError, DataError, RunFolderError, SettingsError
-from monai_blurvae.metrics.likelihood import SpectrumLikelihood
+from monai_blurvae.metrics.likelihood import Densities, SpectrumLikelihood
 from monai_blurvae.networks import LatentImageModel, as_reconstructor
 from monai_blurvae.priors import BlurVAEPrior
 from monai_blurvae.runs.run import Run
@@ -135,7 +135,7 @@ class TrainedModel:
             BlurVAEError: if there are none, or those images are not there any more.
         """
         if self._densities is None:
-            self._densities = Densities.of(self._run, self.network, self._run.cache_dir)
+            self._densities = fit_densities(self._run, self.network, self._run.cache_dir)
         return self._densities
 
     def find_densities(self) -> Densities | None:

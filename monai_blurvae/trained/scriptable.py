@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_blurvae.bundle.densities import STATIONARY
 from monai_blurvae.functional import annuli, gaussian_log_normalizer, spectral_sum
 from monai_blurvae.networks import LatentImageModel, require_image_shape
 from monai_blurvae.seeding import numpy_rng
@@ -28,7 +27,7 @@ class ScriptableModel(nn.Module):
     Args:
         network: tells the sizes.
         parts: what has its ``encode``, ``decode`` and ``kernel``, in a form that TorchScript takes.
-        variances: S_j > 0 of the fitted :class:`~monai_blurvae.bundle.densities.Densities`, half spectra
+        variances: S_j > 0 of the fitted :class:`~monai_blurvae.metrics.likelihood.Densities`, half spectra
             ``(1, C, *half)``; None where there are none, and ``log_prob`` says so.
     """
 
@@ -119,7 +118,7 @@ def _densities(variances: Mapping[str, Tensor] | None, image_shape: list[int]) -
     half = [*size[:-1], size[-1] // 2 + 1]
     if variances is None:
         return torch.zeros(0, channels, *half, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-    spectra = [variances[name].double().expand(1, channels, *half) for name in STATIONARY]
+    spectra = [variances[name].double().expand(1, channels, *half) for name in ("variance", "spectrum")]
     multiplicity = annuli(tuple(size), torch.float64, torch.device("cpu")).multiplicity
     constant = gaussian_log_normalizer(math.prod(image_shape))
     normalizers = torch.cat([-0.5 * spectral_sum(spectrum.log(), size) - constant for spectrum in spectra])

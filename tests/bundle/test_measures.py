@@ -302,12 +302,12 @@ def test_at_most_so_many_images_spread_over_all_are_fitted_on(own_run, monkeypat
     network = Run(own_run).network()
     images = torch.rand(7, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     monkeypatch.setattr(densities, "MOST_IMAGES", 3)
-    fitted = fit_densities(Run(own_run), network, [{"image": image} for image in images])
+    fitted = fit_densities(Run(own_run), network, "", [{"image": image} for image in images])
     expected = fit_likelihoods(network, images[[0, 2, 4]], uses_kernel=True)
     assert fitted.fitted_on == "3 images"
     assert fitted.likelihoods["kernel"].variance == pytest.approx(expected["kernel"].variance)
     with pytest.raises(DataError, match="has no validation images"):
-        fit_densities(Run(own_run), network, [])
+        fit_densities(Run(own_run), network, "", [])
 
 
 def test_validation_volumes_that_moved_are_found_where_the_data_list_says(

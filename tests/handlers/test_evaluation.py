@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 from monai_blurvae.data.facts import DatasetFacts
 from monai_blurvae.engines import BlurVAEEvaluator
 from monai_blurvae.errors import DataError, RunFolderError
-from monai_blurvae.handlers import EvaluationReportHandler, FittedDensities
+from monai_blurvae.handlers import EvaluationReportHandler
 from monai_blurvae.handlers.evaluation import mean_and_std_text
 from monai_blurvae.handlers.evaluation_record import ABOUT, EvaluationRecord
 from monai_blurvae.metrics import additional_metrics, fit_likelihoods, key_metric
-from monai_blurvae.metrics.likelihood import VarianceLikelihood
+from monai_blurvae.metrics.likelihood import Densities, VarianceLikelihood
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.run_files import EVALUATION_NPZ
 
@@ -247,7 +247,7 @@ def test_mean_and_standard_deviation_are_rounded_but_not_in_exponents(mean, std,
 
 
 def fit(network, images, **options):
-    return lambda: FittedDensities(fit_likelihoods(network, images, uses_kernel=True, **options), "5 images")
+    return lambda: Densities(fit_likelihoods(network, images, uses_kernel=True, **options), "5 images")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -283,7 +283,7 @@ def test_the_table_has_the_bound_of_each_image(tmp_path):
     for weights in (network.decoder.expand[-1].weight, *network.encoder.posterior.parameters()):
         torch.nn.init.zeros_(weights)
     images = make_images(7)
-    densities = FittedDensities({"variance": VarianceLikelihood(0.3)}, "1 image")
+    densities = Densities({"variance": VarianceLikelihood(0.3)}, "1 image")
     _, output = evaluate(tmp_path, network, named(images), densities=lambda: densities)
     normal = torch.distributions.Normal(output.reconstruction.double(), 0.3**0.5)
     expected = normal.log_prob(images.double()).flatten(1).sum(1)
@@ -299,7 +299,7 @@ def test_the_share_outside_is_that_of_the_normal_distribution(tmp_path):
             return torch.zeros(len(z), 1, SIZE, SIZE)
 
     network = Grey(image_size=SIZE, channels=(4, 8), latent_size=5, kernel_size=5).eval()
-    densities = FittedDensities({"variance": VarianceLikelihood(0.25)}, "1 image")
+    densities = Densities({"variance": VarianceLikelihood(0.25)}, "1 image")
     record, _ = evaluate(tmp_path, network, named(make_images(400)), batch_size=50, densities=lambda: densities)
     share = math.erfc(1 / 0.5 / math.sqrt(2))
     error = math.sqrt(share / (400 * SIZE**2))

@@ -112,7 +112,7 @@ def eager(run, cache_dir):
     """The network and its densities, by this package."""
     found = Run(run)
     network = found.network()
-    return network, fit_densities(found, network, found.validation_dataset(cache_dir)).likelihoods
+    return network, fit_densities(found, network, cache_dir).likelihoods
 
 
 def images(count=4):
