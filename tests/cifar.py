@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from monai_blurvae.data.cifar import TEST_BATCH, TRAINING_BATCHES
+from monai_blurvae.data.image_list import TEST_BATCH, TRAINING_BATCHES
 
 
 class Python2Pickler:

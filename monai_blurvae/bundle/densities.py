@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_blurvae.data.facts import facts_of
-from monai_blurvae.data.order import evenly_spread
+from monai_blurvae.data.facts import evenly_spread, facts_of
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
 from monai_blurvae.metrics.likelihood import Densities, SpectrumLikelihood, VarianceLikelihood, fit_likelihoods

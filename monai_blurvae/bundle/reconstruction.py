@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from monai_blurvae.bundle.run_report import report_reconstructions
+from monai_blurvae.data.facts import evenly_spread
 from monai_blurvae.data.header import VOLUME_SUFFIXES
-from monai_blurvae.data.order import evenly_spread
-from monai_blurvae.data.save_volume import write_volume
+from monai_blurvae.data.results import write_volume
 from monai_blurvae.errors import DataError, RunFolderError, SettingsError
 from monai_blurvae.files import (
     Record,

@@ -22,11 +22,9 @@ from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
 from monai_blurvae.data.facts import facts_of
-from monai_blurvae.data.finished_results import digest_of, require_same
 from monai_blurvae.data.header import read_header
-from monai_blurvae.data.result_names import ResultFolder, ResultNames
-from monai_blurvae.data.save_volume import write_like
-from monai_blurvae.data.volumes import flatten
+from monai_blurvae.data.patches import flatten
+from monai_blurvae.data.results import ResultFolder, ResultNames, digest_of, require_same, write_like
 from monai_blurvae.errors import DataError, RunFolderError, SettingsError
 from monai_blurvae.files import make_folder, read_object, sha256_of, write_json, write_text
 from monai_blurvae.handlers.checkpoint import load_weights

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from monai_blurvae.data.finished_results import is_finished, marker_of
 from monai_blurvae.data.header import along_patch
-from monai_blurvae.data.result_names import ResultNames
+from monai_blurvae.data.results import ResultNames, is_finished, marker_of
 from monai_blurvae.files import finishing, remove_leftovers
 from monai_blurvae.handlers.voxel_size import TOLERANCE
 from monai_blurvae.inferers import PreparedScan
@@ -19,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_there(names: ResultNames, about: str, targets: Sequence[Path], settings: Mapping[str, Any]) -> bool:
-    """:func:`~monai_blurvae.data.finished_results.is_finished`, which is logged where it is so."""
+    """:func:`~monai_blurvae.data.results.is_finished`, which is logged where it is so."""
     there = is_finished(names, about, targets, settings)
     if there:
         logger.info(f"{names.path(about, '.json')} is there already.")

@@ -18,11 +18,9 @@ from tqdm import tqdm
 from monai_blurvae import __version__
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.volume_results import is_there, warn_of_voxel_size, writing_results
-from monai_blurvae.data.finished_results import digest_of
 from monai_blurvae.data.header import PLANES, along_patch, read_header
-from monai_blurvae.data.result_names import ResultFolder, ResultNames
-from monai_blurvae.data.save_volume import write_like
-from monai_blurvae.data.volumes import flatten
+from monai_blurvae.data.patches import flatten
+from monai_blurvae.data.results import ResultFolder, ResultNames, digest_of, write_like
 from monai_blurvae.errors import BlurVAEError, SettingsError
 from monai_blurvae.files import replacing, sha256_of, write_json
 from monai_blurvae.handlers.checkpoint import load_weights

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import json
 import logging
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +15,134 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from monai_blurvae.data.header import VOLUME_SUFFIXES, distinct_volumes, is_volume
-from monai_blurvae.data.listing import Listing, count_text, example_of, require_listable
 from monai_blurvae.data.people import known_person, label_maps, persons, unique_names, without_suffix
 from monai_blurvae.errors import DataError
 from monai_blurvae.files import handle_absent, how_to_get, is_absent, write_json
 from monai_blurvae.seeding import numpy_rng
 
 logger = logging.getLogger(__name__)
+
+
+class Listing:
+    """Walks through a folder, only where a glob may match, and opens no file.
+
+    The glob's parts are the states of an automaton: a folder is entered with the positions in the glob that its path
+    has reached, so that each name is compared with few parts, and folders that cannot match are left out. Upper and
+    lower case are the same, links to folders and files are followed, and hidden folders are not entered.
+
+    Args:
+        pattern: glob relative to the folder, ``**`` included.
+
+    Attributes:
+        files: that match, relative to the folder, with forward slashes.
+        folders: likewise.
+        hidden: files that match and whose name begins with a dot, such as ``._scan.nii``.
+        broken: links that match and lead to nothing.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        parts = list(PurePosixPath(pattern).parts) or [""]
+        if parts[-1] == "**":
+            parts.append("*")
+        self._matchers = [None if part == "**" else _matcher(part) for part in parts]
+        self.files: list[str] = []
+        self.folders: list[str] = []
+        self.hidden: list[str] = []
+        self.broken: list[str] = []
+
+    def of(self, root: Path) -> Listing:
+        """List one folder.
+
+        Raises:
+            DataError: if it or a folder in it cannot be listed.
+        """
+        self._walk(str(root), "", self._closure({0}), frozenset())
+        return self
+
+    def _walk(self, folder: str, prefix: str, states: frozenset[int], above: frozenset[tuple[int, int]]) -> None:
+        last = len(self._matchers) - 1
+        matches = self._matchers[last] if last in states else None
+        try:
+            status = os.stat(folder)  # noqa: PTH116 - with scandir, for speed
+            here = (status.st_dev, status.st_ino)
+            if here in above:  # a link to a folder that it lies in
+                return
+            with os.scandir(folder) as listing:
+                for entry in listing:
+                    if entry.is_dir():
+                        if not entry.name.startswith("."):
+                            self._enter(entry, prefix, states, above | {here})
+                            if matches is not None and matches(entry.name):
+                                self.folders.append(prefix + entry.name)
+                    elif matches is not None and matches(entry.name):
+                        self._place(entry).append(prefix + entry.name)
+        except OSError as error:
+            raise DataError(
+                f"the folder {folder} cannot be listed ({error.strerror or error}); check its permissions."
+            ) from error
+
+    def _enter(
+        self, entry: os.DirEntry[str], prefix: str, states: frozenset[int], above: frozenset[tuple[int, int]]
+    ) -> None:
+        if below := self._step(states, entry.name):
+            self._walk(entry.path, f"{prefix}{entry.name}/", below, above)
+
+    def _place(self, entry: os.DirEntry[str]) -> list[str]:
+        if entry.name.startswith("."):
+            return self.hidden
+        return self.files if entry.is_file() or not entry.is_symlink() else self.broken
+
+    def _step(self, states: frozenset[int], name: str) -> frozenset[int]:
+        """Positions in the glob after a folder of this name."""
+        reached = set()
+        for state in states:
+            matches = self._matchers[state]
+            if matches is None:
+                reached.add(state)
+            elif state + 1 < len(self._matchers) and matches(name):
+                reached.add(state + 1)
+        return self._closure(reached)
+
+    def _closure(self, states: set[int]) -> frozenset[int]:
+        """With the positions behind each ``**``, which may stand for no folder at all."""
+        for state in sorted(states):
+            while self._matchers[state] is None:
+                state += 1
+                states.add(state)
+        return frozenset(states)
+
+
+def _matcher(part: str) -> Callable[[str], object]:
+    return re.compile(fnmatch.translate(part), re.IGNORECASE).match
+
+
+def require_listable(root: Path, pattern: str, what: str) -> None:
+    """Check a folder and a glob before they are used.
+
+    Args:
+        root: the folder.
+        pattern: the glob.
+        what: the folder has to hold, for the message.
+
+    Raises:
+        DataError: if the folder is not there or the glob is absolute.
+    """
+    if not root.is_dir():
+        found = "but a file" if root.exists() else "nothing is there"
+        raise DataError(f"dataset_dir {root} is not a folder, {found}; give the folder that holds the {what}.")
+    if PurePosixPath(pattern).is_absolute():
+        raise DataError(f"image_pattern {pattern!r} is absolute; make it relative to dataset_dir {root}.")
+
+
+def count_text(number: int, what: str) -> str:
+    """``"1 image"``, ``"2 images"``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def example_of(paths: Sequence[str]) -> str:
+    """The first of some files, one that a user can see before a hidden one."""
+    return min(paths, key=lambda path: (path.rpartition("/")[2].startswith("."), path))
+
 
 SPLITS = ("training", "validation", "test")
 TEST_FRACTION = 0.2
@@ -485,3 +610,72 @@ def _require_once(path: Path, parts: dict[str, list[dict[str, str]]]) -> None:
         if entry["image"] in seen:
             raise DataError(f"datalist {path} has the image {entry['image']} twice; keep one.")
         seen.add(entry["image"])
+
+
+WILDCARDS = "*?["
+
+
+def input_datalist(
+    inputs: str | Path | Sequence[str | Path] | None,
+    dataset_dir: str | Path | None,
+    image_pattern: str,
+    output_dir: str | Path,
+) -> Datalist:
+    """The volumes to look at, as the test split of a list whose folder is what results keep the structure below.
+
+    Args:
+        inputs: a file, a folder, a folder with a DICOM series or a glob, or several of these.
+        dataset_dir: without ``inputs``, the folder of the volumes.
+        image_pattern: glob relative to ``dataset_dir``.
+        output_dir: of the results, in which no inputs are looked for.
+
+    Returns:
+        The list, whose ``problem`` says what is wrong with the input.
+    """
+    if inputs is None:
+        return evaluation_datalist(dataset_dir, image_pattern)
+    given = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+
+    def make() -> Datalist:
+        found: dict[Path, None] = {}
+        roots = []
+        for place in given:
+            volumes, root = _volumes(Path(place).expanduser().absolute(), Path(output_dir).expanduser().absolute())
+            found |= dict.fromkeys(volumes)
+            roots.append(root)
+        items = [{"image": str(path), "subject": path.name} for path in found]
+        return Datalist(Path(os.path.commonpath(roots)), test=items)
+
+    return made_or_problem(make)
+
+
+def _volumes(place: Path, output_dir: Path) -> tuple[list[Path], Path]:
+    """Volumes of one input, and the folder that they lie in."""
+    if place.exists():
+        if place.is_dir() and not is_volume(place):
+            return _in_folder(place, output_dir), place
+        return [place], place.parent
+    matches = [Path(match) for match in sorted(glob.glob(str(place), recursive=True))]  # noqa: PTH207 - of any root
+    if not matches:
+        raise DataError(f"input {place} does not exist; give a volume, a folder of volumes or a glob.")
+    volumes = distinct_volumes(path for path in matches if not path.is_relative_to(output_dir))
+    if not volumes:
+        raise DataError(
+            f"input {place} matches {len(matches)} file(s) or folder(s), {matches[0]} among them, but no volume "
+            f"(known are {', '.join(VOLUME_SUFFIXES)} and folders with a DICOM series); change it, or convert them."
+        )
+    plain = [part for part in place.parts if not any(mark in part for mark in WILDCARDS)]
+    fixed = Path(*place.parts[: next(i for i, part in enumerate([*place.parts, "*"]) if part not in plain)])
+    return volumes, fixed if fixed.is_dir() else fixed.parent
+
+
+def _in_folder(folder: Path, output_dir: Path) -> list[Path]:
+    listed = Listing("**/*").of(folder)
+    paths = [folder / name for name in sorted([*listed.files, *listed.folders, *listed.broken])]
+    volumes = distinct_volumes(path for path in paths if not path.is_relative_to(output_dir))
+    if not volumes:
+        raise DataError(
+            f"input {folder} is a folder without a volume ({len(listed.files)} file(s), none of "
+            f"{', '.join(VOLUME_SUFFIXES)} or of a DICOM series); give another one, or convert them to NIfTI."
+        )
+    return volumes

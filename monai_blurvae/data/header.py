@@ -1,9 +1,14 @@
-"""What a volume is, and what its header tells before its voxels are read."""
+"""What a volume is, its header and its voxels, of whatever format: nibabel, SimpleITK, or a folder with a DICOM series.
+
+GDCM, inside SimpleITK, takes orientations as they are; readers on pydicom refuse values longer than the standard's
+sixteen characters, which scanners write.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,12 +18,221 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from monai.data import ImageReader
+from monai.utils import ensure_tuple
+from monai.utils.enums import MetaKeys, SpaceKeys
 
-from monai_blurvae.data.dicom import holds_dicom, series_affine, series_files, slice_headers
-from monai_blurvae.data.itk import affine_of, reason_of, voxel_type
 from monai_blurvae.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+VOXEL_TYPES = {
+    sitk.sitkUInt8: np.uint8,
+    sitk.sitkInt8: np.int8,
+    sitk.sitkUInt16: np.uint16,
+    sitk.sitkInt16: np.int16,
+    sitk.sitkUInt32: np.uint32,
+    sitk.sitkInt32: np.int32,
+    sitk.sitkUInt64: np.uint64,
+    sitk.sitkInt64: np.int64,
+    sitk.sitkFloat32: np.float32,
+    sitk.sitkFloat64: np.float64,
+}
+"""Real numbers, one for each voxel."""
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def affine_of(image: Any) -> npt.NDArray[np.float64]:
+    """From voxels (x, y, z, 1) to RAS millimetres, of an image or of a reader that has read the information of one.
+
+    Args:
+        image: with ``GetDimension``, ``GetSpacing``, ``GetDirection`` and ``GetOrigin``; of a fourth dimension nothing
+            is taken, of two the third is taken across.
+    """
+    n = image.GetDimension()
+    direction = np.eye(max(n, 3))
+    direction[:n, :n] = np.reshape(image.GetDirection(), (n, n))
+    spacing = np.array([*image.GetSpacing(), 1.0])[:3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction[:3, :3] * spacing
+    affine[:3, 3] = np.array([*image.GetOrigin(), 0.0])[:3]
+    return LPS_TO_RAS @ affine
+
+
+def image_of(array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> sitk.Image:
+    """SimpleITK's image of a volume, the inverse of :func:`affine_of`.
+
+    Args:
+        array: ``(X, Y, Z)``.
+        affine: from voxels to RAS millimetres, ``(4, 4)``.
+    """
+    lps = LPS_TO_RAS @ affine
+    spacing = np.sqrt(np.square(lps[:3, :3]).sum(0))
+    image = sitk.GetImageFromArray(array.T)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
+def voxel_type(image: Any) -> np.dtype[Any]:
+    """Type of the voxels of an image or of a reader; several numbers a voxel and complex ones make a ``void``."""
+    real = VOXEL_TYPES.get(image.GetPixelID()) if image.GetNumberOfComponents() == 1 else None
+    return np.dtype(np.void if real is None else real)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line; of ITK's several lines the last, without the object's address."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(error).__name__
+    return reason.partition("): ")[2] or reason if "0x" in reason else reason
+
+
+POSITION = "0020|0032"
+SPACING_TOLERANCE = 0.01
+"""Share of the distance of two slices by which another distance may differ, and a step lean from the normal."""
+
+
+class SliceHeader(NamedTuple):
+    """What one file of a series tells.
+
+    Attributes:
+        size: number of voxels along x, y and z.
+        affine: to RAS millimetres.
+        position: of the first voxel in LPS millimetres, if the file tells it.
+        dtype: of the voxels.
+    """
+
+    size: tuple[int, ...]
+    affine: npt.NDArray[np.float64]
+    position: tuple[float, ...] | None
+    dtype: np.dtype[Any]
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether DICOM files lie directly in a folder: by their suffix, or by the mark at byte 128 of the first few."""
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    return any(path.suffix.lower() in (".dcm", ".ima") for path in files) or any(map(_has_mark, files[:8]))
+
+
+def series_files(folder: Path) -> list[str]:
+    """The files of a folder's one series, sorted along the slices' normal.
+
+    Args:
+        folder: with the files, and maybe others that are no DICOM.
+
+    Raises:
+        DataError: unless it holds exactly one series.
+    """
+    reader = sitk.ImageSeriesReader
+    try:
+        found = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))}
+    except RuntimeError as error:
+        raise DataError(f"{folder} cannot be read as a DICOM series ({reason_of(error)}); copy it again.") from error
+    if not found:
+        raise DataError(f"{folder} is a folder without a DICOM series; give a file, or the folder with the slices.")
+    if len(found) > 1:
+        counts = ", ".join(f"{len(files)} files of {uid}" for uid, files in found.items())
+        raise DataError(
+            f"{folder} holds {len(found)} DICOM series, where one is expected ({counts}); move each into a folder of "
+            "its own."
+        )
+    return list(next(iter(found.values())))
+
+
+def slice_headers(folder: Path) -> list[SliceHeader]:
+    """The headers of the series in a folder, in its order, without voxels.
+
+    Raises:
+        DataError: if a file cannot be read, or the files are not of one size and type.
+    """
+    headers = [_slice_header(name) for name in series_files(folder)]
+    for what, values in (("size", {h.size for h in headers}), ("type", {h.dtype for h in headers})):
+        if len(values) > 1:
+            raise DataError(
+                f"{folder} has slices of more than one {what}, {' and '.join(sorted(map(str, values)))}; keep those of "
+                "one volume."
+            )
+    return headers
+
+
+def series_affine(folder: Path, headers: list[SliceHeader]) -> npt.NDArray[np.float64]:
+    """From voxels (x, y, slice, 1) to RAS millimetres.
+
+    Args:
+        folder: for the messages.
+        headers: of the series, in its order.
+
+    Raises:
+        DataError: if slices are missing, double, unequally far apart, turned against each other, or stacked askew.
+    """
+    affine = headers[0].affine.copy()
+    if len(headers) == 1:
+        return affine
+    positions = [header.position for header in headers if header.position is not None]
+    if len(positions) < len(headers):
+        raise DataError(f"{folder} has slices that do not tell their position; convert the series with dcm2niix.")
+    if any(not np.allclose(header.affine[:3, :3], affine[:3, :3], atol=1e-3) for header in headers):
+        raise DataError(f"{folder} has slices of more than one orientation; keep those of one volume.")
+    steps = np.diff(np.array(positions), axis=0) @ LPS_TO_RAS[:3, :3]
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    along = steps @ (normal / np.linalg.norm(normal))
+    _check_distances(folder, along)
+    step = steps.mean(0)
+    if np.linalg.norm(step - normal / np.linalg.norm(normal) * along.mean()) > SPACING_TOLERANCE * abs(along.mean()):
+        raise DataError(
+            f"{folder} has slices that are not stacked along their normal (a tilted gantry); convert the series with "
+            "dcm2niix, which straightens it."
+        )
+    affine[:3, 2] = step
+    return affine
+
+
+def _check_distances(folder: Path, along: npt.NDArray[np.float64]) -> None:
+    """Refuse slices that are double, missing or unequally far apart; distances are signed, in mm."""
+    usual = float(np.median(along))
+    if abs(usual) < 1e-6 or (np.abs(along) < 1e-3 * abs(usual)).any():
+        raise DataError(f"{folder} has two slices at one position, of {len(along) + 1}; keep those of one volume.")
+    ratios = along / usual
+    if (np.abs(ratios - 1) <= SPACING_TOLERANCE).all():
+        return
+    whole = np.rint(ratios)
+    if (np.abs(ratios - whole) <= SPACING_TOLERANCE * whole).all() and (whole >= 1).all():
+        place = int(np.flatnonzero(whole > 1)[0]) + 1
+        raise DataError(
+            f"{folder} lacks {int(whole.sum()) - len(along)} slice(s), the first behind slice {place} of "
+            f"{len(along) + 1}, where the distance is {abs(along[place - 1]):.4g} mm in place of {abs(usual):.4g} mm; "
+            "copy the series again."
+        )
+    raise DataError(
+        f"{folder} has slices {np.abs(along).min():.4g} to {np.abs(along).max():.4g} mm apart, where equal distances "
+        "are expected; resample the series with dcm2niix, or leave it out."
+    )
+
+
+def _slice_header(name: str) -> SliceHeader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(name)
+    try:
+        reader.ReadImageInformation()
+        position = None
+        if reader.HasMetaDataKey(POSITION):
+            position = tuple(float(value) for value in reader.GetMetaData(POSITION).split("\\"))
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{name} cannot be read as a DICOM file ({reason_of(error)}); copy it again.") from error
+    size = (*(int(n) for n in reader.GetSize()), 1)[:3]
+    complete = position is not None and len(position) == 3
+    return SliceHeader(size, affine_of(reader), position if complete else None, voxel_type(reader))
+
+
+def _has_mark(path: Path) -> bool:
+    try:
+        with path.open("rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
 
 NIBABEL_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".mgz", ".mgh")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -306,3 +520,75 @@ def _named_voxels(path: Path) -> Path:
 
 def _text(size: Iterable[float]) -> str:
     return "×".join(f"{float(v):.4g}" for v in size)
+
+
+class VolumeReader(ImageReader):
+    """A reader for MONAI's ``LoadImaged`` that chooses by the name: nibabel, SimpleITK, or a DICOM series of a folder.
+
+    What is read is checked by :func:`~monai_blurvae.data.read_header` first. The affine is the file's own, also where a
+    NIfTI's ``pixdim`` disagrees with it; axes behind the third with a single entry are left out.
+
+    Example:
+        >>> from monai.transforms import LoadImaged
+        >>> LoadImaged("image", reader=VolumeReader()).keys
+        ('image',)
+    """
+
+    def verify_suffix(self, filename: Sequence[os.PathLike[str] | str] | os.PathLike[str] | str) -> bool:
+        """Whether MONAI may choose this reader by itself: for none, it is asked for by name."""
+        return False
+
+    def read(self, data: Sequence[os.PathLike[str] | str] | os.PathLike[str] | str, **kwargs: Any) -> tuple[str, ...]:
+        """The paths alone; after an error here MONAI would go on with readers that ignore half of the header."""
+        return tuple(str(path) for path in ensure_tuple(data))
+
+    def get_data(self, img: Sequence[str]) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """The voxels ``(X, Y, Z)`` as the file orders them, and MONAI's metadata with the affine to RAS millimetres.
+
+        Args:
+            img: one path, from :meth:`read`.
+
+        Raises:
+            DataError: if the volume cannot be read, naming it.
+        """
+        if len(img) != 1:
+            raise DataError(f"{', '.join(img)} are {len(img)} files, where one volume is expected; give one path.")
+        path = Path(img[0])
+        read_header(path)
+        try:
+            array, affine = _read_voxels(path)
+        except DataError:
+            raise
+        except Exception as error:  # a damaged file can raise whatever the reader meets
+            raise DataError(
+                f"{path} cannot be read to its end ({reason_of(error)}); copy or download it again."
+            ) from error
+        meta = {
+            MetaKeys.AFFINE: affine,
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.array(array.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+        }
+        return array, meta
+
+
+def _read_voxels(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    if path.is_dir():
+        return _read_series(path)
+    if path.name.lower().endswith(NIBABEL_SUFFIXES):
+        image = nib.load(path)
+        array = np.asanyarray(image.dataobj)
+        return array.reshape(without_singletons(array.shape)), np.asarray(image.affine, np.float64)
+    itk_image = sitk.ReadImage(str(path))
+    array = sitk.GetArrayFromImage(itk_image).T
+    return array.reshape(without_singletons(array.shape)), affine_of(itk_image)
+
+
+def _read_series(folder: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    affine = series_affine(folder, slice_headers(folder))
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(series_files(folder))
+    reader.SetOutputPixelType(sitk.sitkFloat32)  # each slice may have a scale of its own
+    array = sitk.GetArrayFromImage(reader.Execute()).T
+    return array.reshape(without_singletons(array.shape)), affine

@@ -12,22 +12,66 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_blurvae.data.cifar import find_cifar_batches, list_cifar_images
 from monai_blurvae.data.datalist import (
     SPLITS,
     VALIDATION_FRACTION,
     Datalist,
+    Listing,
+    count_text,
     draw_validation,
+    example_of,
     made_or_problem,
     read_datalist,
     read_split,
+    require_listable,
     split_subjects,
 )
-from monai_blurvae.data.listing import Listing, count_text, example_of, require_listable
 from monai_blurvae.errors import DataError
 from monai_blurvae.files import handle_absent
+from monai_blurvae.transforms.prepare_image import read_cifar_batch
 
 logger = logging.getLogger(__name__)
+
+TRAINING_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+TEST_BATCH = "test_batch"
+CIFAR_FOLDER = "cifar-10-batches-py"
+"""What the archive unpacks to."""
+
+
+def find_cifar_batches(dataset_dir: str | Path) -> Path | None:
+    """The folder with the batches: ``dataset_dir`` itself or ``cifar-10-batches-py`` in it; None if there is none."""
+    for folder in (Path(dataset_dir), Path(dataset_dir) / CIFAR_FOLDER):
+        if any((folder / name).is_file() for name in (*TRAINING_BATCHES, TEST_BATCH)):
+            return folder
+    return None
+
+
+def list_cifar_images(folder: str | Path) -> dict[str, list[dict[str, str]]]:
+    """Every row of the batches as an entry of a data list; reads them all, about a second, so that none is broken.
+
+    Args:
+        folder: see :func:`find_cifar_batches`.
+
+    Returns:
+        ``training``, the rows of the five training batches, and ``test``; ``{"image": "data_batch_1#17", "subject":
+        "data_batch_1#17"}``.
+
+    Raises:
+        DataError: if a batch is missing, or as :func:`read_cifar_batch` says.
+    """
+    for name in (*TRAINING_BATCHES, TEST_BATCH):
+        if not (Path(folder) / name).is_file():
+            raise DataError(
+                f"{folder} has no {name}, one of the six batches of CIFAR-10; unpack cifar-10-python.tar.gz again."
+            )
+    training = [entry for name in TRAINING_BATCHES for entry in _rows(Path(folder) / name)]
+    return {"training": training, "test": _rows(Path(folder) / TEST_BATCH)}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    names = [f"{path.name}#{row}" for row in range(len(read_cifar_batch(path)))]
+    return [{"image": name, "subject": name} for name in names]
+
 
 IMAGE_SUFFIXES = frozenset(("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm", "pgm", "jp2"))
 PARTITIONS = dict(zip("012", SPLITS, strict=True))
@@ -134,8 +178,8 @@ def load_image_datalist(
     Returns:
         The list; without any image, and with the ``problem``, if there is neither a list nor a folder that can be used:
         see :func:`find_images`, :func:`~monai_blurvae.data.datalist.read_datalist` and
-        :func:`~monai_blurvae.transforms.cifar.read_cifar_batch`; if a partition file cannot be used or does not name
-        exactly the images of the folder; or if a split would be left empty.
+        :func:`~monai_blurvae.transforms.prepare_image.read_cifar_batch`; if a partition file cannot be used or does not
+        name exactly the images of the folder; or if a split would be left empty.
     """
     return made_or_problem(
         lambda: (

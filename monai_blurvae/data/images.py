@@ -19,9 +19,8 @@ from monai.transforms import Compose, Randomizable, ScaleIntensityRanged
 from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 
-from monai_blurvae.data.facts import DatasetFacts
-from monai_blurvae.data.image_store import NOT_THERE, ImageStore, ItemTransform
-from monai_blurvae.data.order import EpochOrder, evenly_spread
+from monai_blurvae.data.facts import DatasetFacts, EpochOrder, evenly_spread
+from monai_blurvae.data.store import NOT_THERE, ImageStore, ItemTransform
 from monai_blurvae.errors import DataError
 from monai_blurvae.seeding import derive_seed
 
@@ -48,7 +47,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         data: dictionaries with ``image``, a path, and, optionally, ``subject``, by default the file's name, and
             ``remark``. There may be none.
         transform: the part without chance, run once for each file; see
-            :class:`~monai_blurvae.data.image_store.ImageStore`.
+            :class:`~monai_blurvae.data.store.ImageStore`.
         random_transform: run on ``{"image", "subject", "source"}`` each time; it has to give ``image`` in [−1, 1].
         cache_dir: of the store.
         max_images: largest number of images, evenly spread over the list; None for all.

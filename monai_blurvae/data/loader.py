@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from monai_blurvae.data.order import EpochOrder
+from monai_blurvae.data.facts import EpochOrder
 
 logger = logging.getLogger(__name__)
 

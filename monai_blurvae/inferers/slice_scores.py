@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monai_blurvae.inferers.volume_maps import SliceMapsInferer
 from monai_blurvae.metrics.scoring import SCORES, PatchScores
-from monai_blurvae.transforms.patch_table import PatchRule
+from monai_blurvae.transforms.rand_patch import PatchRule
 
 
 class VolumeScores(NamedTuple):

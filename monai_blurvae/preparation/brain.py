@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from monai_blurvae.data.itk import LPS_TO_RAS, image_of
+from monai_blurvae.data.header import LPS_TO_RAS, image_of
 from monai_blurvae.data.sample import mni152_datasets
 from monai_blurvae.errors import DataError, SettingsError
 from monai_blurvae.transforms import matching_sigma

@@ -16,8 +16,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
-from monai_blurvae.data.facts import facts_of
-from monai_blurvae.data.order import evenly_spread
+from monai_blurvae.data.facts import evenly_spread, facts_of
 from monai_blurvae.engines.iteration import images_of
 from monai_blurvae.files import FilePath, Record, make_folder, resolved, write_text
 from monai_blurvae.functional import image_of, patches_of

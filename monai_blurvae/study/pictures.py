@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from monai_blurvae.data.order import evenly_spread
+from monai_blurvae.data.facts import evenly_spread
 from monai_blurvae.files import replacing
 from monai_blurvae.handlers.pictures import Pixels
 from monai_blurvae.metrics import to_unit_range

@@ -1,6 +1,6 @@
 import pytest
 
-from monai_blurvae.data.cifar import find_cifar_batches, list_cifar_images
+from monai_blurvae.data.image_list import find_cifar_batches, list_cifar_images
 from monai_blurvae.errors import DataError
 from tests.cifar import make_cifar
 

@@ -12,8 +12,8 @@ from monai.data import PILReader
 from monai.transforms import Compose, Flipd, Lambdad, LoadImaged, ScaleIntensityRanged
 from PIL import Image
 
-from monai_blurvae.data import image_store
-from monai_blurvae.data.image_store import ImageStore
+from monai_blurvae.data import store as image_store
+from monai_blurvae.data.store import ImageStore
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.transforms.prepare_image import PrepareImaged
 

@@ -1,6 +1,6 @@
 import pytest
 
-from monai_blurvae.data.order import EpochOrder
+from monai_blurvae.data.facts import EpochOrder
 
 
 def test_every_epoch_has_everything_once_in_an_order_of_its_own():

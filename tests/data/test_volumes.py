@@ -7,7 +7,7 @@ import pytest
 from monai.transforms import Compose, Lambdad, ScaleIntensityd, Spacingd
 
 from monai_blurvae.data import VolumeStore, read_header
-from monai_blurvae.data.volumes import expected_shape
+from monai_blurvae.data.patches import expected_shape
 from monai_blurvae.errors import DataError
 from tests.pipelines import patches, prepare
 from tests.volumes import brain, save

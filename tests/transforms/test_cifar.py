@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from monai_blurvae.errors import DataError
-from monai_blurvae.transforms import cifar
-from monai_blurvae.transforms.cifar import is_cifar_row, read_cifar_batch, read_cifar_image
+from monai_blurvae.transforms import prepare_image
+from monai_blurvae.transforms.prepare_image import is_cifar_row, read_cifar_batch, read_cifar_image
 from tests.cifar import python2_batch, random_rows
 
 
@@ -161,7 +161,7 @@ def test_an_image_is_one_row_red_green_and_blue_one_after_the_other(tmp_path):
 
 def test_a_batch_is_read_once_and_again_when_it_changed(tmp_path, monkeypatch):
     reads = []
-    monkeypatch.setattr(cifar, "read_cifar_batch", lambda path: (reads.append(path), read_cifar_batch(path))[1])
+    monkeypatch.setattr(prepare_image, "read_cifar_batch", lambda path: (reads.append(path), read_cifar_batch(path))[1])
     rows = random_rows(3)
     path = save(tmp_path, python2_batch(rows))
     for row in (0, 1, 2, 0):

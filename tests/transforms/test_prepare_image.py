@@ -13,7 +13,7 @@ from PIL import Image, ImageCms, ImageFile
 from skimage.color import rgb2gray
 from skimage.io import imsave
 
-from monai_blurvae.data.describe import describe_transform
+from monai_blurvae.data.facts import describe_transform
 from monai_blurvae.errors import DataError
 from monai_blurvae.transforms.prepare_image import PrepareImaged, ToChannels
 from tests.cifar import python2_batch, random_rows

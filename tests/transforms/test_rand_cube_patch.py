@@ -6,8 +6,7 @@ from scipy.stats import chisquare
 
 from monai_blurvae.errors import DataError
 from monai_blurvae.transforms import RandCubePatchd
-from monai_blurvae.transforms.patch_table import PatchTable
-from monai_blurvae.transforms.rand_patch import TABLE_KEY
+from monai_blurvae.transforms.rand_patch import TABLE_KEY, PatchTable
 from tests.transforms.test_rand_slice_patch import volume
 
 

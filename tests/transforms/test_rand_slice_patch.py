@@ -7,8 +7,7 @@ from scipy.stats import chisquare
 
 from monai_blurvae.errors import DataError
 from monai_blurvae.transforms import RandSlicePatchd
-from monai_blurvae.transforms.patch_table import PatchRule, PatchTable
-from monai_blurvae.transforms.rand_patch import TABLE_KEY
+from monai_blurvae.transforms.rand_patch import TABLE_KEY, PatchRule, PatchTable
 
 
 def volume(shape=(14, 11, 13)):

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from monai_blurvae.data.header import is_volume
-from monai_blurvae.data.volume_reader import VolumeReader
+from monai_blurvae.data.header import VolumeReader, is_volume
 from monai_blurvae.errors import DataError, SettingsError
 from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI, centred_fft, centred_ifft
