@@ -64,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--priors", nargs="+", type=_named_run, default=[], metavar="NAME=RUN", help="runs of prior.yaml or a BlurVAE")
+    add("--priors", nargs="+", type=_named_run, default=[], metavar="NAME=RUN", help="runs of patch_prior or a BlurVAE")
     add("--likelihood", choices=LIKELIHOODS, default="spectrum", help="of a BlurVAE (default: %(default)s)")
     add("--output", type=Path, help="folder of the comparison")
     add("--accelerations", nargs="+", type=float, default=[2.0, 3.0, 4.0, 5.0])
@@ -119,7 +119,7 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
 
 
 def load_prior(path: Path, likelihood: str) -> PatchPrior:
-    """The prior of a run of ``configs/prior.yaml``, or of a ``BlurVAE`` with a likelihood of its validation patches.
+    """The prior of a run of ``bundles/patch_prior``, or of a ``BlurVAE`` with a likelihood of its validation patches.
 
     Raises:
         RunFolderError: if there is no such run.

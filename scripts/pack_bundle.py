@@ -73,7 +73,7 @@ def pack(run_dir: Path, output: Path, bundle: Path | None = None, linear: str = 
     run = Run(run_dir)
     trained = run.config
     source = ROOT / str(trained["bundle_root"]) if bundle is None else bundle
-    if not (source / INFERENCE).is_file():
+    if not (source / METADATA).is_file():
         raise RunFolderError(f"{source} is no folder of a bundle; name the one that was trained by --bundle.")
     folder = output / source.name
     if folder.exists():
@@ -134,15 +134,15 @@ def write_configs(configs: Path, source: Path, run: Run) -> None:
     train = read_object(source / "train.json")
     kept = {name: train[name] for name in OF_THIS_MACHINE if name in train}
     place: dict[str, Any] = {"bundle_root": "."}
-    overlay = read_object(source / MULTI_GPU)
+    overlay = read_object(source / MULTI_GPU) if (source / MULTI_GPU).is_file() else {}
     write_json(configs / Path(PACKED[0]).name, {**in_one_process(run.config, train, overlay), **kept, **place})
-    if trains_images(run.config):
+    if overlay:
         write_json(configs / MULTI_GPU, overlay)
-    for name in (EVALUATE, *((INFERENCE, SCORE) if trains_images(run.config) else ())):
+    for name in (EVALUATE, INFERENCE, SCORE):
         if (source / name).is_file():
             own = with_run_values(read_object(source / name), run.config)
             write_json(configs / name, own | {"image_pattern": train["image_pattern"]} | place)
-    if not trains_images(run.config) and (source / RECONSTRUCT).is_file():
+    if (source / RECONSTRUCT).is_file():
         write_json(configs / RECONSTRUCT, read_object(source / RECONSTRUCT) | place)
     metadata = run_metadata(read_object(source / METADATA), run.config)
     write_json(configs / Path(PACKED_METADATA).name, release_metadata(metadata, summary_of(run.path)))

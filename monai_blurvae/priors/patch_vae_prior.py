@@ -95,7 +95,7 @@ class PatchVAEPrior(PatchPrior):
         weights, file = _weights(Path(path).expanduser())
         calibration = weights.get("calibration") if isinstance(weights, dict) else None
         if not isinstance(calibration, Tensor):
-            raise RunFolderError(f"{file} holds no model of patches; give a run that was trained with prior.yaml.")
+            raise RunFolderError(f"{file} holds no model of patches; give a run of bundles/patch_prior.")
         if not bool(torch.isfinite(calibration).all()):
             raise RunFolderError(f"{file} records no training of its weights; give the model of a run.")
         return cls(_network_of(weights), **options)

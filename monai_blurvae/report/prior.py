@@ -173,7 +173,7 @@ def not_evaluated(run: RunRecord) -> Finding | None:
         "Nothing to show of the test",
         f"{run.evaluation_dir.name} holds no {DENOISING_NPZ}.",
         "Log-densities of the test, denoised images and patches cannot be shown.",
-        "Evaluate the run by bundles/hcp/evaluate.json, and make the report of the folder that it writes.",
+        "Evaluate the run by bundles/patch_prior/evaluate.json, and make the report of the folder that it writes.",
         serious=False,
     )
 

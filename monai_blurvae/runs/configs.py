@@ -41,7 +41,7 @@ def write_configs(folder: Path, config: RunningConfig, training: DatasetFacts) -
             write_text(folder / LOGGING, (source / LOGGING).read_text(encoding="utf-8"))
         if (source / METADATA).is_file():
             write_json(folder / METADATA, run_metadata(read_object(source / METADATA), resolved))
-        if trains_images(resolved):
+        if trains_images(resolved) and (source / INFERENCE).is_file():
             inference = read_object(source / INFERENCE)
             place = {"bundle_root": str(folder.absolute()), "model_file": f"$@bundle_root + '/{MODEL}'"}
             write_json(folder / INFERENCE, with_run_values(inference, resolved) | place)
@@ -95,7 +95,7 @@ def source_folder(config: RunningConfig) -> Path | None:
     """The folder with the bundle's own files: that of the first config file, or the bundle's root."""
     root = Path(str(config.parser.get_parsed_content("bundle_root"))) if "bundle_root" in config.parser.get() else None
     candidates = [config.folder, root, None if root is None else root / "configs"]
-    return next((folder for folder in candidates if folder is not None and (folder / INFERENCE).is_file()), None)
+    return next((folder for folder in candidates if folder is not None and (folder / METADATA).is_file()), None)
 
 
 def with_run_values(config: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +110,8 @@ def with_run_values(config: Mapping[str, Any], trained: Mapping[str, Any]) -> di
         match = FROM_RUN.match(value) if isinstance(value, str) else None
         if match and match.group(1) in trained:
             made[name] = trained[match.group(1)]
+    if not trains_images(trained):  # its evaluation asks the run for network and transforms
+        return made
     made["network_def"] = _network_with_run_values(config["network_def"], trained)
     made["deterministic_transforms"] = trained["train"]["deterministic_transforms"]
     for name in references([made["deterministic_transforms"], made["network_def"]]):
@@ -139,7 +141,8 @@ def run_metadata(metadata: Mapping[str, Any], trained: Mapping[str, Any]) -> dic
     for kind, name in (("inputs", "image"), ("outputs", "pred")):
         described = made["network_data_format"][kind][name]
         described["spatial_shape"] = [trained["patch_size"]] * len(described["spatial_shape"])
-        described["num_channels"] = trained["in_channels"]
-        if len(described["channel_def"]) != trained["in_channels"]:
-            described["channel_def"] = {str(i): f"channel {i}" for i in range(trained["in_channels"])}
+        channels = trained.get("in_channels", described["num_channels"])
+        described["num_channels"] = channels
+        if len(described["channel_def"]) != channels:
+            described["channel_def"] = {str(i): f"channel {i}" for i in range(channels)}
     return made

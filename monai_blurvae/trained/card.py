@@ -27,7 +27,7 @@ SETTINGS = (
     *("beta", "wiener_c", "max_epochs", "warmup_epochs", "batch_size", "lr", "precision", "seed"),
 )
 """Settings that are told; none of them holds a name or a path."""
-PRIOR_SETTINGS = ("in_channels", "beta", "patches_per_volume", "max_epochs", "batch_size", "lr", "precision", "seed")
+PRIOR_SETTINGS = ("beta", "patches_per_volume", "max_epochs", "batch_size", "lr", "precision", "seed")
 """Those of a learned prior, whose network has its sizes in its own section."""
 
 USE = """Research on generative models of images, on unusual appearance and on reconstruction.

@@ -104,3 +104,13 @@ def test_every_component_stands_there_by_its_name(config):
         return isinstance(section, list) and any(empty(value) for value in section)
 
     assert not empty(CONFIGS[config])
+
+
+def test_a_prior_is_trained_on_what_slices_are_trained_on():
+    hcp, prior = (ConfigParser.load_config_file(ROOT / f"bundles/{name}/train.json") for name in ("hcp", "patch_prior"))
+    for section in ("data", "network", "optimizer", "run_folder", "initialize", "preparing", "training"):
+        assert prior[section] == hcp[section]
+    for section in ("random_transforms", "preprocessing", "random_transform", "dataset", "dataloader"):
+        assert prior["train"][section] == hcp["train"][section]
+    *before, scaling = hcp["train"]["deterministic_transforms"]
+    assert prior["train"]["deterministic_transforms"] == [*before, scaling | {"clip": False}]

@@ -93,7 +93,7 @@ def test_a_sentence_and_no_exit_code_of_0(case, weights, tmp_path):
     path, settings = make(tmp_path)
     settings = {"run_dir": weights, "input": path or "a.h5", "output_dir": tmp_path / "out", "device": "cpu"} | settings
     line = [sys.executable, "-m", "monai.bundle", "run", "reconstructing"]
-    line += ["--config_file", str(ROOT / "bundles/hcp/reconstruct.json")]
+    line += ["--config_file", str(ROOT / "bundles/patch_prior/reconstruct.json")]
     line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode != 0

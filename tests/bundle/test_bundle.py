@@ -287,12 +287,12 @@ def test_overlays_pass_the_checks_and_build_their_network(overlay, random_weight
     monkeypatch.chdir(tmp_path)
     of = {"crop_size": "celeba", "kernel_lr": "hcp3d"}  # by settings that these bundles alone have
     found = [of[name] for name in ConfigParser.load_config_file(overlay) if name in of]
+    found += ["patch_prior"] * overlay.endswith("prior_vae.yaml")
     base = ROOT / "bundles" / (found[0] if found else "hcp") / "train.json"
     own = {"device": "cpu", "dataset_dir": str(tmp_path)}
     if overlay.endswith("vgg.yaml"):
         own["weights_dir"] = str(random_weights_dir)
-    files = [str(base), *([str(ROOT / "configs/prior.yaml")] if overlay.endswith("prior_vae.yaml") else []), overlay]
-    workflow = ConfigWorkflow(config_file=files, logging_file=False, **own)
+    workflow = ConfigWorkflow(config_file=[str(base), overlay], logging_file=False, **own)
     parser = workflow.parser
     parser["initialize"] = ["$blurvae.begin()"]
     workflow.initialize()

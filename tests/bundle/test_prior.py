@@ -1,4 +1,4 @@
-"""configs/prior.yaml: training, resuming, packing and loading a learned prior."""
+"""bundles/patch_prior: training, resuming, packing and loading a learned prior."""
 
 import csv
 import json
@@ -20,9 +20,11 @@ from monai_blurvae.networks.patch_models import SIGMAS
 from monai_blurvae.priors import PatchVAEPrior
 from tests.commands import environment
 from tests.report.html import Document
-from tests.volumes import EVALUATE, ROOT, TRAIN, brain, cause, run, save
+from tests.volumes import ROOT, brain, cause, run, save
 
-CONFIG = [TRAIN, str(ROOT / "configs/prior.yaml")]
+TRAIN, EVALUATE, RECONSTRUCT = (
+    str(ROOT / f"bundles/patch_prior/{name}.json") for name in ("train", "evaluate", "reconstruct")
+)
 SMALL = {
     "patch_size": 32,
     "batch_size": 8,
@@ -40,7 +42,7 @@ def prior_run(hcp_dir, cache_dir, tmp_path_factory):
     """The folder of a finished tiny training, by the line that a user types."""
     folder = tmp_path_factory.mktemp("prior") / "run"
     settings = {"dataset_dir": hcp_dir, "cache_dir": cache_dir, "run_dir": folder, **SMALL}
-    line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(CONFIG)]
+    line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", TRAIN]
     line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
     done = subprocess.run(
         line, cwd=ROOT, env=environment("study"), capture_output=True, text=True, timeout=600, check=False
@@ -56,7 +58,7 @@ def packed(prior_run, tmp_path_factory):
     line = [sys.executable, str(ROOT / "scripts/pack_bundle.py"), str(prior_run), str(folder)]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "hcp.zip"
+    return folder / "patch_prior.zip"
 
 
 def images():
@@ -98,13 +100,14 @@ def test_the_best_model_is_that_of_the_best_bound(prior_run):
 
 def test_run_bundle_zip_and_weights_load_the_same_prior(prior_run, packed, tmp_path):
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(packed), str(tmp_path)], check=True)
-    places = (prior_run, packed, tmp_path / "hcp", prior_run / "model.pt")
+    places = (prior_run, packed, tmp_path / "patch_prior", prior_run / "model.pt")
     priors = [PatchVAEPrior.load(place, intensity=(0.0, 1.0)) for place in places]
     values = [prior.log_prob(images(), 0.1) for prior in priors]
     assert all(torch.equal(value, values[0]) for value in values)
-    assert not {"inference.json", "score.json"} & {path.name for path in (tmp_path / "hcp" / "configs").iterdir()}
-    parser = ConfigParser(ConfigParser.load_config_file(tmp_path / "hcp" / "configs" / "reconstruct.json"))
-    parser.update({"bundle_root": str(tmp_path / "hcp")})
+    names = {path.name for path in (tmp_path / "patch_prior" / "configs").iterdir()}
+    assert names == {"train.json", "evaluate.json", "reconstruct.json", "metadata.json", "logging.conf"}
+    parser = ConfigParser(ConfigParser.load_config_file(tmp_path / "patch_prior" / "configs" / "reconstruct.json"))
+    parser.update({"bundle_root": str(tmp_path / "patch_prior")})
     prior = parser.get_parsed_content("prior")
     assert (prior.stride, prior.imaginary_std) == (4, 0.01)
     expected = PatchVAEPrior.load(prior_run, intensity=(0.0, 1.0), stride=4).log_prob(images(), 0.1)
@@ -115,7 +118,7 @@ def test_a_continuous_latent_is_an_overlay_away(hcp_dir, cache_dir, tmp_path):
     more = str(ROOT / "configs/prior_vae.yaml")
     sizes = {name: value for name, value in SMALL.items() if name != "network_def#components"}
     settings = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, "run_dir": str(tmp_path / "run"), **sizes}
-    run("training", [*CONFIG, more], **settings | {"max_epochs": 1, "latent_size": 3})
+    run("training", [TRAIN, more], **settings | {"max_epochs": 1, "latent_size": 3})
     prior = PatchVAEPrior.load(tmp_path / "run", inference="encoder", samples=1)
     assert isinstance(prior.network, PatchVAE)
     assert prior.network.latent_size == 3
@@ -123,9 +126,9 @@ def test_a_continuous_latent_is_an_overlay_away(hcp_dir, cache_dir, tmp_path):
 
 def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_path):
     common = {"dataset_dir": str(hcp_dir), "cache_dir": cache_dir, **SMALL, "lr_warmup": 0.0, "lr_final": 1.0}
-    run("training", CONFIG, run_dir=str(tmp_path / "straight"), **common | {"max_epochs": 3})
-    run("training", CONFIG, run_dir=str(tmp_path / "cut"), **common)
-    run("training", CONFIG, run_dir=str(tmp_path / "cut"), **common | {"max_epochs": 3}, resume="true")
+    run("training", TRAIN, run_dir=str(tmp_path / "straight"), **common | {"max_epochs": 3})
+    run("training", TRAIN, run_dir=str(tmp_path / "cut"), **common)
+    run("training", TRAIN, run_dir=str(tmp_path / "cut"), **common | {"max_epochs": 3}, resume="true")
     a, b = (load_safely(tmp_path / name / "checkpoint.pt") for name in ("straight", "cut"))
     for name in ("network", "optimizer"):
         torch.testing.assert_close(a["objects"][name], b["objects"][name], rtol=0, atol=0)
@@ -134,7 +137,9 @@ def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_pat
 
 
 def test_what_is_no_trained_prior_is_refused(prior_run, finished_run, tmp_path):
-    with pytest.raises(RunFolderError, match="holds no model of patches; give a run that was trained with prior"):
+    with pytest.raises(
+        RunFolderError, match="holds no model of patches; give a run that was trained by bundles/patch_prior"
+    ):
         PatchVAEPrior.load(finished_run[1])
     with pytest.raises(RunFolderError, match=r"holds no model\.pt; give the folder of a training"):
         PatchVAEPrior.load(tmp_path)
@@ -189,8 +194,8 @@ def test_evaluating_again_gives_the_same_table(prior_run, cache_dir, tmp_path):
 
 def test_its_packed_card_has_its_own_figures(prior_run, packed):
     with zipfile.ZipFile(packed) as archive:
-        card = archive.read("hcp/docs/model_card.md").decode()
-        metadata = json.loads(archive.read("hcp/configs/metadata.json"))
+        card = archive.read("patch_prior/docs/model_card.md").decode()
+        metadata = json.loads(archive.read("patch_prior/configs/metadata.json"))
     table = [line for line in (prior_run / "test" / "metrics.md").read_text().splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(SIGMAS)
     assert "\n".join(table) in card
@@ -207,12 +212,12 @@ def test_its_packed_card_has_its_own_figures(prior_run, packed):
 def test_the_packed_bundle_evaluates_as_the_run_does(prior_run, packed, hcp_dir, cache_dir, tmp_path, monkeypatch):
     """From its folder, on images that are given, since it comes without any."""
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(packed), str(tmp_path)], check=True)
-    monkeypatch.chdir(tmp_path / "hcp")
+    monkeypatch.chdir(tmp_path / "patch_prior")
     given = {"dataset_dir": str(hcp_dir), "image_pattern": "103/**/*.nii.gz", "cache_dir": cache_dir, "device": "cpu"}
     run("evaluating", "configs/evaluate.json", **given)
     run("evaluating", EVALUATE, **given, run_dir=str(prior_run), evaluation_dir=str(tmp_path / "own"))
     for name in ("metrics.md", "metrics.csv"):
-        assert (tmp_path / "hcp/evaluation/0001" / name).read_text() == (tmp_path / "own" / name).read_text()
+        assert (tmp_path / "patch_prior/evaluation/0001" / name).read_text() == (tmp_path / "own" / name).read_text()
 
 
 def test_a_zip_reconstructs_as_the_run_does(prior_run, packed, tmp_path):
@@ -220,7 +225,7 @@ def test_a_zip_reconstructs_as_the_run_does(prior_run, packed, tmp_path):
     for name, place in (("run", prior_run), ("zip", packed)):
         settings = {"input": str(scan), "output_dir": str(tmp_path / name), "device": "cpu", "run_dir": str(place)}
         settings |= {"acceleration": 2, "centre_lines": 9, "steps": 2}
-        run("reconstructing", str(ROOT / "bundles/hcp/reconstruct.json"), **settings)
+        run("reconstructing", RECONSTRUCT, **settings)
     found = [sorted((tmp_path / name).rglob("*.nii.gz")) for name in ("run", "zip")]
     assert found[0]
     for one, other in zip(*found, strict=True):

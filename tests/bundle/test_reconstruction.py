@@ -26,7 +26,7 @@ from tests.priors.raw_data import write_fastmri
 from tests.report.html import Document
 from tests.volumes import ROOT, cause, run, save
 
-RECONSTRUCT = str(ROOT / "bundles/hcp/reconstruct.json")
+RECONSTRUCT = str(ROOT / "bundles/patch_prior/reconstruct.json")
 PRIOR = "$__import__('tests.bundle.test_reconstruction', fromlist=['']).prior()"
 SCAN = {"acceleration": 2, "centre_lines": 9, "slice_axis": 2}
 AFFINE = np.array([[0, -2.0, 0, 10], [2.0, 0, 0, 20], [0, 0, 3.0, 30], [0, 0, 0, 1]])

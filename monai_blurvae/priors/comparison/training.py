@@ -40,7 +40,7 @@ def training_patches(
     crop_size: int = CROP_SIZE,
     seed: int = 0,
 ) -> Tensor:
-    """Patches of training volumes, as ``configs/prior.yaml`` sees them: neighbours, cut out of random crops of slices.
+    """Patches of training volumes, as ``bundles/patch_prior`` sees them: neighbours, cut out of random crops of slices.
 
     Args:
         items: with the path of a volume under ``image``, and its ``subject``.
