@@ -50,8 +50,8 @@ from monai_blurvae.files import make_folder, write_text
 from monai_blurvae.handlers.evaluation import csv_text
 from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
 from monai_blurvae.networks import BlurVAE, VAEOutput
-from monai_blurvae.study.figures import new_figure, save
 from monai_blurvae.transforms import CheckVolumed, RandSlicePatchd
+from study.figures import new_figure, save
 
 CUDA_GRAPHS = "reduce-overhead"
 COMPILE_MODES = ("default", CUDA_GRAPHS, "max-autotune")

@@ -35,7 +35,9 @@ from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.metrics import fit_likelihoods
 from monai_blurvae.networks import BlurVAE, PatchModel
 from monai_blurvae.priors import BlurVAEPrior, PatchVAEPrior
-from monai_blurvae.priors.comparison import (
+from monai_blurvae.priors.patch_prior import PatchPrior
+from monai_blurvae.runs import Run
+from prior_comparison import (
     Comparison,
     Method,
     Results,
@@ -46,11 +48,9 @@ from monai_blurvae.priors.comparison import (
     prior_methods,
     write_report,
 )
-from monai_blurvae.priors.comparison.methods import EPLL
-from monai_blurvae.priors.comparison.runner import CROSS, TEST, VALIDATION
-from monai_blurvae.priors.comparison.scenes import PHASES
-from monai_blurvae.priors.patch_prior import PatchPrior
-from monai_blurvae.runs import Run
+from prior_comparison.methods import EPLL
+from prior_comparison.runner import CROSS, TEST, VALIDATION
+from prior_comparison.scenes import PHASES
 
 SETTINGS, MIXTURE, RESULTS = "settings.json", "mixture.npz", "results"
 LIKELIHOODS = ("variance", "kernel", "spectrum")

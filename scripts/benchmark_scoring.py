@@ -34,7 +34,7 @@ from monai_blurvae.handlers.evaluation import csv_text
 from monai_blurvae.inferers import VolumeScores
 from monai_blurvae.metrics.scoring import auroc
 from monai_blurvae.seeding import derive_seed, numpy_rng
-from monai_blurvae.study.planted import CHANGES, LESIONS
+from study.planted import CHANGES, LESIONS
 
 SCORE = Path(__file__).resolve().parents[1] / "bundles/hcp/score.json"
 CLEAN = "clean"

@@ -31,9 +31,9 @@ from filelock import FileLock, Timeout
 
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.files import default_cache_dir, make_folder
-from monai_blurvae.study.options import StudyOptions
-from monai_blurvae.study.plan import BETAS, BUDGETS, FIGURES, PLAIN_BETA, ROWS, SETS, TABLES
-from monai_blurvae.study.study import Study
+from study.options import StudyOptions
+from study.plan import BETAS, BUDGETS, FIGURES, PLAIN_BETA, ROWS, SETS, TABLES
+from study.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 
