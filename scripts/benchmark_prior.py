@@ -37,20 +37,12 @@ from monai_blurvae.networks import BlurVAE, PatchModel
 from monai_blurvae.priors import BlurVAEPrior, PatchVAEPrior
 from monai_blurvae.priors.patch_prior import PatchPrior
 from monai_blurvae.runs import Run
-from prior_comparison import (
-    Comparison,
-    Method,
-    Results,
-    Setting,
-    classical_methods,
-    find_cases,
-    fitted_mixture,
-    prior_methods,
-    write_report,
-)
-from prior_comparison.methods import EPLL
-from prior_comparison.runner import CROSS, TEST, VALIDATION
-from prior_comparison.scenes import PHASES
+from prior_comparison.comparison import CROSS, TEST, VALIDATION, Comparison
+from prior_comparison.methods import EPLL, Method, classical_methods, prior_methods
+from prior_comparison.report import write_report
+from prior_comparison.scenes import PHASES, Setting, find_cases
+from prior_comparison.training import fitted_mixture
+from study.frames import import_pandas
 
 SETTINGS, MIXTURE, RESULTS = "settings.json", "mixture.npz", "results"
 LIKELIHOODS = ("variance", "kernel", "spectrum")
@@ -167,6 +159,7 @@ def make_methods(arguments: argparse.Namespace, data: Datalist) -> list[Method]:
 
 def run(arguments: argparse.Namespace) -> None:
     """The comparison and its report."""
+    import_pandas()  # before hours of reconstructions
     make_folder(arguments.output)
     data = load_datalist(arguments.dataset_dir, arguments.image_pattern, arguments.datalist, arguments.seed).require()
     methods = make_methods(arguments, data)
@@ -184,7 +177,7 @@ def run(arguments: argparse.Namespace) -> None:
         Setting(*combination)
         for combination in itertools.product(arguments.accelerations, arguments.coils, arguments.phase, arguments.noise)
     ]
-    comparison = Comparison(methods, settings, cases, Results(arguments.output / RESULTS), arguments.seed)
+    comparison = Comparison(methods, settings, cases, arguments.output / RESULTS, arguments.seed)
     comparison.run()
     write_report(comparison, arguments.output, data.remark)
     print(f"Tables and figures are in {arguments.output}.")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from monai_blurvae.errors import SettingsError
-from prior_comparison import Setting, find_cases, simulate
+from prior_comparison.scenes import Setting, find_cases, simulate
 from tests.volumes import brain, save
 
 SETTING = Setting(2.0, 1, "smooth", 0.01)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prior_comparison import fitted_mixture, training_patches
+from prior_comparison.training import fitted_mixture, training_patches
 from tests.volumes import brain, save
 
 pytest.importorskip("sklearn")

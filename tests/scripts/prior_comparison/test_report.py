@@ -2,15 +2,10 @@ import itertools
 import math
 
 import numpy as np
+import pandas
 import pytest
 
-from prior_comparison import mean_with_interval
-from prior_comparison.report import gain_over
-from prior_comparison.results import Result
-
-
-def result(subject, index, psnr):
-    return Result(subject, index, {}, {"psnr": psnr}, 1.0)
+from prior_comparison.report import gain_over, mean_with_interval
 
 
 def test_interval_is_that_of_all_resamples():
@@ -41,8 +36,9 @@ def test_one_subject_has_no_interval():
 
 def test_gains_are_of_the_same_slice_and_averaged_in_each_subject():
     """Three slices of one subject count as one."""
-    baseline = [result("a", 0, 30.0), result("a", 1, 20.0), result("a", 2, 10.0), result("b", 0, 25.0)]
-    method = [result("b", 0, 26.0), result("a", 2, 13.0), result("a", 1, 24.0), result("a", 0, 35.0)]
+    columns = ["subject", "slice", "psnr"]
+    baseline = pandas.DataFrame([("a", 0, 30.0), ("a", 1, 20.0), ("a", 2, 10.0), ("b", 0, 25.0)], columns=columns)
+    method = pandas.DataFrame([("b", 0, 26.0), ("a", 2, 13.0), ("a", 1, 24.0), ("a", 0, 35.0)], columns=columns)
     found = gain_over(baseline, method)
     assert found.mean == pytest.approx((4.0 + 1.0) / 2)
     assert found.least == pytest.approx(1.0)

@@ -2,16 +2,9 @@ import pytest
 import torch
 
 from monai_blurvae.errors import RunFolderError
-from prior_comparison import (
-    TRIALS,
-    Comparison,
-    Method,
-    Results,
-    Setting,
-    classical_methods,
-    find_cases,
-    prior_methods,
-)
+from prior_comparison.comparison import Comparison
+from prior_comparison.methods import TRIALS, Method, classical_methods, prior_methods
+from prior_comparison.scenes import Setting, find_cases
 from tests.priors.gaussian import GaussianPrior, power_law
 from tests.volumes import brain, save
 
@@ -41,7 +34,7 @@ class Shrunk:
 
 def test_the_best_parameters_of_the_validation_slices_are_used(cases, tmp_path):
     method = Method("shrunk", "shrunk", Shrunk, tuple({"factor": factor} for factor in (0.1, 1.0, 2.0)))
-    comparison = Comparison([method], [SETTING], cases, Results(tmp_path))
+    comparison = Comparison([method], [SETTING], cases, tmp_path)
     Shrunk.calls = 0
     comparison.run()
     assert comparison.tuned(SETTING, method) == {"factor": 1.0}
@@ -58,7 +51,7 @@ def test_the_best_parameters_of_the_validation_slices_are_used(cases, tmp_path):
 
 def test_a_damaged_result_is_named(cases, tmp_path):
     method = Method("shrunk", "shrunk", Shrunk)
-    comparison = Comparison([method], [SETTING], cases, Results(tmp_path))
+    comparison = Comparison([method], [SETTING], cases, tmp_path)
     comparison.run()
     path = tmp_path / SETTING.name / "shrunk" / "test" / f"{cases['test'][0].name}.json"
     path.write_text('{"subject": "1"}')
@@ -77,7 +70,7 @@ def test_a_prior_in_the_splitting(cases, tmp_path):
     """The imaginary part that is tuned is that of the method, not of the prior; the first slice has a curve."""
     prior = GaussianPrior(power_law(48, 40, power=3.0, dtype=torch.float32), imaginary_std=0.7)
     splitting, published = prior_methods({"gauss": prior}, steps=6)
-    comparison = Comparison([splitting], [SETTING], cases, Results(tmp_path))
+    comparison = Comparison([splitting], [SETTING], cases, tmp_path)
     comparison.run()
     first, second = comparison.finished(SETTING, splitting, "test")
     assert len(first.psnr_of_steps) == 6
