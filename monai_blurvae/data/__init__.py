@@ -15,7 +15,6 @@ from monai_blurvae.data.facts import (
     facts_of,
     reference_images,
     require_distinct_contents,
-    transform_key,
 )
 from monai_blurvae.data.header import (
     VOLUME_SUFFIXES,
@@ -69,5 +68,4 @@ __all__ = [
     "reference_images",
     "require_distinct_contents",
     "split_subjects",
-    "transform_key",
 ]

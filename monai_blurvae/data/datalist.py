@@ -7,7 +7,6 @@ import glob
 import json
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,97 +22,72 @@ from monai_blurvae.seeding import numpy_rng
 logger = logging.getLogger(__name__)
 
 
+@dataclass
 class Listing:
-    """Walks through a folder, only where a glob may match, and opens no file.
-
-    The glob's parts are the states of an automaton: a folder is entered with the positions in the glob that its path
-    has reached, so that each name is compared with few parts, and folders that cannot match are left out. Upper and
-    lower case are the same, links to folders and files are followed, and hidden folders are not entered.
-
-    Args:
-        pattern: glob relative to the folder, ``**`` included.
+    """What a glob matches in a folder: paths relative to it, with forward slashes.
 
     Attributes:
-        files: that match, relative to the folder, with forward slashes.
+        files: that are there.
         folders: likewise.
-        hidden: files that match and whose name begins with a dot, such as ``._scan.nii``.
-        broken: links that match and lead to nothing.
+        hidden: files whose name begins with a dot, such as ``._scan.nii``.
+        broken: links that lead to nothing.
     """
 
-    def __init__(self, pattern: str) -> None:
-        parts = list(PurePosixPath(pattern).parts) or [""]
-        if parts[-1] == "**":
-            parts.append("*")
-        self._matchers = [None if part == "**" else _matcher(part) for part in parts]
-        self.files: list[str] = []
-        self.folders: list[str] = []
-        self.hidden: list[str] = []
-        self.broken: list[str] = []
-
-    def of(self, root: Path) -> Listing:
-        """List one folder.
-
-        Raises:
-            DataError: if it or a folder in it cannot be listed.
-        """
-        self._walk(str(root), "", self._closure({0}), frozenset())
-        return self
-
-    def _walk(self, folder: str, prefix: str, states: frozenset[int], above: frozenset[tuple[int, int]]) -> None:
-        last = len(self._matchers) - 1
-        matches = self._matchers[last] if last in states else None
-        try:
-            status = os.stat(folder)  # noqa: PTH116 - with scandir, for speed
-            here = (status.st_dev, status.st_ino)
-            if here in above:  # a link to a folder that it lies in
-                return
-            with os.scandir(folder) as listing:
-                for entry in listing:
-                    if entry.is_dir():
-                        if not entry.name.startswith("."):
-                            self._enter(entry, prefix, states, above | {here})
-                            if matches is not None and matches(entry.name):
-                                self.folders.append(prefix + entry.name)
-                    elif matches is not None and matches(entry.name):
-                        self._place(entry).append(prefix + entry.name)
-        except OSError as error:
-            raise DataError(
-                f"the folder {folder} cannot be listed ({error.strerror or error}); check its permissions."
-            ) from error
-
-    def _enter(
-        self, entry: os.DirEntry[str], prefix: str, states: frozenset[int], above: frozenset[tuple[int, int]]
-    ) -> None:
-        if below := self._step(states, entry.name):
-            self._walk(entry.path, f"{prefix}{entry.name}/", below, above)
-
-    def _place(self, entry: os.DirEntry[str]) -> list[str]:
-        if entry.name.startswith("."):
-            return self.hidden
-        return self.files if entry.is_file() or not entry.is_symlink() else self.broken
-
-    def _step(self, states: frozenset[int], name: str) -> frozenset[int]:
-        """Positions in the glob after a folder of this name."""
-        reached = set()
-        for state in states:
-            matches = self._matchers[state]
-            if matches is None:
-                reached.add(state)
-            elif state + 1 < len(self._matchers) and matches(name):
-                reached.add(state + 1)
-        return self._closure(reached)
-
-    def _closure(self, states: set[int]) -> frozenset[int]:
-        """With the positions behind each ``**``, which may stand for no folder at all."""
-        for state in sorted(states):
-            while self._matchers[state] is None:
-                state += 1
-                states.add(state)
-        return frozenset(states)
+    files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
 
-def _matcher(part: str) -> Callable[[str], object]:
-    return re.compile(fnmatch.translate(part), re.IGNORECASE).match
+def list_folder(root: Path, pattern: str) -> Listing:
+    """List what matches, opening no file and entering only folders in which something may match.
+
+    Upper and lower case are the same, links to folders and files are followed, and hidden folders are not entered.
+
+    Args:
+        root: the folder.
+        pattern: glob relative to the folder, ``**`` included.
+
+    Raises:
+        DataError: if it or a folder in it cannot be listed.
+    """
+    parts = [part.lower() for part in PurePosixPath(pattern).parts]
+    parts += ["*"] if parts[-1:] == ["**"] else []
+    found = Listing()
+
+    def walk(folder: str, names: list[str], prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        status = os.stat(folder)  # noqa: PTH116 - with scandir, for speed
+        here = (status.st_dev, status.st_ino)
+        if here in above:  # a link to a folder that it lies in
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                below, path = [*names, entry.name.lower()], prefix + entry.name
+                hidden, is_folder = entry.name.startswith("."), entry.is_dir()
+                if is_folder and not hidden and _fits(below, parts, begin=True):
+                    walk(entry.path, below, f"{path}/", above | {here})
+                if (is_folder and hidden) or not _fits(below, parts):
+                    continue
+                is_file = entry.is_file() or not entry.is_symlink()
+                kind = found.folders if is_folder else found.hidden if hidden else found.files
+                (kind if is_folder or hidden or is_file else found.broken).append(path)
+
+    try:
+        walk(str(root), [], "", frozenset())
+    except OSError as error:
+        raise DataError(
+            f"the folder {error.filename or root} cannot be listed ({error.strerror or error}); check its permissions."
+        ) from error
+    return found
+
+
+def _fits(names: list[str], parts: list[str], begin: bool = False) -> bool:
+    """Whether a path matches a glob, or, with ``begin``, whether something below it may."""
+    if not names or not parts:
+        return bool(parts) if begin and not names else not names and not parts
+    if parts[0] == "**":
+        return _fits(names, parts[1:], begin) or _fits(names[1:], parts, begin)
+    return fnmatch.fnmatchcase(names[0], parts[0]) and _fits(names[1:], parts[1:], begin)
 
 
 def require_listable(root: Path, pattern: str, what: str) -> None:
@@ -241,7 +215,7 @@ def find_volumes(
     """
     root = Path(dataset_dir).expanduser()
     require_listable(root, image_pattern, "volumes")
-    found = Listing(image_pattern).of(root)
+    found = list_folder(root, image_pattern)
     links = [path for path in found.broken if _has_suffix(path)]
     paths = [p.relative_to(root).as_posix() for p in distinct_volumes(root / n for n in found.files + found.folders)]
     pointers = [path for path in paths if is_absent(root / path)]
@@ -305,7 +279,7 @@ def _nothing_found(root: Path, image_pattern: str, found: Listing) -> DataError:
             "series); convert them to NIfTI, for example with dcm2niix, mri_convert or nibabel, or set image_pattern "
             "to the files that hold the volumes."
         )
-    everything = Listing("**/*").of(root)
+    everything = list_folder(root, "**/*")
     volumes = [path for path in everything.files if _has_suffix(path)]
     among = f", {min(volumes)} among them" if volumes else ""
     return DataError(
@@ -670,7 +644,7 @@ def _volumes(place: Path, output_dir: Path) -> tuple[list[Path], Path]:
 
 
 def _in_folder(folder: Path, output_dir: Path) -> list[Path]:
-    listed = Listing("**/*").of(folder)
+    listed = list_folder(folder, "**/*")
     paths = [folder / name for name in sorted([*listed.files, *listed.folders, *listed.broken])]
     volumes = distinct_volumes(path for path in paths if not path.is_relative_to(output_dir))
     if not volumes:

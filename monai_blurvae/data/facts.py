@@ -121,11 +121,6 @@ def describe_transform(transform: Any) -> Any:
     return _describe(transform, ())
 
 
-def transform_key(transform: Any) -> str:
-    """Thirty-two hexadecimal digits that identify a transform by its description."""
-    return digest_of(describe_transform(transform))
-
-
 def digest_of(content: Any) -> str:
     """Thirty-two hexadecimal digits that identify JSON-able content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

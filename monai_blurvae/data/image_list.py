@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +15,10 @@ from monai_blurvae.data.datalist import (
     SPLITS,
     VALIDATION_FRACTION,
     Datalist,
-    Listing,
     count_text,
     draw_validation,
     example_of,
+    list_folder,
     made_or_problem,
     read_datalist,
     read_split,
@@ -78,10 +77,6 @@ PARTITIONS = dict(zip("012", SPLITS, strict=True))
 """CelebA's numbers."""
 PARTITION_FILE = "list_eval_partition.txt"
 PARTITION_FILES = (PARTITION_FILE, "list_eval_partition.csv")
-LEVELS = 3
-"""How far from the given folder a partition file is looked for."""
-BESIDE = re.compile("^(eval|anno|list_eval)|celeba", re.IGNORECASE)
-"""Names of folders beside and above the given one that may hold a partition file; others are none of its business."""
 SIX_DIGITS = re.compile("[0-9]{6}")
 MARK_FILE = "sample.json"
 """Marks the built-in sample of photographs, and says whether it is whole."""
@@ -126,7 +121,7 @@ def find_images(dataset_dir: str | Path, image_pattern: str, skip_absent: bool =
     """
     root = Path(dataset_dir).expanduser()
     require_listable(root, image_pattern, "images")
-    found = Listing(image_pattern).of(root)
+    found = list_folder(root, image_pattern)
     images = [path for path in found.files if _is_image(path)]
     broken = sorted(path for path in found.broken if _is_image(path))
     handle_absent(root, broken, len(images) + len(broken), skip_absent)
@@ -157,8 +152,7 @@ def load_image_datalist(
     1. a given ``datalist``;
     2. the batches of CIFAR-10 in ``dataset_dir`` or in ``cifar-10-batches-py`` in it;
     3. a partition file in CelebA's format: the given one, or ``list_eval_partition.txt`` or ``.csv`` in
-       ``dataset_dir``, up to three folders above or below it, or in a folder beside these that is called so or
-       ``Eval``, ``Anno…`` or ``…celeba…``, wherever CelebA, torchvision and Kaggle have it;
+       ``dataset_dir``, in the folder above it, or in ``Eval`` in one of these;
     4. folders ``train`` and ``test``, ``val`` (also ``valid`` or ``validation``) or both in ``dataset_dir``;
     5. a random split: 20 % test, 10 % of the rest validation; with a warning if the folder looks like CelebA's.
 
@@ -345,7 +339,7 @@ def _without_suffix(path: str) -> str:
 
 
 def _nothing_found(root: Path, image_pattern: str) -> DataError:
-    everything = Listing("**/*").of(root)
+    everything = list_folder(root, "**/*")
     images = [path for path in everything.files if _is_image(path)]
     if images:
         return DataError(
@@ -401,40 +395,19 @@ def _split_by_folder(entries: Entries, root: Path) -> tuple[dict[str, Entries], 
 
 
 def _find_partition_file(given: Path, root: Path, entries: Entries) -> Path | None:
-    """CelebA's file: in the folder, below or above it, or there in a folder that is called like CelebA's.
+    """CelebA's file in the folder or the one above it, or in ``Eval`` in these.
 
     Args:
         given: the folder as it was named, which a link may lead away from the file.
         root: what it resolves to.
-        entries: its images. A file elsewhere than in the folder and its ``Eval`` counts only if it names most of them.
+        entries: its images. A file above the folder counts only if it names most of them.
     """
-    with_images = {str((root / entry["image"]).parent) for entry in entries}
-    refused: set[Path] = set()
     for base in dict.fromkeys((given, root)):
-        places = [base, base / "Eval", *_folders_below(base, LEVELS, with_images)]
-        for above in list(base.parents)[:LEVELS]:
-            places += [above, *(inner for inner in _folders_below(above, 1, with_images) if BESIDE.search(inner.name))]
-        for folder in dict.fromkeys(places):
+        for folder in (base, base / "Eval", base.parent, base.parent / "Eval"):
             for path in (folder / name for name in PARTITION_FILES):
-                if path in refused or not path.is_file():
-                    continue
-                if folder in (base, base / "Eval") or _names_most(path, entries):
+                if path.is_file() and (folder.is_relative_to(base) or _names_most(path, entries)):
                     return path
-                refused.add(path)
     return None
-
-
-def _folders_below(folder: Path, levels: int, with_images: set[str]) -> list[Path]:
-    """Folders in a folder, outer ones first; those with images, which may be many, are not looked into."""
-    found = []
-    if levels and str(folder) not in with_images:
-        try:
-            with os.scandir(folder) as listing:
-                inside = sorted(entry.path for entry in listing if entry.is_dir() and not entry.name.startswith("."))
-        except OSError:  # not ours to read
-            return []
-        found = [Path(path) for path in inside]
-    return found + [deeper for inner in found for deeper in _folders_below(inner, levels - 1, with_images)]
 
 
 def _names_most(path: Path, entries: Entries) -> bool:

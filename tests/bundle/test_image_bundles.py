@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import pickle
 import sys
 
 import monai.bundle
@@ -17,6 +16,7 @@ from monai_blurvae.bundle.run_report import report_run
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.networks import BlurVAEReconstructor
 from tests.bundle.test_command_line import LINE, call, options, root  # noqa: F401  a fixture
+from tests.cifar import make_cifar
 from tests.photographs import CELEBA, CIFAR, TINY_IMAGES, make_photographs, write_partition
 from tests.volumes import ROOT, cause, run
 
@@ -209,21 +209,12 @@ def test_grey_images(photographs, cache_dir, tmp_path):
     assert weights(tmp_path / "r")["encoder.blocks.0.conv.weight"].shape[1] == 1
 
 
-def write_batch(path, rows, seed):
-    data = np.random.default_rng(seed).integers(0, 256, (rows, 3072), dtype=np.uint8)
-    path.write_bytes(pickle.dumps({b"data": data, b"labels": [0] * rows}, protocol=4))
-
-
 def test_cifars_batches_are_trained_on_and_evaluated(cache_dir, tmp_path):
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    for i in range(1, 6):
-        write_batch(folder / f"data_batch_{i}", 4, i)
-    write_batch(folder / "test_batch", 3, 6)
+    folder = make_cifar(tmp_path / "cifar-10-batches-py")
     common = {"cache_dir": cache_dir, "output_dir": str(tmp_path / "runs")}
     run("training", CIFAR, dataset_dir=str(folder), **common, **TINY_IMAGES)
     listed = json.loads((tmp_path / "runs" / "0001" / "datalist.json").read_text())
-    assert [len(listed[split]) for split in ("training", "validation", "test")] == [18, 2, 3]
+    assert [len(listed[split]) for split in ("training", "validation", "test")] == [18, 2, 4]
     config = str(ROOT / "bundles/celeba/evaluate.json")
     run("evaluating", config, measures="true", importance_samples=1, weights_dir=str(tmp_path), **common)
     evaluated = (tmp_path / "runs" / "0001" / "evaluation" / "0001" / "metrics.csv").read_text()

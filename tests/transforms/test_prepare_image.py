@@ -16,7 +16,7 @@ from skimage.io import imsave
 from monai_blurvae.data.facts import describe_transform
 from monai_blurvae.errors import DataError
 from monai_blurvae.transforms.prepare_image import PrepareImaged, ToChannels
-from tests.cifar import python2_batch, random_rows
+from tests.cifar import random_rows, save_batch
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
 GREY = RGB[..., 0]
@@ -415,7 +415,7 @@ def test_a_loader_of_ones_own():
 
 def test_a_row_of_a_cifar_batch_is_known_by_its_path(tmp_path):
     rows = random_rows(3)
-    (tmp_path / "data_batch_1").write_bytes(python2_batch(rows))
+    save_batch(tmp_path / "data_batch_1", rows)
     path = f"{tmp_path / 'data_batch_1'}#2"
     np.testing.assert_array_equal(transformed(path, 32), rows[2].reshape(3, 32, 32))
     expected = luma(rows[2].reshape(3, 32, 32).transpose(1, 2, 0))
