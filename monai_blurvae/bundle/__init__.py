@@ -2,8 +2,7 @@
 
 from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.bundle.measures import MeasuresHandler
-from monai_blurvae.bundle.reconstruction import ScanReconstructor
-from monai_blurvae.bundle.run_report import report_run
+from monai_blurvae.bundle.run_report import report_reconstructions, report_run
 from monai_blurvae.bundle.scoring import VolumeScorer
 from monai_blurvae.bundle.volumes import VolumeReconstructor
 from monai_blurvae.command_line import begin, begin_in_parallel
@@ -19,7 +18,6 @@ __all__ = [
     "Run",
     "RunRecordHandler",
     "RunningConfig",
-    "ScanReconstructor",
     "TrainedObjective",
     "TrainingRun",
     "VolumeReconstructor",
@@ -31,6 +29,7 @@ __all__ = [
     "is_main_process",
     "log_skipped",
     "prepare",
+    "report_reconstructions",
     "report_run",
     "running_config",
     "with_shared_norms",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from monai_blurvae.errors import SettingsError
-from monai_blurvae.priors.protocol import ImagePrior, Sigma
+from monai_blurvae.priors.patch_prior import ImagePrior, Sigma
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI
 from monai_blurvae.priors.reconstruction.splitting import as_channels
 

@@ -1,4 +1,4 @@
-"""Evaluation of a model of patches during and after its training: held-out log-densities, and how well it denoises."""
+"""The training of a model of patches: how it begins, its held-out log-densities, and how well it denoises."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
+from monai_blurvae.data import VolumePatchDataset
 from monai_blurvae.data.facts import evenly_spread, facts_of
 from monai_blurvae.engines.iteration import images_of
 from monai_blurvae.files import FilePath, Record, make_folder, resolved, write_text
 from monai_blurvae.functional import image_of, patches_of
 from monai_blurvae.handlers.evaluation import csv_text, mean_and_std_text, places_of
 from monai_blurvae.metrics.image_quality import Output, as_batch
-from monai_blurvae.networks import PatchModel, unwrapped
+from monai_blurvae.networks import PatchMixture, PatchModel, unwrapped
 from monai_blurvae.networks.patch_models import MODEL_RANGE, SIGMAS
 from monai_blurvae.priors.patch_vae_prior import PatchVAEPrior, bank_misses
 from monai_blurvae.run_files import DENOISING_NPZ, METRICS_CSV, METRICS_MD
 from monai_blurvae.seeding import torch_rng
 
 logger = logging.getLogger(__name__)
+
 
 KEY_SIGMA = 0.02
 """Noise level, on [0, 1], of the log-density by which the best model is chosen."""
@@ -303,3 +305,36 @@ class PriorReportHandler:
 
 def _inference(network: PatchModel) -> str:
     return "importance" if bank_misses(network) else "bank"
+
+
+class InitialMixtureHandler:
+    """Give a :class:`~monai_blurvae.networks.PatchMixture` its bases, from training images, when a training begins.
+
+    A training that is resumed has them in its checkpoint.
+
+    Args:
+        network: whatever wraps it; a model of another kind is left as it is.
+        dataset: of the training.
+        patches: how many are looked at, the same number of each volume.
+    """
+
+    def __init__(self, network: nn.Module, dataset: VolumePatchDataset, patches: int = 100_000) -> None:
+        self.network = network
+        self.dataset = dataset
+        self.patches = patches
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, after the handler that resumes."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Fit the mixture that the network begins with."""
+        network: Any = unwrapped(self.network)
+        if engine.state.iteration or not isinstance(network, PatchMixture) or not len(self.dataset):
+            return
+        p = network.patch_size
+        per_image = self.dataset[0][CommonKeys.IMAGE][0].numel() // p**2
+        images = self.dataset.unshuffled(-(-self.patches // per_image))
+        logger.info(f"Fitting {len(network.logits)} Gaussians to {len(images) * per_image} patches, to begin with.")
+        cut = [images[i][CommonKeys.IMAGE] for i in range(len(images))]
+        network.initialize(patches_of(torch.stack(cut), p, p).flatten(0, 1).to(network.start))

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import Record, read_object
-from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE
-from monai_blurvae.priors.reconstruction.measures import MEASURES
+from monai_blurvae.priors.reconstruction.splitting import CONVERGENCE, MEASURES
 from monai_blurvae.report.charts import BLUE, GREY, STEP, Chart, Series, line_chart, need_matplotlib
 from monai_blurvae.report.content import Setting, SettingGroup, Table, number_text, value_text
 from monai_blurvae.report.figures import ColourBar, Example, colour_bar

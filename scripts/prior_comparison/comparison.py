@@ -18,8 +18,12 @@ from torch import Tensor
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import make_folder, read_object, replacing, write_json
-from monai_blurvae.priors.reconstruction.measures import MEASURES, magnitude_psnr, reconstruction_measures
-from monai_blurvae.priors.reconstruction.splitting import can_be_watched
+from monai_blurvae.priors.reconstruction.splitting import (
+    MEASURES,
+    can_be_watched,
+    magnitude_psnr,
+    reconstruction_measures,
+)
 from prior_comparison.methods import Method, Parameters
 from prior_comparison.scenes import Case, Setting, simulate
 

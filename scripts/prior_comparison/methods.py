@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from monai_blurvae.priors.protocol import ImagePrior
+from monai_blurvae.priors.patch_prior import ImagePrior
 from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, WaveletSparsity, ZeroFilled
 from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
-from monai_blurvae.priors.reconstruction.phase import PHASE_CYCLES
-from monai_blurvae.priors.reconstruction.splitting import HalfQuadraticSplitting, Reconstruction
+from monai_blurvae.priors.reconstruction.splitting import PHASE_CYCLES, HalfQuadraticSplitting, Reconstruction
 
 Parameters = Mapping[str, float]
 """Values of the free parameters by name."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_blurvae.files import replacing, write_text
-from monai_blurvae.priors.reconstruction.measures import MEASURES
+from monai_blurvae.priors.reconstruction.splitting import MEASURES
 from prior_comparison.comparison import CROSS, TEST, VALIDATION, Comparison
 from prior_comparison.methods import EPLL, NOT_COMPARED, TRIALS, TV_REAL
 from prior_comparison.scenes import CENTRE_LINES, Setting

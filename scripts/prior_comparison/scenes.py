@@ -12,16 +12,20 @@ import torch
 from torch import Tensor
 
 from monai_blurvae.errors import SettingsError
-from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask
-from monai_blurvae.priors.reconstruction.operator import CartesianMRI
-from monai_blurvae.priors.reconstruction.scaling import PERCENTILE, kspace_scale, percentile
-from monai_blurvae.priors.reconstruction.scan import simulate_scan
-from monai_blurvae.priors.reconstruction.simulate import (
+from monai_blurvae.priors.reconstruction.operator import (
+    PERCENTILE,
+    CartesianMRI,
+    gaussian_line_mask,
+    kspace_scale,
+    percentile,
+)
+from monai_blurvae.priors.reconstruction.scan import (
     ROUGH,
     SMOOTH,
     simulate_coil_maps,
     simulate_kspace,
     simulate_phase,
+    simulate_scan,
 )
 from monai_blurvae.seeding import derive_seed
 

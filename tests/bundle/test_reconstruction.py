@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from monai_blurvae.bundle import ScanReconstructor
-from monai_blurvae.bundle.reconstruction import find_files, named_folders
+from monai_blurvae.bundle import report_reconstructions
 from monai_blurvae.errors import DataError, RunFolderError, SettingsError
 from monai_blurvae.priors.reconstruction import (
     AnnealedLangevin,
     HalfQuadraticSplitting,
     RealLeastSquares,
+    ScanReconstructor,
     ZeroFilled,
     centred_fft,
     simulate_coil_maps,
 )
+from monai_blurvae.priors.reconstruction.reconstructor import find_files, named_folders
 from monai_blurvae.report import write_reconstructions
 from tests.priors.gaussian import GaussianPrior, power_law
 from tests.priors.phantom import head
@@ -151,6 +152,7 @@ def test_the_page(tmp_path):
     for name in "ab":
         path = volume(tmp_path / f"{name}.nii.gz", 2)
         ScanReconstructor(method(), path, tmp_path / "out", SCAN, sampler=sampler, samples=2).run()
+    report_reconstructions(tmp_path / "out")
     page = Document((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert [entry["href"] for entry in page.all("a")][:2] == ["#scan-0", "#scan-1"]
     alts = [image["alt"] for image in page.all("img")]
@@ -176,6 +178,7 @@ def test_a_page_is_no_reason_to_fail_and_no_file_is_lost(tmp_path, caplog):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "report.html").write_text("mine")
     ScanReconstructor(RealLeastSquares(2), path, tmp_path / "out", SCAN).run()
+    report_reconstructions(tmp_path / "out")
     assert (tmp_path / "out" / "report.html").read_text() == "mine"
     assert "report.html is there and is no report; choose another file." in caplog.text
     assert not (tmp_path / "out" / "a" / "convergence.csv").exists()  # least squares has no watcher

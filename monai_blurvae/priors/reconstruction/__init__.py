@@ -5,17 +5,31 @@ axes and lines along H, and a unitary DFT between them.
 """
 
 from monai_blurvae.priors.reconstruction.baselines import RealLeastSquares, TotalVariation, WaveletSparsity, ZeroFilled
-from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
-from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, ConvergenceWatcher
 from monai_blurvae.priors.reconstruction.ddp import DeepDensityPrior
-from monai_blurvae.priors.reconstruction.masks import gaussian_line_mask, mask_of_lines
-from monai_blurvae.priors.reconstruction.measures import MEASURES, magnitude_psnr, reconstruction_measures
-from monai_blurvae.priors.reconstruction.operator import CartesianMRI, centred_fft, centred_ifft
-from monai_blurvae.priors.reconstruction.phase import PHASE_CYCLES, centre_phase, smooth_phase
-from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
-from monai_blurvae.priors.reconstruction.scaling import estimate_noise_std, kspace_scale
-from monai_blurvae.priors.reconstruction.simulate import simulate_coil_maps, simulate_kspace, simulate_phase
-from monai_blurvae.priors.reconstruction.splitting import HalfQuadraticSplitting, Reconstruction
+from monai_blurvae.priors.reconstruction.operator import (
+    CartesianMRI,
+    centred_fft,
+    centred_ifft,
+    estimate_coil_maps,
+    estimate_noise_std,
+    gaussian_line_mask,
+    kspace_scale,
+)
+from monai_blurvae.priors.reconstruction.reconstructor import ScanReconstructor
+from monai_blurvae.priors.reconstruction.scan import simulate_coil_maps, simulate_kspace, simulate_phase
+from monai_blurvae.priors.reconstruction.splitting import (
+    CONVERGENCE,
+    MEASURES,
+    PHASE_CYCLES,
+    AnnealedLangevin,
+    ConvergenceWatcher,
+    HalfQuadraticSplitting,
+    Reconstruction,
+    centre_phase,
+    magnitude_psnr,
+    reconstruction_measures,
+    smooth_phase,
+)
 
 __all__ = [
     "CONVERGENCE",
@@ -28,6 +42,7 @@ __all__ = [
     "HalfQuadraticSplitting",
     "RealLeastSquares",
     "Reconstruction",
+    "ScanReconstructor",
     "TotalVariation",
     "WaveletSparsity",
     "ZeroFilled",
@@ -39,7 +54,6 @@ __all__ = [
     "gaussian_line_mask",
     "kspace_scale",
     "magnitude_psnr",
-    "mask_of_lines",
     "reconstruction_measures",
     "simulate_coil_maps",
     "simulate_kspace",

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_blurvae.priors.reconstruction.operator import CartesianMRI, conjugate_gradients
-from monai_blurvae.priors.reconstruction.phase import centre_phase
-from monai_blurvae.priors.reconstruction.splitting import CENTRE_PHASE, as_complex
+from monai_blurvae.priors.reconstruction.splitting import CENTRE_PHASE, as_complex, centre_phase
 
 
 class ZeroFilled:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_blurvae.priors.protocol import ImagePrior
-from monai_blurvae.priors.reconstruction.operator import CartesianMRI
-from monai_blurvae.priors.reconstruction.phase import unit_phase
-from monai_blurvae.priors.reconstruction.scaling import check_units
-from monai_blurvae.priors.reconstruction.splitting import Watcher, random_offset
+from monai_blurvae.priors.patch_prior import ImagePrior
+from monai_blurvae.priors.reconstruction.operator import CartesianMRI, check_units
+from monai_blurvae.priors.reconstruction.splitting import Watcher, random_offset, unit_phase
 from monai_blurvae.seeding import numpy_rng
 
 

@@ -3,8 +3,8 @@ import torch
 from monai.apps.reconstruction.transforms.array import EquispacedKspaceMask, RandomKspaceMask
 
 from monai_blurvae.errors import DataError
-from monai_blurvae.priors.reconstruction import CartesianMRI, gaussian_line_mask, mask_of_lines
-from monai_blurvae.priors.reconstruction.masks import centre_line_count, check_mask
+from monai_blurvae.priors.reconstruction import CartesianMRI, gaussian_line_mask
+from monai_blurvae.priors.reconstruction.operator import centre_line_count, check_mask
 
 
 @pytest.mark.parametrize("acceleration", [2, 3, 4, 5])
@@ -27,23 +27,6 @@ def test_lines_are_denser_towards_the_centre():
 def test_too_many_centre_lines():
     with pytest.raises(ValueError, match="leaves 13 of 128 lines, which is less than 15 centre_lines"):
         gaussian_line_mask(128, 10)
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([], "is empty"),
-        ([3, 4, 3], "line 3 is in the list of sampled lines twice"),
-        ([3, 40], "line 40 is not one of the 40 lines"),
-    ],
-)
-def test_no_or_duplicate_lines(lines, message):
-    with pytest.raises(DataError, match=message):
-        mask_of_lines(lines, 40)
-
-
-def test_lines_by_their_index():
-    assert mask_of_lines([3, 1], 5).tolist() == [0, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("transform", [RandomKspaceMask, EquispacedKspaceMask])

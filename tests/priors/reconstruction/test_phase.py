@@ -12,7 +12,7 @@ from monai_blurvae.priors.reconstruction import (
     simulate_phase,
     smooth_phase,
 )
-from monai_blurvae.priors.reconstruction.phase import unit_phase
+from monai_blurvae.priors.reconstruction.splitting import unit_phase
 from tests.priors.phantom import head, scan
 
 

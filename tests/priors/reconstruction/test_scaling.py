@@ -4,7 +4,7 @@ import torch
 
 from monai_blurvae.errors import DataError
 from monai_blurvae.priors.reconstruction import CartesianMRI, estimate_noise_std, gaussian_line_mask, kspace_scale
-from monai_blurvae.priors.reconstruction.scaling import percentile
+from monai_blurvae.priors.reconstruction.operator import percentile
 from tests.priors.phantom import scan
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from monai_blurvae.bundle.run_report import report_reconstructions
 from monai_blurvae.data.facts import evenly_spread
 from monai_blurvae.data.header import VOLUME_SUFFIXES
 from monai_blurvae.data.results import write_volume
@@ -33,16 +32,25 @@ from monai_blurvae.files import (
     write_text,
 )
 from monai_blurvae.handlers.evaluation import csv_text
-from monai_blurvae.priors.reconstruction.coils import estimate_coil_maps
-from monai_blurvae.priors.reconstruction.convergence import CONVERGENCE, ConvergenceWatcher
-from monai_blurvae.priors.reconstruction.masks import centre_line_count
-from monai_blurvae.priors.reconstruction.measures import MEASURES, reconstruction_measures
-from monai_blurvae.priors.reconstruction.operator import CartesianMRI
-from monai_blurvae.priors.reconstruction.phase import smooth_phase
-from monai_blurvae.priors.reconstruction.sampling import AnnealedLangevin
-from monai_blurvae.priors.reconstruction.scaling import PERCENTILE, estimate_noise_std, percentile
+from monai_blurvae.priors.reconstruction.operator import (
+    PERCENTILE,
+    CartesianMRI,
+    centre_line_count,
+    estimate_coil_maps,
+    estimate_noise_std,
+    percentile,
+)
 from monai_blurvae.priors.reconstruction.scan import HDF5_SUFFIXES, Scan, read_scan
-from monai_blurvae.priors.reconstruction.splitting import Reconstruction, can_be_watched
+from monai_blurvae.priors.reconstruction.splitting import (
+    CONVERGENCE,
+    MEASURES,
+    AnnealedLangevin,
+    ConvergenceWatcher,
+    Reconstruction,
+    can_be_watched,
+    reconstruction_measures,
+    smooth_phase,
+)
 from monai_blurvae.run_files import CONVERGENCE_CSV, METRICS_CSV, RECONSTRUCTION_NPZ
 from monai_blurvae.running import is_plain
 
@@ -63,9 +71,9 @@ class ScanReconstructor:
     A folder holds ``NAME_reconstruction.nii.gz``, ``NAME_zero_filled.nii.gz``, ``settings.json``, with samples
     ``NAME_std.nii.gz`` (of the magnitude, over draws from the posterior), where the fully sampled image is known
     ``NAME_error.nii.gz`` (reconstruction − image) and ``metrics.csv``, of iterative methods ``convergence.csv`` (see
-    :data:`~monai_blurvae.priors.reconstruction.CONVERGENCE`), and ``reconstruction.npz``, from which ``report.html``
-    in ``output_dir`` is drawn, with all that has been reconstructed there. Slices are kept as they are finished, so
-    that a run that was cut off goes on; what is finished is not made again, and nothing but the report is overwritten.
+    :data:`~monai_blurvae.priors.reconstruction.CONVERGENCE`), and ``reconstruction.npz``, from which a report
+    can be drawn. Slices are kept as they are finished, so
+    that a run that was cut off goes on; what is finished is not made again, and nothing is overwritten.
 
     Args:
         method: makes an image from k-space, for example a :class:`~monai_blurvae.priors.HalfQuadraticSplitting`.
@@ -120,7 +128,6 @@ class ScanReconstructor:
         folders = named_folders(find_files(self.inputs))
         for path, name in folders.items():
             self._reconstruct(path, self.output_dir / name)
-        report_reconstructions(self.output_dir)
         return [self.output_dir / name for name in folders.values()]
 
     def _reconstruct(self, path: Path, folder: Path) -> None:
