@@ -98,13 +98,7 @@ def _fastmri(path: Path, file: Any) -> Scan:
         size = (min(header.wanted[0], kspace.shape[-2]), min(header.wanted[1], width))
         fields = header.field_of_view
         voxel = (fields[0] / header.wanted[0], fields[1] / header.wanted[1], fields[2])
-    return Scan(
-        source=str(path),
-        kspace=without_oversampling(kspace, size[0]) * lines[:, None, None, :],
-        lines=lines,
-        image_size=size,
-        affine=np.diag([*voxel, 1.0]),
-    )
+    return _scan(path, kspace, lines, size, np.diag([*voxel, 1.0]))
 
 
 def _ismrmrd(path: Path, dataset: Any) -> Scan:
@@ -148,13 +142,15 @@ def _ismrmrd(path: Path, dataset: Any) -> Scan:
     kspace = torch.from_numpy(total)
     _require_finite(path, kspace)
     size = (min(header.wanted[0], rows), min(header.wanted[1], width))
-    return Scan(
-        source=str(path),
-        kspace=without_oversampling(kspace, size[0]) * lines[:, None, None, :],
-        lines=lines,
-        image_size=size,
-        affine=_affine([head for head, _ in acquisitions], header, size),
-    )
+    return _scan(path, kspace, lines, size, _affine([head for head, _ in acquisitions], header, size))
+
+
+def _scan(
+    path: Path, kspace: torch.Tensor, lines: torch.Tensor, size: tuple[int, int], affine: npt.NDArray[np.float64]
+) -> Scan:
+    """Without oversampling, and 0 where nothing was sampled."""
+    kspace = without_oversampling(kspace, size[0]) * lines[:, None, None, :]
+    return Scan(str(path), kspace, lines, size, affine)
 
 
 def _imaging(data: npt.NDArray[Any]) -> Iterator[tuple[Head, npt.NDArray[np.complex64]]]:
@@ -181,8 +177,7 @@ def _encoding(path: Path, text: bytes | str) -> Encoding:
             [float(encoding.findtext(f"{space}/{axis}") or "nan") for axis in "xyz"]
             for space in ("encodedSpace/matrixSize", "reconSpace/matrixSize", "reconSpace/fieldOfView_mm")
         )
-        depth = int(encoded[2])
-        lines = int(encoded[1])
+        depth, lines = int(encoded[2]), int(encoded[1])
         centre = int(encoding.findtext("encodingLimits/kspace_encoding_step_1/center") or lines // 2)
         header = Encoding(
             (int(encoded[0]), lines), (int(wanted[0]), int(wanted[1])), (fields[0], fields[1], fields[2]), centre

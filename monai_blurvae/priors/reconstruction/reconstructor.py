@@ -177,9 +177,12 @@ class ScanReconstructor:
         estimated = scan.coil_maps is None and kspace.shape[1] > 1
         coil_maps = estimate_coil_maps(kspace, scan.lines[index].float()) if estimated else None
         operator = scan.operator(index, coil_maps).to(self.device)
-        watcher = self._watcher(scan, index, kspace, operator, scale)
+        watched: dict[str, Any] = {}
+        if can_be_watched(self.method):
+            reference = None if scan.reference is None else scan.reference[index] / scale
+            largest = 1.0 if scan.reference is None else float(scan.reference.max()) / scale
+            watched["watcher"] = ConvergenceWatcher(kspace, operator, reference, largest, scan.crop)
         start = time.perf_counter()
-        watched: dict[str, Any] = {} if watcher is None else {"watcher": watcher}
         image = self.method(kspace, operator, noise, **watched)
         seconds = time.perf_counter() - start
         images = {"zero_filled": operator.adjoint(kspace).abs(), "reconstruction": image.abs()}
@@ -187,19 +190,8 @@ class ScanReconstructor:
             phase = smooth_phase(image)
             images["std"] = self.sampler(kspace, operator, noise, phase, samples=self.samples).abs().std(0)
         made = {name: scan.crop(x[0, 0] * scale).cpu().numpy() for name, x in images.items()}
-        rows = np.array([] if watcher is None else watcher.rows).reshape(-1, len(CONVERGENCE))
+        rows = np.array(watched["watcher"].rows if watched else []).reshape(-1, len(CONVERGENCE))
         return {**made, "convergence": rows, "seconds": np.array(seconds)}
-
-    def _watcher(
-        self, scan: Scan, index: int, kspace: Tensor, operator: CartesianMRI, scale: float
-    ) -> ConvergenceWatcher | None:
-        """Of methods that can be watched."""
-        if not can_be_watched(self.method):
-            return None
-        if scan.reference is None:
-            return ConvergenceWatcher(kspace, operator)
-        largest = float(scan.reference.max()) / scale
-        return ConvergenceWatcher(kspace, operator, scan.reference[index] / scale, largest, scan.crop)
 
     def _kinds(self) -> list[str]:
         """Images that are made of each slice."""
@@ -272,7 +264,7 @@ class ScanReconstructor:
 
     def _scale(self, scan: Scan) -> float:
         """The 99th percentile of the zero-filled magnitude of the volume, the root sum of squares of its coils."""
-        operators = (CartesianMRI(scan.lines[i].float(), _size(scan)) for i in range(len(scan.kspace)))
+        operators = (CartesianMRI(scan.lines[i].float(), scan.size) for i in range(len(scan.kspace)))
         powers = [
             operator.adjoint(kspace[:, None]).abs().square().sum(0)
             for operator, kspace in zip(operators, scan.kspace, strict=True)
@@ -296,7 +288,7 @@ class ScanReconstructor:
         common = scan.lines.all(0).float()
         if not common.any():
             raise DataError(f"no line of {scan.source} is common to all slices; give noise_std.")
-        operator = CartesianMRI(common, _size(scan), torch.ones(coils, *_size(scan), dtype=torch.complex64))
+        operator = CartesianMRI(common, scan.size, torch.ones(coils, *scan.size, dtype=torch.complex64))
         return estimate_noise_std(scan.kspace, operator) / scale
 
     def _given_maps(self, scan: Scan, file: Path) -> Tensor:
@@ -361,10 +353,6 @@ def named_folders(paths: Sequence[Path]) -> dict[Path, str]:
             name, number = f"{stem}_{number}", number + 1
         names[path] = name
     return names
-
-
-def _size(scan: Scan) -> tuple[int, int]:
-    return (scan.kspace.shape[-2], scan.kspace.shape[-1])
 
 
 def _described(component: Any) -> dict[str, Any]:

@@ -124,6 +124,11 @@ class Scan:
     orientation: Any = field(default=None, compare=False)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of k-space."""
+        return (self.kspace.shape[-2], self.kspace.shape[-1])
+
+    @property
     def fully_sampled(self) -> bool:
         """Whether no line was left out of any slice."""
         return bool(self.lines.all())
@@ -135,12 +140,9 @@ class Scan:
             index: of the slice.
             coil_maps: for scans that do not know theirs.
         """
-        size = (self.kspace.shape[-2], self.kspace.shape[-1])
-        return CartesianMRI(self.lines[index].float(), size, self.maps(index) if coil_maps is None else coil_maps)
-
-    def maps(self, index: int) -> Tensor | None:
-        """The coil maps of a slice, where they are known."""
-        return None if self.coil_maps is None else self.coil_maps[index if len(self.coil_maps) > 1 else 0][None]
+        if coil_maps is None and self.coil_maps is not None:
+            coil_maps = self.coil_maps[index if len(self.coil_maps) > 1 else 0][None]
+        return CartesianMRI(self.lines[index].float(), self.size, coil_maps)
 
     def undersampled(self, lines: Tensor) -> Scan:
         """The scan with fewer lines; the reference of measured data is the root sum of squares of its coils.
