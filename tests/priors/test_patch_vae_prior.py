@@ -167,25 +167,6 @@ def test_a_linear_decoder_integrated_over_the_latent_is_its_gaussian(latent_size
     torch.testing.assert_close(scored.score, -torch.linalg.solve(noisy, (y - mean).T).T, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("inference", ["bank", "importance"])
-def test_many_latents_of_a_linear_decoder_come_near_its_gaussian(inference):
-    network, mean, covariance = linear_network(2, bank_size=20000)
-    torch.nn.init.zeros_(network.encoder[-1].weight)
-    torch.nn.init.zeros_(network.encoder[-1].bias)  # q is N(0, I)
-    prior = PatchVAEPrior(network, inference, stride=8, samples=20000, **UNITS)
-    x, sigma = images((1, 1, 8, 8)), 0.3
-    gaussian = torch.distributions.MultivariateNormal(mean, covariance + sigma**2 * torch.eye(64, dtype=torch.float64))
-    expected = gaussian.log_prob(network.coefficients(x[:, 0]))
-    torch.testing.assert_close(prior.log_prob(x, sigma), expected, rtol=0, atol=0.05)
-
-
-def test_the_bound_is_below_the_importance_weighted_one():
-    network = random_network()
-    x = images()
-    bound, weighted = (PatchVAEPrior(network, name, samples=5).log_prob(x, 0.1) for name in ("encoder", "importance"))
-    assert bool((bound < weighted).all())
-
-
 @pytest.mark.parametrize("inference", INFERENCES)
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_without_noise_the_input_comes_back(inference, is_complex):
