@@ -75,10 +75,9 @@ def require_one_process(folder: Path | None) -> None:
     count = launched_processes()
     if count > 1:
         overlay = MULTI_GPU if folder is None else folder / MULTI_GPU
-        raise SettingsError(
-            f"WORLD_SIZE is {count}, but this config is for one process; add '{overlay}' behind the others in "
-            f"--config_file to train in {count}, or start it without torchrun."
-        )
+        add = f"add '{overlay}' behind the others in --config_file to train in {count}, or "
+        remedy = f"{add if folder is None or Path(overlay).is_file() else ''}start it without torchrun."
+        raise SettingsError(f"WORLD_SIZE is {count}, but this config is for one process; {remedy}")
 
 
 def understand() -> str:
