@@ -137,9 +137,7 @@ def test_resume_continues_as_if_nothing_had_happened(hcp_dir, cache_dir, tmp_pat
 
 
 def test_what_is_no_trained_prior_is_refused(prior_run, finished_run, tmp_path):
-    with pytest.raises(
-        RunFolderError, match="holds no model of patches; give a run that was trained by bundles/patch_prior"
-    ):
+    with pytest.raises(RunFolderError, match="holds no model of patches; give a run of bundles/patch_prior"):
         PatchVAEPrior.load(finished_run[1])
     with pytest.raises(RunFolderError, match=r"holds no model\.pt; give the folder of a training"):
         PatchVAEPrior.load(tmp_path)
