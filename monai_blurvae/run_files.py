@@ -20,6 +20,8 @@ CHECKPOINT = "checkpoint.pt"
 """Everything needed to resume."""
 MODEL = "model.pt"
 """The weights of the best model on the validation images."""
+SETTINGS = "settings.json"
+"""What the model was trained with, as the built parts had it; beside the weights, also in a packed bundle."""
 LINEAR = "linear.pt"
 """The linear VAEs that the network was held against, for evaluations without the training's images."""
 DENSITIES = "densities.pt"
@@ -71,7 +73,7 @@ PACKED_CARD = f"docs/{MODEL_CARD}"
 
 FILES = (
     *(*PACKED, PACKED_INFERENCE, PACKED_METADATA, PACKED_CARD),
-    *(f"models/{name}" for name in (DENSITIES, LINEAR, PACKED_REFERENCE)),
+    *(f"models/{name}" for name in (SETTINGS, DENSITIES, LINEAR, PACKED_REFERENCE)),
 )
 """All that is taken out of a zip."""
 

@@ -34,6 +34,7 @@ from monai_blurvae.run_files import (
     PACKED_CARD,
     PACKED_METADATA,
     PACKED_REFERENCE,
+    SETTINGS,
 )
 from monai_blurvae.runs.configs import MULTI_GPU, in_one_process, run_metadata, trains_images, with_run_values
 from monai_blurvae.runs.run import Run
@@ -101,6 +102,7 @@ def fill(partial: Path, source: Path, run: Run, linear: str = "whole", scores: b
     configs, models = make_folder(partial / "configs"), make_folder(partial / "models")
     write_configs(configs, source, run)
     shutil.copyfile(run.model_file, partial / PACKED[1])
+    shutil.copyfile(run.settings_file, models / SETTINGS)
     shutil.copytree(source / "docs", partial / "docs")
     write_text(partial / PACKED_CARD, model_card(run.path))
     if run.linear_file.is_file():

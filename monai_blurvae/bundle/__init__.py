@@ -10,7 +10,7 @@ from monai_blurvae.distributed import is_main_process
 from monai_blurvae.engines.parallel import with_shared_norms
 from monai_blurvae.files import default_cache_dir
 from monai_blurvae.running import RunningConfig, running_config
-from monai_blurvae.runs.run import Run, TrainedObjective
+from monai_blurvae.runs import Run, TrainedObjective
 from monai_blurvae.runs.training import RunRecordHandler, TrainingRun, log_skipped, prepare
 
 __all__ = [

@@ -13,7 +13,7 @@ from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
 from monai_blurvae.metrics.likelihood import Densities, SpectrumLikelihood, VarianceLikelihood, fit_likelihoods
 from monai_blurvae.networks import LatentImageModel, unwrapped
-from monai_blurvae.runs.run import Run
+from monai_blurvae.runs import Run
 
 MOST_IMAGES = 256
 """Validation images, evenly spread, that the densities are fitted on: each variance is then known to a few per cent,

@@ -19,7 +19,7 @@ from monai_blurvae.metrics.measures import EIGHT_BIT_DENSITY, FLOAT_DENSITY, LIK
 from monai_blurvae.metrics.suite import NO_KERNEL, Measure, measure_model
 from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.run_files import MEASURES_JSON, MEASURES_MD
-from monai_blurvae.runs.run import Run, TrainedObjective
+from monai_blurvae.runs import Run, TrainedObjective
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from monai_blurvae.run_files import (
     EVALUATION_NPZ,
     MEASURES_JSON,
     METRICS_CSV,
+    SETTINGS,
     SUMMARY,
     TENSORBOARD,
     TEST,
@@ -140,7 +141,7 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
     return RunRecord(
         path=path,
         evaluation_dir=evaluated,
-        settings=plain_settings(config),
+        settings={**plain_settings(config), **files.read(path / SETTINGS, _read_settings, {})},
         datalist=files.read(path / DATALIST, _read_datalist, None),
         versions=files.read(path / VERSIONS, read_object, {}),
         summary=files.read(path / SUMMARY, read_object, None),
@@ -213,6 +214,10 @@ def _read_datalist(path: Path) -> dict[str, Any]:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise RunFolderError(f"{path} has no list of objects under {split!r}; take it from a copy of the run.")
     return content
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    return {name: value for name, value in read_object(path).items() if _is_plain(value)}
 
 
 def _read_measures(path: Path) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import pydoc
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
@@ -22,7 +22,7 @@ from monai_blurvae.data.datalist import image_file
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.files import default_cache_dir, make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
-from monai_blurvae.losses import ELBOLoss, L2Loss, ReconstructionTerm, WienerLoss
+from monai_blurvae.losses import ELBOLoss
 from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, LatentImageModel, as_reconstructor
 from monai_blurvae.report.run_record import is_prior
 from monai_blurvae.run_files import (
@@ -36,12 +36,14 @@ from monai_blurvae.run_files import (
     PACKED,
     PACKED_METADATA,
     PACKED_REFERENCE,
+    SETTINGS,
     SUMMARY,
     VERSIONS,
     unpack,
 )
 from monai_blurvae.running import is_plain
 from monai_blurvae.runs.configs import trains_another_model
+from monai_blurvae.runs.settings import TrainedObjective
 from monai_blurvae.runs.training import PACKAGE, new_numbered_folder, numbered_folders
 
 logger = logging.getLogger(__name__)
@@ -51,31 +53,6 @@ SECTIONS = {"training": "train", "validation": "validate", "test": "test"}
 
 SAMPLE = SAMPLE_MODEL.stem
 """The word for the model that comes with the package."""
-
-
-class TrainedObjective(NamedTuple):
-    """What the measures of a model depend on beside its weights: the objective that it was trained with.
-
-    Attributes:
-        loss: class name of its reconstruction term.
-        trains_kernel: whether the kernel generator was trained, by the loss or beside it.
-        wiener_c: the Wiener constant C; the paper's where the term has none.
-        weighting: of the kernel's likelihood, see :func:`~monai_blurvae.functional.wiener_weight`.
-        departures: why the objective is no bound on log p(x), a clause each; none if it is one.
-        fixed_kernel: whether the loss had a fixed kernel, so that the generator's is not that of its likelihood.
-    """
-
-    loss: str
-    trains_kernel: bool
-    wiener_c: float
-    weighting: str
-    departures: tuple[str, ...]
-    fixed_kernel: bool
-
-    @property
-    def has_kernel(self) -> bool:
-        """Whether the generator predicts the kernel of a likelihood."""
-        return self.trains_kernel and not self.fixed_kernel
 
 
 class Run:
@@ -103,6 +80,7 @@ class Run:
         self._zip: Path | None = None
         self._found: tuple[Path, Path, Path] | None = None
         self._config: dict[str, Any] | None = None
+        self._settings: dict[str, Any] | None = None
         self._evaluation_dir: Path | None = None
 
     @property
@@ -158,6 +136,15 @@ class Run:
             RunFolderError: if there is no such run.
         """
         return self.model_file.with_name(DENSITIES)
+
+    @property
+    def settings_file(self) -> Path:
+        """What the model was trained with.
+
+        Raises:
+            RunFolderError: if there is no such run.
+        """
+        return self.model_file.with_name(SETTINGS)
 
     @property
     def reference_file(self) -> Path:
@@ -302,9 +289,7 @@ class Run:
     @property
     def latent_size(self) -> int:
         """Of the trained model of images; 0 where the run has none."""
-        if self._trained_another_model():
-            return int(self.untrained_network().latent_size)
-        return int(self.setting("latent_size", 0))
+        return int(self.settings.get("latent_size", 0))
 
     def _trained_another_model(self) -> bool:
         if "network_def" in self.config:
@@ -316,51 +301,38 @@ class Run:
         network: LatentImageModel = self.parser().get_parsed_content("network_def")
         return network
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the model was trained with, see :func:`~monai_blurvae.runs.settings.settings_of`.
+
+        Empty for weights without a run.
+
+        Raises:
+            RunFolderError: if the file is not there or cannot be read.
+        """
+        if self._settings is None:
+            self._settings = read_object(self.settings_file, "take another run") if self.exists else {}
+        return self._settings
+
     def objective(self) -> TrainedObjective:
-        """What the model was trained with."""
-        section = self.config["train"]
-        term_class = _locate(section["term"])
-        determinant = section["objective"].get("determinant", "omit")
-        fixed = issubclass(term_class, WienerLoss) and determinant == "fixed"
-        uses_kernel = bool(getattr(term_class, "uses_kernel", False)) or section["term"].get("whitening") is not None
-        weighting = section["term"].get("weighting", "wiener")
-        return TrainedObjective(
-            loss=term_class.__name__,
-            trains_kernel=bool(section["trainer"].get("train_kernel", False)) or (uses_kernel and not fixed),
-            wiener_c=self.setting("wiener_c", 0.025),
-            # flat weights are no kernel's, and the paper's are taken
-            weighting="wiener" if weighting == "flat" else weighting,
-            departures=tuple(self._departures(term_class, determinant)),
-            fixed_kernel=fixed,
-        )
+        """What the model was trained with.
+
+        Raises:
+            RunFolderError: as of :attr:`settings`, or for a model of patches.
+        """
+        if "objective" not in self.settings:
+            raise RunFolderError(f"{self.name} holds no objective of a model of images; take the run of one.")
+        return TrainedObjective.read(self.settings["objective"])
 
     def closed_form_objective(self) -> ELBOLoss | None:
         """The objective that the model was trained with, where a linear model of it has a closed form; else None.
 
         Objectives of other terms are not built, which might need weights that are not there.
         """
-        section = self.config.get("train")  # there may be a file of weights and no run
-        if (
-            section is None
-            or self.config.get("adversary")
-            or not issubclass(_locate(section["term"]), (L2Loss, WienerLoss))
-        ):
+        if not self.settings or not self.objective().has_closed_form:  # there may be a file of weights and no run
             return None
         objective = self.parser().get_parsed_content("train#objective")
         return objective if isinstance(objective, ELBOLoss) else None
-
-    def _departures(self, term_class: type, determinant: str) -> Iterator[str]:
-        if not (issubclass(term_class, ReconstructionTerm) and term_class.is_likelihood):
-            yield f"its loss, {term_class.__name__}, is no likelihood"
-        elif issubclass(term_class, WienerLoss) and determinant in ("omit", "epsilon"):
-            yield f"its determinant, {determinant!r}, is not that of its covariance"
-        if self.config["train"]["objective"].get("auxiliary"):
-            yield "an auxiliary term was added to its loss"
-        if self.config.get("adversary"):
-            yield "an adversarial term was added to its loss"
-        beta = self.setting("beta", 1.0)
-        if beta != 1:
-            yield f"its KL had the weight β = {beta:g}"
 
     def dataset(self, section: str, items: Sequence[Mapping[str, str]], cache_dir: str | Path) -> SizedDataset:
         """The dataset of a section of the run's config for other items.

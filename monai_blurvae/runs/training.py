@@ -20,6 +20,7 @@ from monai_blurvae import __version__
 from monai_blurvae.data import DatasetFacts, facts_of, require_distinct_contents
 from monai_blurvae.data.datalist import SPLITS, image_file
 from monai_blurvae.distributed import from_main_process, is_main_process, launch_id, was_restarted
+from monai_blurvae.engines import BlurVAETrainer
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import make_folder, remove_leftovers, write_json, write_text
 from monai_blurvae.run_files import (
@@ -29,6 +30,7 @@ from monai_blurvae.run_files import (
     LAUNCH,
     LINEAR,
     MODEL,
+    SETTINGS,
     SUMMARY,
     TENSORBOARD,
     TEST,
@@ -36,6 +38,7 @@ from monai_blurvae.run_files import (
 )
 from monai_blurvae.running import RunningConfig
 from monai_blurvae.runs.configs import write_configs
+from monai_blurvae.runs.settings import settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -123,10 +126,11 @@ class TrainingRun:
             self._result_config = items | {"data": f"data with checksum {'-'.join(filter(None, digests))}"}
         return self._result_config
 
-    def record(self, datasets: Mapping[str, Dataset[Any]]) -> None:
+    def record(self, trainer: BlurVAETrainer, datasets: Mapping[str, Dataset[Any]]) -> None:
         """Write what is needed to repeat, evaluate and use the run, once; ``--config_file FOLDER/config.json`` does.
 
         Args:
+            trainer: whose parts tell the settings.
             datasets: by split.
 
         Raises:
@@ -135,7 +139,10 @@ class TrainingRun:
         self._datasets = datasets
         facts = {split: facts_of(dataset) for split, dataset in datasets.items()}
         require_distinct_contents(facts)
-        if not is_main_process() or (self.path / CONFIG).is_file():
+        if not is_main_process():
+            return
+        write_json(self.path / SETTINGS, settings_of(trainer))  # a resumed run may have more epochs
+        if (self.path / CONFIG).is_file():
             return
         write_json(self.path / VERSIONS, versions())
         write_json(self.path / DATALIST, _datalist(facts))
@@ -249,7 +256,7 @@ class RunRecordHandler:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
-        engine.add_event_handler(Events.STARTED, lambda: self.run_folder.record(self.datasets))
+        engine.add_event_handler(Events.STARTED, lambda trainer: self.run_folder.record(trainer, self.datasets))
         engine.add_event_handler(Events.EPOCH_STARTED, lambda: self.run_folder.mark_unfinished())
         engine.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: self.run_folder.release())
 

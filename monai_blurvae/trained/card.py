@@ -15,20 +15,10 @@ from monai_blurvae.files import read_object
 from monai_blurvae.metrics.measures import MEASURES
 from monai_blurvae.run_files import DATALIST, METRICS_MD, TEST, YARDSTICK_JSON
 from monai_blurvae.running import is_plain
-from monai_blurvae.runs.configs import trains_another_model
 from monai_blurvae.runs.run import Run
 from monai_blurvae.trained.intensity import IntensityRule
 from monai_blurvae.trained.model import TrainedModel
 from monai_blurvae.trained.source import is_of_volumes, read_weights, summary_of
-
-OF_BLURVAE = ("architecture", "channels", "latent_size")
-SETTINGS = (
-    *(*OF_BLURVAE, "kernel_size", "patch_size", "in_channels"),
-    *("beta", "wiener_c", "max_epochs", "warmup_epochs", "batch_size", "lr", "precision", "seed"),
-)
-"""Settings that are told; none of them holds a name or a path."""
-PRIOR_SETTINGS = ("beta", "patches_per_volume", "max_epochs", "batch_size", "lr", "precision", "seed")
-"""Those of a learned prior, whose network has its sizes in its own section."""
 
 USE = """Research on generative models of images, on unusual appearance and on reconstruction.
 
@@ -57,7 +47,7 @@ def model_card(run_dir: str | Path) -> str:
     parts = {
         "Intended use": USE,
         "Data": _data(run, summary),
-        "Settings": _prior_settings(run.config) if run.is_prior else _settings(run.config),
+        "Settings": _settings(run.settings),
         "Test": _denoising(run.path) if run.is_prior else _metrics(summary),
         "Yardstick": _yardstick(run.path),
         "Limits": _listed(LIMITS),
@@ -81,7 +71,7 @@ def _data(run: Run, summary: Mapping[str, Any]) -> str:
         voxel_size = read_weights(run)["voxel_size"].tolist()
         size = " × ".join(f"{value:.3g}" for value in voxel_size) + " mm" if all(voxel_size) else "unknown"
         if len(voxel_size) == 2:
-            lines += [f"slices: {PLANES[run.argument('slice_axis', 1)]}", f"voxel size in plane: {size}"]
+            lines += [f"slices: {PLANES[run.settings['slice_axis']]}", f"voxel size in plane: {size}"]
         else:
             lines += [f"cubes, with the voxel size {size}"]
     lines.append(f"intensities: {_rule(IntensityRule.of(run.config))}")
@@ -110,38 +100,10 @@ def _rule(rule: IntensityRule | None) -> str:
     return f"percentiles {limits} of the whole become −1 to 1{', clipped' if rule.clip else ''}"
 
 
-def _settings(config: Mapping[str, Any]) -> str:
-    train, another = config["train"], trains_another_model(config)
-    rows = [f"| loss | {_class(train['term'])} |", f"| determinant | {train['objective'].get('determinant', '–')} |"]
-    if another:
-        rows += _network_rows(config["network_def"])
-    names = [name for name in SETTINGS if name in config and not (another and name in OF_BLURVAE)]
-    rows += [f"| {name} | {_plain(config[name])} |" for name in names]
-    return _two_columns(rows)
-
-
-def _network_rows(section: Mapping[str, Any]) -> list[str]:
-    """The class of a network, those inside it, and the values that its config has for them."""
-    rows = [f"| network | {_class(section)} |"]
-    for name, value in section.items():
-        if isinstance(value, Mapping) and "_target_" in value:
-            rows += _network_rows(value)
-        elif is_plain(value) and not str(value).startswith(("@", "$", "%")) and not name.startswith("_"):
-            rows.append(f"| {name} | {_plain(value)} |")
-    return rows
-
-
-def _prior_settings(config: Mapping[str, Any]) -> str:
-    told = [f"| {name} | {_plain(config[name])} |" for name in PRIOR_SETTINGS if name in config]
-    return _two_columns([*_network_rows(config["network_def"]), *told])
-
-
-def _two_columns(rows: list[str]) -> str:
+def _settings(settings: Mapping[str, Any]) -> str:
+    """What the built parts of the training had; none of it holds a name or a path."""
+    rows = [f"| {name} | {_plain(value)} |" for name, value in settings.items() if is_plain(value)]
     return "\n".join(["| | |", "|---|---|", *rows])
-
-
-def _class(section: Mapping[str, Any]) -> str:
-    return str(section["_target_"]).rpartition(".")[2]
 
 
 def _plain(value: Any) -> str:

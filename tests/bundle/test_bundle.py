@@ -29,6 +29,7 @@ def test_a_run_leaves_model_checkpoint_tables_picture_and_record(finished_run, h
         "model.pt",
         "checkpoint.pt",
         "config.json",
+        "settings.json",
         "datalist.json",
         "summary.json",
         "versions.json",

@@ -58,6 +58,7 @@ def test_a_run_on_colour_images_leaves_what_a_run_on_volumes_does(image_run, pho
         "model.pt",
         "checkpoint.pt",
         "config.json",
+        "settings.json",
         "datalist.json",
         "summary.json",
         "versions.json",

@@ -14,7 +14,6 @@ from monai_blurvae.bundle.measures import FIXED_KERNEL, images_of, to_grey_level
 from monai_blurvae.data import Datalist, evaluation_datalist, read_datalist
 from monai_blurvae.errors import DataError
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord
-from monai_blurvae.losses import VGGFeatureLoss, WatsonLoss
 from monai_blurvae.metrics import MEASURES, fit_likelihoods, measure_model
 from monai_blurvae.metrics.measures import LIKELIHOOD, keys
 from monai_blurvae.metrics.suite import NO_KERNEL
@@ -181,7 +180,8 @@ def test_measures_of_what_was_fitted_on_say_so(own_run, cache_dir, tmp_path, spl
 
 
 def test_a_loss_without_a_kernel_has_reasons_in_place_of_its_measures(own_run, cache_dir, tmp_path):
-    change(own_run / "config.json", {"train#term": target("L2Loss"), "train#trainer#train_kernel": False})
+    changes = {"loss": "L2Loss", "trains_kernel": False, "departures": []}
+    change(own_run / "settings.json", {f"objective#{name}": value for name, value in changes.items()})
     content, table = evaluate(own_run, cache_dir, tmp_path)
     for key, row in content["measures"].items():
         assert (row["reason"] == NO_KERNEL) == (key in KERNEL_ROWS)
@@ -189,84 +189,17 @@ def test_a_loss_without_a_kernel_has_reasons_in_place_of_its_measures(own_run, c
     assert "trained on a bound of log p under the likelihood of its loss, L2Loss;" in table
 
 
-SPECTRUM = [[0.03, target("SpectrumLoss")]]
-NO_KERNEL_STEP = {"train#trainer#train_kernel": False}
-OBJECTIVES = [
-    ({}, True, ["its determinant, 'omit', is not that of its covariance"]),
-    ({"train#objective#determinant": "epsilon"}, True, ["its determinant, 'epsilon', is not that of its covariance"]),
-    ({"train#objective#determinant": "exact"} | NO_KERNEL_STEP, True, []),
-    ({"train#objective#determinant": "fixed"} | NO_KERNEL_STEP, False, []),
-    ({"train#term": target("L2Loss")}, True, []),
-    ({"train#term": target("L2Loss"), "train#trainer#train_kernel": None}, False, []),
-    ({"train#term": target("LaplaceLoss")} | NO_KERNEL_STEP, False, []),
-    ({"train#term": target("RobustLoss", representation="dct")} | NO_KERNEL_STEP, False, []),
-    ({"train#term": target("SigmaVAELoss", whitening=target("WienerLoss"))} | NO_KERNEL_STEP, True, []),
-    ({"train#term": target("BernoulliLoss")} | NO_KERNEL_STEP, False, ["its loss, BernoulliLoss, is no likelihood"]),
-    ({"train#term": {"_target_": "torch.nn.MSELoss"}}, True, ["its loss, MSELoss, is no likelihood"]),
-    (
-        {"train#term": target("L2Loss"), "train#objective#auxiliary": SPECTRUM},
-        True,
-        ["an auxiliary term was added to its loss"],
-    ),
-    (
-        {"train#term": target("L2Loss"), "adversary": target("Adversary")},
-        True,
-        ["an adversarial term was added to its loss"],
-    ),
-    ({"train#term": target("L2Loss"), "beta": 0.7}, True, ["its KL had the weight β = 0.7"]),
-    (
-        {"train#term": target("BernoulliLoss"), "beta": 2},
-        True,
-        ["its loss, BernoulliLoss, is no likelihood", "its KL had the weight β = 2"],
-    ),
-]
-
-
-@pytest.mark.parametrize(("changes", "trains_kernel", "departures"), OBJECTIVES, ids=[str(o[0]) for o in OBJECTIVES])
-def test_what_a_run_was_trained_with(own_run, changes, trains_kernel, departures):
-    change(own_run / "config.json", changes)
-    objective = Run(own_run).objective()
-    assert objective.trains_kernel is trains_kernel
-    assert objective.departures == tuple(departures)
-    term = changes.get("train#term", target("WienerLoss"))
-    assert (objective.loss, objective.wiener_c) == (term["_target_"].rpartition(".")[2], 0.025)
-
-
 def test_a_fixed_kernel_is_not_the_generators(own_run, cache_dir, tmp_path):
-    change(own_run / "config.json", {"train#objective#determinant": "fixed"})
+    change(own_run / "settings.json", {"objective#fixed_kernel": True})
     content, _ = evaluate(own_run, cache_dir, tmp_path)
     assert content["training"]["fixed_kernel"] is True
     for key, row in content["measures"].items():
         assert (row["reason"] == FIXED_KERNEL) == (key in KERNEL_ROWS)
 
 
-def test_other_losses_have_no_fixed_kernel(own_run):
-    for changes in ({}, {"train#objective#determinant": "exact"}, {"train#term": target("WatsonLoss")}):
-        change(own_run / "config.json", changes)
-        assert Run(own_run).objective().fixed_kernel is False
-
-
-@pytest.mark.parametrize("kernel", [False, True])
-@pytest.mark.parametrize("loss", [VGGFeatureLoss, WatsonLoss])
-def test_a_loss_on_features_is_asked_without_its_weights(own_run, monkeypatch, loss, kernel):
-    monkeypatch.setattr("monai_blurvae.networks.perceptual.load_lpips_weights", lambda *_: pytest.fail("loads weights"))
-    name = loss.__name__
-    change(own_run / "config.json", {"train#term": target(name), "train#trainer#train_kernel": kernel})
-    objective = Run(own_run).objective()
-    assert objective.departures == (f"its loss, {name}, is no likelihood",)
-    assert objective.trains_kernel is kernel
-    assert [loss.is_likelihood, loss.uses_kernel] == [False, False]
-
-
-@pytest.mark.parametrize(("weighting", "of_likelihood"), [("flat", "wiener"), ("bounded_inverse", "bounded_inverse")])
-def test_the_weighting_is_that_of_the_run(own_run, weighting, of_likelihood):
-    change(own_run / "config.json", {"train#term#weighting": weighting})
-    assert Run(own_run).objective().weighting == of_likelihood
-
-
 def test_a_model_that_was_not_trained_as_a_bound_says_so(own_run, cache_dir, tmp_path):
-    changes = {"train#term": target("L2Loss"), "train#objective#auxiliary": SPECTRUM, "beta": 0.5}
-    change(own_run / "config.json", changes)
+    departures = ["an auxiliary term was added to its loss", "its KL had the weight β = 0.5"]
+    change(own_run / "settings.json", {"objective#departures": departures})
     content, table = evaluate(own_run, cache_dir, tmp_path)
     sentence = (
         "The model was not trained as a bound of this density: an auxiliary term was added to its loss; its KL had the "

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -76,20 +75,6 @@ def test_without_the_trainings_images_the_models_that_the_run_kept_are_used(own_
     assert "the linear model is fitted on the run's training images, but" in found["problem"]
     table = (max((own_run / "evaluation").iterdir()) / "yardstick.md").read_text()
     assert "They were not compared: the linear model is fitted" in table
-
-
-def test_objectives_without_a_closed_form(own_run):
-    config = json.loads((own_run / "config.json").read_text())
-
-    def objective(**changes):
-        (own_run / "config.json").write_text(json.dumps(config | changes))
-        return Run(own_run).closed_form_objective()
-
-    assert objective().beta == 1.0
-    assert objective(adversary={"_target_": "monai_blurvae.losses.Adversary"}) is None
-    term = {"_target_": "monai_blurvae.losses.VGGFeatureLoss", "weights_dir": "nowhere"}
-    assert objective(train=config["train"] | {"term": term}) is None  # and asks for no weights
-    assert Run(Path("nowhere")).closed_form_objective() is None
 
 
 def test_what_the_run_kept_is_small_and_holds_both_models(own_run):
