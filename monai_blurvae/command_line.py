@@ -9,7 +9,7 @@ import pydoc
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,7 +96,7 @@ def understand() -> str:
     running = running_config()
     parser = running.parser
     before = parser.get()
-    config = _understood(before, _typed_texts() if _is_command() else {})
+    config = _understood(before)
     if config != before:
         parser.set(config)
         parser.parse(reset=True)
@@ -228,8 +228,8 @@ def _nearest(name: str, names: list[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _understood(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, Any]:
-    meant = {name: value if name in STEPS else _meant(name, value, typed) for name, value in config.items()}
+def _understood(config: Mapping[str, Any]) -> dict[str, Any]:
+    meant = {name: value if name in STEPS else _meant(name, value) for name, value in config.items()}
     for section in ("train", "validate"):
         for handler in (meant.get(section) or {}).get("handlers") or []:
             if not isinstance(handler, dict):
@@ -240,44 +240,36 @@ def _understood(config: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str
     return meant
 
 
-def _meant(name: str, value: Any, typed: Mapping[str, str]) -> Any:
+def _meant(name: str, value: Any) -> Any:
     """The value that a text from a command line or from YAML stands for."""
     if isinstance(value, Mapping):
-        return {key: _meant(str(key), item, {}) for key, item in value.items()}
+        return {key: _meant(str(key), item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_meant("", item, {}) for item in value]
+        return [_meant("", item) for item in value]
     if isinstance(value, str) and value.lower() in WORDS:
         return WORDS[value.lower()]
     if TEXT_KEYS.search(name):
-        return _text(typed.get(name, value))
+        return _text(name, value)
     if isinstance(value, str) and NUMBER.fullmatch(value):
         return float(value)
     return value
 
 
-def _text(value: Any) -> Any:
+def _text(name: str, value: Any) -> Any:
     """A text, with the home folder for ~, in a form that MONAI leaves as it is: # and @ are parts of ids to it."""
     if value is None or isinstance(value, bool) or (isinstance(value, str) and value.startswith(("$", "@", "%"))):
         return value
-    text = os.path.expanduser(str(value))  # noqa: PTH111 - no path; and behind an = a shell leaves ~ as it is
+    if not isinstance(value, str):  # 0012 and 1_000 are other numbers by now than what was typed
+        raise SettingsError(
+            f"{name} was read as the number {value}, where a text is expected; write a folder as ./{value}, another "
+            f"text as \"'{value}'\"."
+        )
+    text = os.path.expanduser(value)  # noqa: PTH111 - no path; and behind an = a shell leaves ~ as it is
     if "::" in text and not Path(text).exists():
         text = text.replace("::", "#")  # MONAI has changed it already
     if not re.search("[#@]", text):
         return text
     return "$" + repr(text).replace("#", r"\x23").replace("@", r"\x40")
-
-
-def _typed_texts() -> dict[str, str]:
-    """The options as they were typed; Fire has read ``--dataset_dir 0012`` and ``1_000`` as numbers."""
-    return dict(_options(sys.argv[1:]))
-
-
-def _options(arguments: list[str]) -> Iterator[tuple[str, str]]:
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            if equals or i + 1 < len(arguments):
-                yield name.replace("-", "_"), value if equals else arguments[i + 1]
 
 
 def _is_command() -> bool:
