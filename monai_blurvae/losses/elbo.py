@@ -88,6 +88,7 @@ class ELBOLoss(nn.Module):
         self.epsilon = epsilon
         self.beta = beta
         self.warmup_epochs = warmup_epochs
+        self.fixed_variance = fixed_variance
         self.warmup_term = L2Loss()
         fixed_kernel = gaussian_kernel(kernel_size, fixed_variance, spatial_dims)
         self.register_buffer("fixed_kernel", fixed_kernel, persistent=False)

@@ -84,7 +84,7 @@ def settings_of(trainer: BlurVAETrainer) -> dict[str, Any]:
         **_of_objective(objective),
         **_of_optimizers(trainer),
         **_of_data(loader.dataset),
-        "batch_size": loader.batch_size,
+        "batch_size": loader.batch_size or getattr(loader.batch_sampler, "batch_size", None),
         "max_epochs": trainer.state.max_epochs,
         "precision": trainer.precision,
         "gradient_clip": trainer.gradient_clip,
@@ -114,6 +114,8 @@ def _of_objective(objective: Any) -> dict[str, Any]:
     found = {"loss": type(objective if term is None else getattr(term, "loss", term)).__name__}
     names = ("determinant", "beta", "warmup_epochs")
     found |= {name: getattr(objective, name) for name in names if hasattr(objective, name)}
+    if found.get("determinant") == "fixed":
+        found["fixed_variance"] = objective.fixed_variance
     return found | ({"wiener_c": term.c} if isinstance(term, WienerLoss) else {})
 
 
@@ -135,7 +137,7 @@ def _of_data(dataset: Any) -> dict[str, Any]:
 def _departures(objective: ELBOLoss, adversary: bool) -> Iterator[str]:
     term = objective.term
     if not term.is_likelihood:
-        yield f"its loss, {type(getattr(term, 'module', term)).__name__}, is no likelihood"
+        yield f"its loss, {type(getattr(term, 'loss', term)).__name__}, is no likelihood"
     elif isinstance(term, WienerLoss) and objective.determinant in ("omit", "epsilon"):
         yield f"its determinant, {objective.determinant!r}, is not that of its covariance"
     if objective.auxiliary_weights:

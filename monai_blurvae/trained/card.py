@@ -47,7 +47,7 @@ def model_card(run_dir: str | Path) -> str:
     parts = {
         "Intended use": USE,
         "Data": _data(run, summary),
-        "Settings": _settings(run.settings),
+        "Settings": _settings(run),
         "Test": _denoising(run.path) if run.is_prior else _metrics(summary),
         "Yardstick": _yardstick(run.path),
         "Limits": _listed(LIMITS),
@@ -100,10 +100,23 @@ def _rule(rule: IntensityRule | None) -> str:
     return f"percentiles {limits} of the whole become −1 to 1{', clipped' if rule.clip else ''}"
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def _settings(run: Run) -> str:
     """What the built parts of the training had; none of it holds a name or a path."""
-    rows = [f"| {name} | {_plain(value)} |" for name, value in settings.items() if is_plain(value)]
+    rows = [f"| {name} | {_plain(value)} |" for name, value in run.settings.items() if is_plain(value)]
+    if "architecture" not in run.settings:  # of another class than BlurVAE: what it was built with
+        rows += _network_rows(run.config["network_def"])
     return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _network_rows(section: Mapping[str, Any]) -> list[str]:
+    """The class of a network, those inside it, and the values that its config has for them."""
+    rows = [f"| network | {str(section['_target_']).rpartition('.')[2]} |"]
+    for name, value in section.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            rows += _network_rows(value)
+        elif is_plain(value) and not str(value).startswith(("@", "$", "%")) and not name.startswith("_"):
+            rows.append(f"| {name} | {_plain(value)} |")
+    return rows
 
 
 def _plain(value: Any) -> str:

@@ -83,7 +83,7 @@ def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
     names = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
     names_of_configs = ("train", "multi_gpu_train", "evaluate", "inference", "score", "metadata")
     configs = {f"configs/{name}.json" for name in names_of_configs} | {"configs/logging.conf"}
-    models = {"models/model.pt", "models/linear.pt", "models/densities.pt"}
+    models = {"models/model.pt", "models/settings.json", "models/linear.pt", "models/densities.pt"}
     docs = {"docs/README.md", "docs/model_card.md", "docs/data_license.txt"}
     assert names == {*configs, *models, *docs, "LICENSE"}
     for path in packed.rglob("*"):

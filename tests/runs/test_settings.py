@@ -36,7 +36,7 @@ OBJECTIVES = {
     "L2 with a kernel beside it": (lambda: ELBOLoss(L2Loss()), True, False, True, []),
     "L2": (lambda: ELBOLoss(L2Loss()), False, False, False, []),
     "L1": (lambda: ELBOLoss(LaplaceLoss()), False, False, False, []),
-    "robust": (lambda: ELBOLoss(RobustLoss([1, 8, 8], representation="dct")), False, False, False, []),
+    "robust": (lambda: ELBOLoss(RobustLoss()), False, False, False, []),
     "whitened": (lambda: ELBOLoss(SigmaVAELoss(whitening=WienerLoss())), False, False, True, []),
     "cross-entropy": (lambda: ELBOLoss(BernoulliLoss()), False, False, False, [NO_LIKELIHOOD.format("BernoulliLoss")]),
     "torch's": (lambda: ELBOLoss(torch.nn.MSELoss()), True, False, True, [NO_LIKELIHOOD.format("MSELoss")]),
