@@ -97,7 +97,7 @@ class Run:
         return ELBOLoss(WienerLoss(), beta=0.5)
 
     def objective(self):
-        return TrainedObjective("WienerLoss", True, 0.025, "wiener", (), False)
+        return TrainedObjective("WienerLoss", True, 0.025, "wiener", (), False, True)
 
     def dataset(self, section, items, cache_dir):
         assert section == {"s5": "train", "s6": "validate", "s7": "test"}[items[0]["subject"]]
