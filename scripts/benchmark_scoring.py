@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import Compose, ScaleIntensityRangePercentilesd
+from monai.transforms import Compose
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from tqdm import tqdm
@@ -34,6 +34,7 @@ from monai_blurvae.handlers.evaluation import csv_text
 from monai_blurvae.inferers import VolumeScores
 from monai_blurvae.metrics.scoring import auroc
 from monai_blurvae.seeding import derive_seed, numpy_rng
+from monai_blurvae.transforms import ScalePercentilesd
 from study.planted import CHANGES, LESIONS
 
 SCORE = Path(__file__).resolve().parents[1] / "bundles/hcp/score.json"
@@ -165,7 +166,7 @@ def changed(
     The change is made before intensities are scaled, and inside the anatomy alone: background that is not black is
     found without any model. A change of another strength is made at the same place.
     """
-    scaling = next(i for i, step in enumerate(transforms) if isinstance(step, ScaleIntensityRangePercentilesd))
+    scaling = next(i for i, step in enumerate(transforms) if isinstance(step, ScalePercentilesd))
     data = Compose(transforms[:scaling])({"image": str(path)})
     raw = np.moveaxis(np.asarray(data["image"])[0].astype(np.float64), axis, 2)
     inside = raw > raw.min()

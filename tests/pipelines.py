@@ -7,11 +7,10 @@ from monai.transforms import (
     LoadImaged,
     Orientationd,
     ResizeWithPadOrCropd,
-    ScaleIntensityRangePercentilesd,
 )
 
 from monai_blurvae.data import VolumePatchDataset, VolumeReader
-from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandSlicePatchd
+from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandSlicePatchd, ScalePercentilesd
 
 
 def prepare(volume_size=None):
@@ -26,7 +25,7 @@ def prepare(volume_size=None):
             *crop,
             NaNToBackgroundd("image"),
             CheckVolumed("image"),
-            ScaleIntensityRangePercentilesd("image", 1, 99, b_min=-1.0, b_max=1.0, clip=True),
+            ScalePercentilesd("image", 1, 99, b_min=-1.0, b_max=1.0, clip=True),
             *pad,
         ]
     )

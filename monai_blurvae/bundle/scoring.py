@@ -341,7 +341,7 @@ class VolumeScorer:
     def _write_maps(
         self, path: str, names: ResultNames, prepared: PreparedScan, scores: VolumeScores, reference: Reference
     ) -> None:
-        found = prepared.to_scan(scores.neg_log_prob)
+        found = prepared.to_scan(scores.neg_log_prob[None])[0].numpy()
         write_like(names.path("neg_log_prob"), found, path)
         write_like(names.path("neg_log_prob_z"), (found - reference.voxel_mean) / reference.voxel_std, path)
 

@@ -211,6 +211,7 @@ class VolumeReconstructor:
     ) -> None:
         started = time.monotonic()
         prepared = prepare_scan(path, self._transforms(model))
+        prepared.require_way_back()
         warn_of_voxel_size(path, prepared, model.voxel_size, self._axis, "; set resample to true")
         _say_clipped(path, prepared)
         image = prepared.image.as_tensor()[0]
@@ -241,7 +242,7 @@ class VolumeReconstructor:
     ) -> VolumeResults:
         """Write the volumes one by one, and give what the page shows."""
         scan = prepared.scan.as_tensor().numpy()
-        reconstruction = prepared.intensities(maps.reconstruction)
+        reconstruction = prepared.intensities(maps.reconstruction[None])[0].numpy()
         write_like(names.path("reconstruction"), reconstruction, path, self.output_type)
         shown = [reconstruction.astype(np.float32)]
         error = np.subtract(reconstruction, scan, out=reconstruction)  # in place, for volumes are large
@@ -250,11 +251,11 @@ class VolumeReconstructor:
         write_like(names.path("absolute_error"), np.abs(error, out=error), path, self.output_type)
         del reconstruction, error
         if maps.blur_width is not None:
-            write_like(names.path("blur_width"), prepared.to_scan(maps.blur_width), path)
+            write_like(names.path("blur_width"), prepared.to_scan(maps.blur_width[None])[0].numpy(), path)
         surprise = None
         if model.variance is not None:
             residual = maps.reconstruction - prepared.image.as_tensor()[0]
-            found = prepared.to_scan(pixel_neg_log_prob(residual, model.variance))
+            found = prepared.to_scan(pixel_neg_log_prob(residual, model.variance)[None])[0].numpy()
             write_like(names.path("neg_log_prob"), found, path)
             surprise = found.astype(np.float32)
         return VolumeResults(

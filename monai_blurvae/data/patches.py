@@ -39,7 +39,14 @@ from monai_blurvae.data.store import StoredVolume, VolumeStore, data_error, requ
 from monai_blurvae.distributed import is_main_process
 from monai_blurvae.errors import DataError
 from monai_blurvae.seeding import derive_seed
-from monai_blurvae.transforms import CheckVolumed, NaNToBackgroundd, RandCubePatchd, RandPatchd, RandSlicePatchd
+from monai_blurvae.transforms import (
+    CheckVolumed,
+    NaNToBackgroundd,
+    RandCubePatchd,
+    RandPatchd,
+    RandSlicePatchd,
+    ScalePercentilesd,
+)
 from monai_blurvae.transforms.rand_patch import TABLE_KEY, PatchTable
 
 logger = logging.getLogger(__name__)
@@ -48,7 +55,10 @@ logger = logging.getLogger(__name__)
 VOXELS_PER_SECOND = 8e6
 """How fast a compressed volume is prepared on one ordinary core; only the announced time depends on it."""
 
-KEEP_SHAPE = (LoadImaged, EnsureChannelFirstd, NaNToBackgroundd, CheckVolumed, ScaleIntensityRangePercentilesd)
+KEEP_SHAPE = (
+    *(LoadImaged, EnsureChannelFirstd, NaNToBackgroundd, CheckVolumed),
+    *(ScalePercentilesd, ScaleIntensityRangePercentilesd),
+)
 """Transforms after which a volume has the shape that it had before."""
 
 Shape = tuple[int, ...]

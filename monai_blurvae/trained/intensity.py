@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_blurvae.errors import DataError
 
-PERCENTILES = "ScaleIntensityRangePercentilesd"
+PERCENTILES = "ScalePercentilesd"
 RANGE = "ScaleIntensityRanged"
 """MONAI's transforms that a rule is read from."""
 

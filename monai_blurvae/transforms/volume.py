@@ -103,7 +103,7 @@ class CheckVolumed(MapTransform):
         ends = [float(end) for end in np.percentile(array, candidates)]
         helping = [p for p, end in zip(candidates, ends, strict=True) if low < end and most - low >= (end - low) / 2]
         advice = (
-            f"set upper of CheckVolumed and of ScaleIntensityRangePercentilesd to {helping[0]:g}"
+            f"set upper of CheckVolumed and of ScalePercentilesd to {helping[0]:g}"
             if helping
             else "remove them from the file"
         )

@@ -119,3 +119,13 @@ def test_other_formats_come_out_in_the_space_of_the_input(tmp_path, model_file):
     for result in results:
         np.testing.assert_allclose(result.affine, affine, atol=1e-6)
         np.testing.assert_allclose(result.get_fdata(), results[0].get_fdata(), atol=1e-5)
+
+
+def test_monais_evaluator_writes_the_values_of_the_command(tmp_path, model_file):
+    path = save(tmp_path / "in" / "a.nii.gz", brain(1, (36, 34, 35)), affine=np.diag([-1.0, 1.0, 1.0, 1.0]))
+    (ours,) = reconstruct(tmp_path / "in", tmp_path / "ours", model_file)
+    (monais,) = reconstruct_these([path], tmp_path / "monais", model_file)
+    ours, monais = nib.load(ours), nib.load(monais)
+    np.testing.assert_array_equal(ours.affine, monais.affine)
+    np.testing.assert_allclose(ours.get_fdata(), monais.get_fdata(), rtol=1e-4, atol=0.05)
+    assert monais.get_fdata().max() > 10

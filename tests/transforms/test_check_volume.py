@@ -48,7 +48,7 @@ def test_bright_voxels_that_squeeze_the_foreground_are_warned_of_with_a_percenti
     CheckVolumed("image", upper=99.5)({"image": array})
     (message,) = caplog.messages
     assert "90 % of its foreground lie in the lowest 0.19% of the range" in message
-    assert "set upper of CheckVolumed and of ScaleIntensityRangePercentilesd to 99." not in message
+    assert "set upper of CheckVolumed and of ScalePercentilesd to 99." not in message
     percentile = float(message.rpartition(" to ")[2].rstrip("."))
     caplog.clear()
     CheckVolumed("image", upper=percentile)({"image": array})
