@@ -33,7 +33,7 @@ from monai_blurvae.inferers import (
     with_resampling,
 )
 from monai_blurvae.metrics.likelihood import VarianceLikelihood
-from monai_blurvae.report.volume_page import VolumeResults, write_volume_page
+from monai_blurvae.report.scans import VolumeResults, write_volume_page
 from monai_blurvae.runs.run import Run
 from monai_blurvae.runs.training import versions
 

@@ -43,7 +43,7 @@ from monai_blurvae.files import finishing, make_folder, remove_leftovers, write_
 from monai_blurvae.handlers.pictures import save_figure
 from monai_blurvae.preparation.brain import correct_bias, ras_matrix, resample, template_brain
 from monai_blurvae.report.page import refuse_other_file
-from monai_blurvae.report.preparation import PAGE, mask_picture, write_preparation_page
+from monai_blurvae.report.scans import PREPARATION, mask_picture, write_preparation_page
 from monai_blurvae.transforms import NaNToBackgroundd
 
 logger = logging.getLogger(__name__)
@@ -278,14 +278,17 @@ def prepare_scans(
     if any(scan.mask is None and not scan.problem for scan in scans):
         template_brain()  # which says that nilearn is missing before the first scan is read
     make_folder(output_dir)
-    refuse_other_file(output_dir / PAGE)
+    refuse_other_file(output_dir / PREPARATION)
     try:
         with FileLock(output_dir / ".lock", blocking=False):
             remove_leftovers(output_dir, "sub-")
             outcomes = list(tqdm(_run(scans, settings, jobs), total=len(scans), unit="scan"))
             describe_derivatives(output_dir, "Scans prepared for monai_blurvae")
             failed = [(outcome.name, outcome.detail) for outcome in outcomes if outcome.state == FAILED]
-            write_preparation_page(output_dir, failed)
+            try:
+                write_preparation_page(output_dir, failed)
+            except ImportError as error:
+                logger.warning(f"No page: {error}")
     except Timeout:
         raise RunFolderError(
             f"another process is writing to {output_dir}; wait for it, or choose another output_dir."

@@ -1,49 +1,47 @@
 """What a report warns of, in plain words: what was found, why it matters and what to do.
 
-Each check is a function of a few numbers and gives a :class:`Finding`, or None when all is well. They point to where
-one should look; none of them is a proof.
+A check of a few numbers gives a :class:`Finding`, or None when all is well. They point to where one should look; none
+of them is a proof.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from monai_blurvae.handlers.voxel_size import TOLERANCE as VOXEL_SIZE_TOLERANCE
-from monai_blurvae.run_files import EVALUATION_NPZ, SUMMARY, TEST
+from monai_blurvae.report.record import RunRecord
+from monai_blurvae.run_files import CONFIG, DENOISING_NPZ, EVALUATION_NPZ, SUMMARY, TEST
 
 LEAST_KL = 3.0
 """Mean KL in nats below which the posterior counts as collapsed. The KL bounds what the latent tells of its image, and
 3 nats tell about e³ ≈ 20 images apart, which is fewer than any test set holds."""
-
+LEAST_PATCH_KL = 0.1
+"""Nats below which the latent of a prior's patch says next to nothing: one Gaussian for all patches."""
 RISE = 0.1
 """Rise of the validation PSNR in dB over a fifth of the training beyond which it has not converged. 0.1 dB are 2 % of
 the squared error; seeds of one setting scatter by about that."""
-
+PATCH_RISE = 0.5
+"""Likewise of a prior's log-density, in nats a patch; seeds scatter by a few tenths."""
 FEWEST_VALIDATIONS = 5
 """Validations that a line is fitted to, at least: with fewer, its own error would be too uncertain to judge it by."""
-
 DROP = 0.5
 """Fall of the validation PSNR in dB below its best, both means of three validations, that counts as overfitting: 12 %
 more squared error, several times what the mean of three wavers by."""
-
+FEWEST_COMPARED = 6
+"""Validations that overfitting is looked for in, at least: two groups of three."""
 NARROWED = 0.95
 """A kernel's mean width over that of a flat one, from which on it did not narrow. Kernels that explain the blur lose
 more: in a training of a few thousand iterations 11×11 kernels go from 5.5 to about 3.3 pixels with most losses."""
-
 BORDER = 0.25
 """Mean weight of a kernel's outermost pixels over its mean weight. A flat kernel has 1, a Gaussian whose window ends at
 two standard deviations about 1/4: 0.32, 0.26 and 0.24 for windows of 5, 11 and 41 pixels."""
-
-
-FEWEST_COMPARED = 6
-"""Validations that overfitting is looked for in, at least: two groups of three."""
-
-
 NORMAL_MEDIAN = 1.4826
 """Standard deviation of a normal variable over the median of its absolute value."""
 
@@ -66,16 +64,22 @@ class Finding(NamedTuple):
     serious: bool = True
 
 
-class Trend(NamedTuple):
-    """A line through the last validations.
+class Check(NamedTuple):
+    """A check that was made, or could not be for lack of data.
 
     Attributes:
-        first: epoch of the first of them.
-        last: epoch of the last one.
-        validations: how many.
-        rise: of the line over a fifth of the training.
-        error: standard error of ``rise``.
+        name: what was looked for.
+        made: whether there was something to look at.
+        finding: what was found, or None.
     """
+
+    name: str
+    made: bool
+    finding: Finding | None = None
+
+
+class Trend(NamedTuple):
+    """A line through the last validations: their epochs and number, and its rise over a fifth of the training."""
 
     first: int
     last: int
@@ -84,15 +88,147 @@ class Trend(NamedTuple):
     error: float
 
 
-def posterior_collapse(active_units: int | None, latent_size: int, kl: float, images: int) -> Finding | None:
-    """The mean KL is under :data:`LEAST_KL`.
+def check_run(run: RunRecord) -> list[Check]:
+    """All checks of a run, the serious findings first.
 
     Args:
-        active_units: units whose posterior mean varies over the images, which are told, or None.
-        latent_size: of the network.
-        kl: mean over the images, in nats.
-        images: how many were evaluated.
+        run: of a network of images or of a learned prior.
     """
+    made = [*_state(run), *(_prior(run) if run.is_prior else _network(run)), *_data(run)]
+    return sorted(made, key=lambda check: check.finding is None or not check.finding.serious)
+
+
+def repeat_command(run_dir: Path) -> str:
+    """What does a run again."""
+    return f"python -m monai.bundle run training --config_file {shlex.quote(str(run_dir / CONFIG))}"
+
+
+def resume_command(run_dir: Path) -> str:
+    """What goes on with a run."""
+    return f"{repeat_command(run_dir)} --run_dir {shlex.quote(str(run_dir))} --resume true"
+
+
+def _state(run: RunRecord) -> Iterator[Check]:
+    """Of the files of a run and its curves."""
+    broken = Finding(
+        "Files cannot be read",
+        " ".join(run.problems),
+        "What they hold is missing in this report.",
+        "Take them from a copy, or make them again.",
+    )
+    yield Check("files that cannot be read", True, broken if run.problems else None)
+    max_epochs = run.settings.get("max_epochs")
+    asked = "" if max_epochs is None else f" of {max_epochs}"
+    unfinished = Finding(
+        "The run is not finished",
+        f"Epoch {run.history.epochs}{asked} is the last that was written, and there is no {SUMMARY}.",
+        "It was interrupted, failed or is still running; what is shown is where it stood.",
+        f"If it is not running any more, go on with it: {resume_command(run.path)}",
+    )
+    yield Check("an unfinished run", True, unfinished if run.summary is None else None)
+    yield Check("terms that are not finite", bool(run.history.scalars), not_finite(run.history.scalars))
+
+
+def _network(run: RunRecord) -> Iterator[Check]:
+    """Of a network of images."""
+    known = run.yardstick if run.yardstick is not None and not run.yardstick["problem"] else None
+    behind = _behind_linear(known) if known is not None and known["behind"] else None
+    yield Check("a network that is behind a linear model", known is not None, behind)
+    psnr = run.history.scalar("validation/psnr")
+    over = run.summary is not None and trend(psnr) is not None  # an unfinished one needs no saying twice
+    yield Check("a training that has not converged", over, not_converged(psnr) if over else None)
+    yield Check("overfitting", len(psnr) >= FEWEST_COMPARED, overfitting(psnr))
+    widths = list(run.history.scalar("train/kernel_width").values())
+    size = run.settings.get("kernel_size")
+    trained = run.history.trains_kernel
+    known_size = size if trained and isinstance(size, int) and len(widths) > 1 else None
+    wide = kernel_not_narrowed(widths[0], widths[-1], known_size, run.spatial_dims) if known_size else None
+    yield Check("a kernel that did not narrow", known_size is not None, wide)
+    record = run.evaluation
+    # a kernel that is still flat reaches the edge too, for the same reason
+    kernel = record.mean_kernel if trained and record is not None and wide is None else None
+    yield Check("a kernel that hits its window", kernel is not None, None if kernel is None else hits_window(kernel))
+    yield from _evaluated(run, record is not None, EVALUATION_NPZ)
+    if record is None:
+        yield Check("posterior collapse", False)
+        yield Check("another voxel size", False)
+        return
+    about = record.about
+    collapse = collapsed(about["active_units"], about["latent_size"], about["metrics"]["kl"]["mean"], about["images"])
+    yield Check("posterior collapse", True, collapse)
+    trained_size, here = about["training_voxel_size"], about["voxel_size"]
+    yield Check("another voxel size", all(trained_size) and here is not None, other_spacing(trained_size, here))
+
+
+def _prior(run: RunRecord) -> Iterator[Check]:
+    """Of a learned prior."""
+    log_p = run.history.scalar("validation/log_p")
+    over = run.summary is not None and trend(log_p) is not None
+    finding = not_converged(log_p, PATCH_RISE, "nats a patch of log p") if over else None
+    yield Check("a training that has not converged", over, finding)
+    yield from _evaluated(run, run.denoising is not None, DENOISING_NPZ)
+    about = None if run.denoising is None else run.denoising.about
+    banked = about if about is not None and not is_exact(about) else None
+    yield Check("a bank below the ELBO", banked is not None, None if banked is None else behind_elbo(banked))
+    yield Check("posterior collapse", about is not None, None if about is None else patch_collapsed(about))
+
+
+def _evaluated(run: RunRecord, evaluated: bool, file: str) -> Iterator[Check]:
+    """Of the test at the end."""
+    no_test = Finding(
+        "No test images",
+        "The data list names no image for the test.",
+        "The validation images chose the model, so that figures on them are too good.",
+        "Set some subjects apart, or evaluate on other data by bundles/…/evaluate.json with a dataset_dir.",
+    )
+    yield Check("missing test images", run.test_images is not None, no_test if run.test_images == 0 else None)
+    missing = Finding(
+        "Nothing to show of the test",
+        f"The run's folder {TEST} holds no {file}.",
+        "Nothing that a test tells can be shown: examples, their measures, what the latent holds.",
+        "Evaluate the run by bundles/…/evaluate.json, and make the report of the folder that it writes.",
+        serious=False,
+    )
+    absent = run.summary is not None and not evaluated and run.test_images != 0
+    yield Check("a missing evaluation", True, missing if absent else None)
+
+
+def _data(run: RunRecord) -> Iterator[Check]:
+    """Of the data of a run."""
+    marked = Finding(
+        "Not your data",
+        f"The images are marked: {run.remark}.",
+        "They are there to try the program. Figures on them say nothing about real images.",
+        "Give your own images as dataset_dir.",
+        serious=False,
+    )
+    yield Check("sample or synthetic data", True, marked if run.remark else None)
+    skipped = Finding(
+        "Files were left out",
+        f"{len(run.skipped)} file(s) could not be used, the first: {(run.skipped or [''])[0]}",
+        "The model has not seen them, and if they have something in common, such as a scanner, it is missing a kind "
+        "of image.",
+        "Repair the files, or leave them out of the data list; all are listed under Data.",
+        serious=False,
+    )
+    yield Check("files that were left out", run.summary is not None, skipped if run.skipped else None)
+
+
+def _behind_linear(yardstick: Mapping[str, Any]) -> Finding:
+    """The exact optimum of a linear VAE does better than the network, see :mod:`monai_blurvae.yardstick`."""
+    said = str(yardstick["verdict"])
+    return Finding(
+        "Not trained",
+        f"{said[:1].upper()}{said[1:]}, over {yardstick['evaluated_on']}; it is the exact optimum of a linear VAE on "
+        f"{yardstick['fitted_on']}.",
+        "A network can do all that a linear model can. One that is behind it has not been trained far enough to show "
+        "what it, or its loss, is good for.",
+        "Train longer, with a higher learning rate, or on more patches.",
+    )
+
+
+def collapsed(active_units: int | None, latent_size: int, kl: float, images: int) -> Finding | None:
+    """The mean KL of a number of images, in nats, is under :data:`LEAST_KL`; the active units are told, if known."""
     if kl >= LEAST_KL:
         return None
     units = "" if active_units is None else f"{active_units} of {latent_size} latent units are active, and "
@@ -106,32 +242,8 @@ def posterior_collapse(active_units: int | None, latent_size: int, kl: float, im
     )
 
 
-def behind_linear(yardstick: Mapping[str, Any]) -> Finding | None:
-    """The exact optimum of a linear VAE does better than the network, see :mod:`monai_blurvae.yardstick`.
-
-    Args:
-        yardstick: content of ``yardstick.json``, without a problem.
-    """
-    if not yardstick["behind"]:
-        return None
-    said = str(yardstick["verdict"])
-    return Finding(
-        "Not trained",
-        f"{said[:1].upper()}{said[1:]}, over {yardstick['evaluated_on']}; it is the exact optimum of a linear VAE on "
-        f"{yardstick['fitted_on']}.",
-        "A network can do all that a linear model can. One that is behind it has not been trained far enough to show "
-        "what it, or its loss, is good for.",
-        "Train longer, with a higher learning rate, or on more patches.",
-    )
-
-
 def other_spacing(training: Sequence[float], evaluated: Sequence[float] | None) -> Finding | None:
-    """The voxel sizes differ along an axis by more than what the evaluation itself warns of.
-
-    Args:
-        training: voxel size of the training in mm along the axes of a patch, zeros where unknown.
-        evaluated: of the images evaluated, or None.
-    """
+    """Voxel sizes in mm, zeros or None where unknown, differ by more than what the evaluation itself warns of."""
     if evaluated is None or not all(training) or not all(evaluated):
         return None
     if max(abs(b / a - 1) for a, b in zip(training, evaluated, strict=True)) <= VOXEL_SIZE_TOLERANCE:
@@ -173,22 +285,24 @@ def trend(values: Mapping[int, float]) -> Trend | None:
     return Trend(late[0], late[-1], len(late), slope * fifth, error * fifth)
 
 
-def not_converged(psnr: Mapping[int, float]) -> Finding | None:
-    """The validation PSNR still rises over the last fifth of the training.
+def not_converged(values: Mapping[int, float], least: float = RISE, unit: str = "dB of PSNR") -> Finding | None:
+    """A validation measure still rises over the last fifth of the training.
 
-    The line of :func:`trend` rises by more than :data:`RISE` and by more than twice its standard error.
+    The line of :func:`trend` rises by more than ``least`` and by more than twice its standard error.
 
     Args:
-        psnr: on the validation images in dB, by epoch.
+        values: of the measure by epoch; higher is better.
+        least: rise that counts.
+        unit: of the values, and what they are.
     """
-    line = trend(psnr)
-    if line is None or line.rise <= max(RISE, 2 * line.error):
+    line = trend(values)
+    if line is None or line.rise <= max(least, 2 * line.error):
         return None
-    best = max(psnr, key=lambda epoch: psnr[epoch])
+    best = max(values, key=lambda epoch: values[epoch])
     return Finding(
         "Not converged",
         f"A line through the {line.validations} validations from epoch {line.first} to {line.last} rises by "
-        f"{line.rise:.2f} ± {line.error:.2f} dB of PSNR over a fifth of the training; the best validation was at epoch "
+        f"{line.rise:.2f} ± {line.error:.2f} {unit} over a fifth of the training; the best validation was at epoch "
         f"{best}.",
         "The model would go on to improve, and its figures compare with no model that was trained to the end.",
         f"Go on with the run, with max_epochs {2 * line.last} or more.",
@@ -231,14 +345,7 @@ def flat_width(kernel_size: int, spatial_dims: int = 2) -> float:
 
 
 def kernel_not_narrowed(first: float, last: float, kernel_size: int, spatial_dims: int = 2) -> Finding | None:
-    """A trained kernel is about as wide as a flat one; see :data:`NARROWED`.
-
-    Args:
-        first: mean width, RMS radius in pixels, in the first epoch.
-        last: likewise, in the last one.
-        kernel_size: of the window.
-        spatial_dims: of the kernels.
-    """
+    """Kernels, of this RMS radius in pixels in the first and last epoch, are about as wide as a flat one."""
     flat = flat_width(kernel_size, spatial_dims)
     if last < NARROWED * flat:
         return None
@@ -254,19 +361,14 @@ def kernel_not_narrowed(first: float, last: float, kernel_size: int, spatial_dim
     )
 
 
-def kernel_hits_window(mean_kernel: npt.ArrayLike) -> Finding | None:
-    """The mean kernel's outermost pixels weigh more than :data:`BORDER` of what they would in a flat kernel.
-
-    Args:
-        mean_kernel: ``(k, k)`` or ``(k, k, k)``, k ≥ 3.
-    """
+def hits_window(mean_kernel: npt.ArrayLike) -> Finding | None:
+    """The outermost pixels of a kernel ``(k, k[, k])`` weigh more than :data:`BORDER` of what they do in a flat one."""
     weights = np.abs(np.asarray(mean_kernel, float))
     if min(weights.shape) < 3 or not weights.sum() > 0:
         return None
     inside = weights[(slice(1, -1),) * weights.ndim]
     border = weights.sum() - inside.sum()
-    members = weights.size - inside.size
-    ratio = float(border / members / weights.mean())
+    ratio = float(border / (weights.size - inside.size) / weights.mean())
     if not ratio > BORDER:
         return None
     return Finding(
@@ -278,86 +380,9 @@ def kernel_hits_window(mean_kernel: npt.ArrayLike) -> Finding | None:
     )
 
 
-def marked_data(remark: str) -> Finding | None:
-    """The data are a sample or synthetic.
-
-    Args:
-        remark: what has to be said of the data; empty for real ones.
-    """
-    if not remark:
-        return None
-    return Finding(
-        "Not your data",
-        f"The images are marked: {remark}.",
-        "They are there to try the program. Figures on them say nothing about real images.",
-        "Give your own images as dataset_dir.",
-        serious=False,
-    )
-
-
-def skipped_files(skipped: Sequence[str]) -> Finding | None:
-    """Files were left out.
-
-    Args:
-        skipped: a sentence for each.
-    """
-    if not skipped:
-        return None
-    return Finding(
-        "Files were left out",
-        f"{len(skipped)} file(s) could not be used, the first: {skipped[0]}",
-        "The model has not seen them, and if they have something in common, such as a scanner, it is missing a kind "
-        "of image.",
-        "Repair the files, or leave them out of the data list; all are listed under Data.",
-        serious=False,
-    )
-
-
-def no_test_images(count: int) -> Finding | None:
-    """The data list has no test images.
-
-    Args:
-        count: of the entries of the test split.
-    """
-    if count:
-        return None
-    return Finding(
-        "No test images",
-        "The data list names no image for the test.",
-        "The validation images chose the model, so that figures on them are too good.",
-        "Set some subjects apart, or evaluate on other data by bundles/…/evaluate.json with a dataset_dir.",
-    )
-
-
-def unfinished(finished: bool, epochs: int, max_epochs: int | None, command: str) -> Finding | None:
-    """The run has no summary.
-
-    Args:
-        finished: whether it has one.
-        epochs: that were written.
-        max_epochs: that were asked for, or None.
-        command: that goes on with it.
-    """
-    if finished:
-        return None
-    asked = "" if max_epochs is None else f" of {max_epochs}"
-    return Finding(
-        "The run is not finished",
-        f"Epoch {epochs}{asked} is the last that was written, and there is no {SUMMARY}.",
-        "It was interrupted, failed or is still running; what is shown is where it stood.",
-        f"If it is not running any more, go on with it: {command}",
-    )
-
-
 def not_finite(scalars: Mapping[str, Mapping[int, float]]) -> Finding | None:
-    """A term of the loss or a metric is infinite or not a number.
-
-    Args:
-        scalars: values by name and epoch.
-    """
-    broken = [
-        (epoch, name) for name, values in scalars.items() for epoch, value in values.items() if not math.isfinite(value)
-    ]
+    """A term of the loss or a metric, by name and epoch, is infinite or not a number."""
+    broken = [(e, name) for name, values in scalars.items() for e, value in values.items() if not math.isfinite(value)]
     if not broken:
         return None
     epoch, name = min(broken)
@@ -369,38 +394,39 @@ def not_finite(scalars: Mapping[str, Mapping[int, float]]) -> Finding | None:
     )
 
 
-def not_evaluated(finished: bool, evaluated: bool, test_images: int | None) -> Finding | None:
-    """A finished run whose examples, spectra and latents cannot be shown.
+def is_exact(about: Mapping[str, Any]) -> bool:
+    """Whether an evaluated prior sums over all of its latents, so that there is one log-density, without a bound."""
+    return bool(about["latent_size"] == 0)
 
-    Args:
-        finished: whether the training came to its end.
-        evaluated: whether there is the record of an evaluation.
-        test_images: entries of the test split, None if unknown; without any there was nothing to evaluate.
-    """
-    if evaluated or not finished or test_images == 0:
+
+def behind_elbo(about: Mapping[str, Any]) -> Finding | None:
+    """The mean log-density of an evaluated prior's bank, over all σ, is below the encoder's bound."""
+    metrics, sigmas = about["metrics"], about["sigmas"]
+    elbo, bank = (float(np.mean([metrics[f"{name}_{s:g}"] for s in sigmas])) for name in ("elbo", "bank"))
+    if bank >= elbo:
         return None
     return Finding(
-        "Nothing to show of the test",
-        f"The run's folder {TEST} holds no {EVALUATION_NPZ}.",
-        "Examples, error maps, spectra and latent units cannot be shown.",
-        "Evaluate the run by bundles/…/evaluate.json, and make the report of the folder that it writes.",
+        "The bank is below the ELBO",
+        f"The bank of {about['bank']} latents has a mean log-density of {bank:.2f} nats a patch, the encoder's bound "
+        f"is {elbo:.2f} (expected: a bank above it).",
+        "Latents that were drawn once are not near enough to what a patch needs: the bank misses what the model knows, "
+        "and the prior refuses it.",
+        "Load the prior with inference='importance', or train with a smaller latent_size or larger beta.",
         serious=False,
     )
 
 
-def unreadable_files(problems: Sequence[str]) -> Finding | None:
-    """Files of the run are broken.
-
-    Args:
-        problems: a sentence for each.
-    """
-    if not problems:
+def patch_collapsed(about: Mapping[str, Any]) -> Finding | None:
+    """The latent of an evaluated prior's patch tells next to nothing under the least noise."""
+    sigma = min(about["sigmas"])
+    kl = about["metrics"][f"kl_{sigma:g}"]
+    if kl >= LEAST_PATCH_KL:
         return None
     return Finding(
-        "Files cannot be read",
-        " ".join(problems),
-        "What they hold is missing in this report.",
-        "Take them from a copy, or make them again.",
+        "Posterior collapse",
+        f"The mean KL at σ = {sigma:g} is {kl:.3g} nats a patch (expected: at least {LEAST_PATCH_KL:g}).",
+        "Mean and variance hardly depend on the latent, and the prior acts like one Gaussian of all patches.",
+        "Lower beta, or train longer or with a higher learning rate.",
     )
 
 

@@ -1,443 +1,352 @@
-"""The charts and pictures of a report."""
+"""Charts as inline SVG and images, error maps and kernels as embedded pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import base64
+import hashlib
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup, escape
+from PIL import Image
 
-from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, Pixels
-from monai_blurvae.metrics.measures import LIKELIHOODS, MEASURES
-from monai_blurvae.report.charts import (
-    BLUE,
-    EPOCH,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    Chart,
-    Series,
-    area_chart,
-    histogram,
-    late_range,
-    line_chart,
-)
-from monai_blurvae.report.checks import flat_width
-from monai_blurvae.report.content import example_text
-from monai_blurvae.report.history import KERNELS, PICTURES, History, spread
-from monai_blurvae.report.pictures import ErrorMaps, Picture, error_maps, kernel_pixels, picture, strips, upright
+from monai_blurvae.handlers.pictures import LABEL_HEIGHT, Pixels
+from monai_blurvae.report.page import need_extra
 
-KERNEL_EPOCHS, PICTURE_EPOCHS = 8, 3
-"""Epochs of the training whose kernels and pictures are shown."""
-DRAWN_EXAMPLES = 4
-"""Examples and samples that are shown with images drawn around them."""
-DRAW_STYLES = {"variance": (ORANGE, ":"), "kernel": (GREEN, "--"), "spectrum": (PURPLE, "-.")}
-"""Colour and line of each density."""
-QUIET_UNIT = 0.01
-"""KL in nats below which a latent unit counts as unused in the caption."""
-POWER_FLOOR = 1e-12
-"""Smallest power in a chart; constant images have none to take the log of."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-FREQUENCY, LACK = "frequency (cycles per pixel)", "log₁₀ power, less the images'"
-"""Labels of the axes of spectra."""
+Numbers = npt.NDArray[np.float64]
 
-TERMS = {
-    "loss": ("Training loss", "loss", "What is minimised, the sum of its terms with the KL times β"),
-    "reconstruction": ("Reconstruction term", "reconstruction term", "A sum over the pixels"),
-    "half_log_det": ("Half log-determinant", "½ log |Σ| (nats)", "Of the covariance that the kernel implies"),
-    "kernel_loss": ("Kernel loss", "kernel loss", "What the kernel generator minimises: ‖x * k − x̂‖²"),
-    "auxiliary": ("Auxiliary terms", "auxiliary terms", "On top of the likelihood"),
-    "adversarial": ("Adversarial term", "adversarial term", "On top of the likelihood"),
-    "discriminator_loss": ("Discriminator loss", "discriminator loss", "Of the patch discriminator"),
-}
-"""Title, label and explanation of the training's terms that have a chart of their own."""
-PER_EPOCH = "mean over each epoch, per image"
+# Okabe and Ito's colours, and Tol's purple, which colour-blind people tell apart.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8C8C8C"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+SIGNED_COLOURS, ABSOLUTE_COLOURS = "RdBu_r", "viridis"
+"""Matplotlib's colour maps that colour-blind people read too."""
+SIZE = (4.2, 2.9)
+"""Inches of a chart."""
+FONT_SIZE = 11
+"""Points. Drawn at least 330 CSS pixels wide, as on a phone, the text has 12 pixels or more."""
+EPOCH, STEP = "epoch", "step"
+"""The labels of axes of whole numbers."""
+LARGEST_PNG = 60_000
+"""Bytes from which on a picture is a JPEG instead, so that a report of large photographs stays a few megabytes. Images
+of 128×128 pixels and less are below, and shown exactly."""
+JPEG_QUALITY = 90
+ERROR_PERCENTILE = 99.5
+"""Of the absolute errors, which the colours reach to; single pixels beyond have the last colour."""
+SIGNED_MEANING = "reconstruction minus image; red is too bright, blue too dark"
 
 
-class Example(NamedTuple):
-    """An image that was evaluated.
+class Curve(NamedTuple):
+    """A curve.
 
     Attributes:
-        caption: where it is from and how well it is reconstructed.
-        pictures: the image, its reconstruction, the error and, if it was trained, the kernel.
+        label: in the legend.
+        values: ordinates by abscissae; those that are not finite are left out.
+        colour: of the line.
+        style: matplotlib's line and marker; a single value always has a marker.
     """
 
-    caption: str
-    pictures: Sequence[Picture]
+    label: str
+    values: Mapping[float, float] | Mapping[int, float]
+    colour: str
+    style: str = "-"
 
 
-class Drawn(NamedTuple):
-    """Images drawn from the densities.
+class Coloured(NamedTuple):
+    """Values in one scale of colours.
 
     Attributes:
-        densities: name of each and what it adds to the mean, in words.
-        fitted_on: which images, in words.
-        outside: how much of the draws a picture clips, in words.
-        examples: real image, mean and draws of a few reconstructions.
-        samples: mean and draws of a few samples from the prior.
-        charts: their spectra, relative to the images'.
+        maps: one for each image, ``(N, H, W, 3)``.
+        scale: the bar of all colours with its ends and what it means.
     """
 
-    densities: Sequence[tuple[str, str]]
-    fitted_on: str
-    outside: str
-    examples: Sequence[Example]
-    samples: Sequence[Example]
-    charts: Sequence[Chart]
+    maps: Pixels
+    scale: Markup
 
 
-class ColourBar(NamedTuple):
-    """What the colours of the error maps mean.
-
-    Attributes:
-        low: value of the first colour.
-        high: value of the last one.
-        meaning: in words.
-        bar: all colours.
-    """
-
-    low: str
-    high: str
-    meaning: str
-    bar: Picture
-
-
-class Stage(NamedTuple):
-    """Pictures of a few validation images at one time of the training.
-
-    Attributes:
-        epoch: of the training.
-        pictures: in rows.
-    """
-
-    epoch: int
-    pictures: Sequence[Picture]
-
-
-def training_charts(history: History) -> list[Chart]:
-    """The terms of the loss and the metrics over the epochs.
+def chart(caption: str, x_label: str, y_label: str, draw: Callable[[Axes], object]) -> Markup:
+    """A drawing as an inline SVG whose text stays text, with its caption, which also tells it to those who do not see.
 
     Args:
-        history: of the training.
+        caption: below it.
+        x_label: with unit.
+        y_label: with unit.
+        draw: draws into the axes.
+
+    Raises:
+        ImportError: without matplotlib, naming the extra.
     """
-    charts = [_quality_chart(history, name) for name in ("psnr", "ssim")]
-    charts += [_term_chart(history, name) for name in TERMS]
-    charts += [_kl_chart(history), _units_chart(history)]
-    return [chart for chart in charts if chart is not None]
+    need_extra()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=SIZE, layout="constrained")  # without pyplot, which would keep it
+    axes = figure.subplots()
+    draw(axes)
+    axes.set_xlabel(x_label, fontsize=FONT_SIZE)
+    axes.set_ylabel(y_label, fontsize=FONT_SIZE)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_tick_params(labelsize=FONT_SIZE)
+        axis.get_offset_text().set_fontsize(FONT_SIZE)
+    if x_label in (EPOCH, STEP):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
+        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") + len("<svg") :]  # a part of a document has no prologue
+    # Drawings share a document: the names inside of them must not meet.
+    name = "c" + hashlib.sha256((caption + svg).encode()).hexdigest()[:12]
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    drawn = Markup(f'<svg role="img" aria-label="{escape(caption)}"{svg}')  # matplotlib escapes what it draws
+    return captioned(drawn, caption)
 
 
-def _term_chart(history: History, name: str) -> Chart | None:
-    values = history.scalar(f"train/{name}")
-    if not any(values.values()):  # a term that the loss has not
+def line_chart(
+    caption: str,
+    x_label: str,
+    y_label: str,
+    curves: Sequence[Curve],
+    *,
+    from_zero: bool = False,
+    level: tuple[float, str] | None = None,
+    y_range: tuple[float, float] | None = None,
+) -> Markup:
+    """Curves over a common abscissa.
+
+    Args:
+        caption: below it.
+        x_label: with unit.
+        y_label: with unit.
+        curves: the curves.
+        from_zero: whether the ordinate begins at zero.
+        level: a horizontal line and its label.
+        y_range: of the ordinate; by default that of the curves.
+    """
+
+    def draw(axes: Axes) -> None:
+        for label, values, colour, style in curves:
+            points = [(x, y) for x, y in values.items() if np.isfinite(y)]
+            marked = "o" if len(values) == 1 and "o" not in style else ""
+            x, y = zip(*points, strict=True) if points else ((), ())
+            axes.plot(x, y, marked + style, color=colour, label=label, markersize=4, linewidth=1.5)
+        if level is not None:
+            axes.axhline(level[0], color=GREY, linewidth=1.2, linestyle="--", label=level[1])
+        if y_range is not None:
+            axes.set_ylim(y_range)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        if len(curves) + (level is not None) > 1:
+            axes.legend(frameon=False, handlelength=1.6, fontsize=FONT_SIZE)
+
+    return chart(caption, x_label, y_label, draw)
+
+
+def area_chart(caption: str, x_label: str, y_label: str, values: npt.ArrayLike) -> Markup:
+    """Values in a row from 1 on, one step each, filled to zero."""
+    heights = np.asarray(values, float)
+    edges = np.arange(len(heights) + 1) + 0.5
+    return chart(
+        caption,
+        x_label,
+        y_label,
+        lambda axes: (axes.stairs(heights, edges, fill=True, color=BLUE), axes.set_xlim(edges[0], edges[-1])),
+    )
+
+
+def histogram(caption: str, x_label: str, y_label: str, values: npt.ArrayLike) -> Markup:
+    """How often values occur; those that are not finite are left out."""
+    numbers = np.asarray(values, float)
+    numbers = numbers[np.isfinite(numbers)]
+    bins = int(np.clip(np.sqrt(len(numbers)), 5, 40))
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        axes.hist(numbers, bins=bins, color=BLUE, edgecolor="white", linewidth=0.5)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return chart(caption, x_label, y_label, draw)
+
+
+def late_range(values: Iterable[float]) -> tuple[float, float] | None:
+    """The range of a curve without its first twentieth, with a margin, where the beginning would dwarf all else.
+
+    Args:
+        values: of the curve; those that are not finite are left out.
+
+    Returns:
+        None where the whole curve can be shown: it spans at most twice as much as without its beginning.
+    """
+    finite = [value for value in values if np.isfinite(value)]
+    rest = finite[-(-len(finite) // 20) :]
+    if not rest:
         return None
-    title, label, what = TERMS[name]
-    y_range = late_range(list(values.values()))
+    low, high = min(rest), max(rest)
+    if not max(finite) - min(finite) > 2 * (high - low) > 0:
+        return None
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin
+
+
+def loss_chart(caption: str, label: str, values: Mapping[int, float]) -> Markup:
+    """A term of a training loss over the epochs, without its beginning where that would dwarf all else."""
+    y_range = late_range(values.values())
     begins = "" if y_range is None else f" It begins at {next(iter(values.values())):.4g}, outside of the chart."
-    svg = line_chart(name, title, EPOCH, label, [_series("training", values, BLUE)], y_range=y_range)
-    return Chart(svg, f"{title}. {what}; {PER_EPOCH}.{begins}")
+    return line_chart(caption + begins, EPOCH, label, [Curve("training", values, BLUE)], y_range=y_range)
 
 
-def _quality_chart(history: History, name: str) -> Chart | None:
-    values = history.scalar(f"validation/{name}")
-    if not values:
-        return None
-    measure = MEASURES[name]
-    best = max(values, key=lambda epoch: values[epoch])
-    reached = f"{values[best]:.4g} {measure.unit}".rstrip()
-    caption = f"{measure.name} of the validation images; higher is better. Best at epoch {best}: {reached}."
-    series = [_series("validation", values, ORANGE, "o")]
-    return Chart(line_chart(name, caption, EPOCH, measure.label, series), caption)
+def image(pixels: Pixels, description: str) -> Markup:
+    """Embed ``(H, W)`` or ``(H, W, 3)`` pixels, described for those who do not see them."""
+    drawn = Image.fromarray(np.ascontiguousarray(pixels))
+    kind, content = "png", _encoded(drawn, "PNG")
+    if len(content) > LARGEST_PNG:
+        kind, content = "jpeg", _encoded(drawn, "JPEG", quality=JPEG_QUALITY)
+    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(uri, *drawn.size, description)
 
 
-def _kl_chart(history: History) -> Chart | None:
-    series = _both(history, "kl")
-    if not series:
-        return None
-    caption = "KL from the posterior to the prior, the rate: how much the latent tells of its image."
-    return Chart(line_chart("kl", caption, EPOCH, MEASURES["kl"].label, series, from_zero=True), caption)
+def captioned(drawn: Markup, caption: str, kind: str = "") -> Markup:
+    """A drawing with its caption below."""
+    return Markup('<figure class="{}">{}<figcaption>{}</figcaption></figure>').format(kind, drawn, caption)
 
 
-def _units_chart(history: History) -> Chart | None:
-    values = history.scalar("validation/active_units")
-    if not values:
-        return None
-    units = MEASURES["active_units"]
-    caption = f"Active units of the latent: {units.what}."
-    series = [_series("validation", values, ORANGE, "o")]
-    return Chart(line_chart("active", caption, EPOCH, units.name, series, from_zero=True), caption)
+def picture(pixels: Pixels, caption: str, kind: str = "") -> Markup:
+    """An image that its caption describes."""
+    return captioned(image(pixels, caption), caption, kind)
 
 
-def kernel_chart(history: History, kernel_size: Any, spatial_dims: int = 2) -> Chart | None:
-    """The kernel's width over the epochs, with that of a flat kernel.
+def image_row(caption: str, images: Iterable[tuple[str, Pixels]], kind: str = "") -> Markup:
+    """Images of one thing beside each other.
 
     Args:
-        history: of the training.
-        kernel_size: of the window, or None if unknown.
-        spatial_dims: of the kernels.
+        caption: above them: what they are of.
+        images: name and pixels of each.
+        kind: ``wide`` for a row of its own, ``drawn`` for more than four images.
     """
-    series = _both(history, "kernel_width")
-    if not series:
-        return None
-    level = (flat_width(kernel_size, spatial_dims), "flat kernel") if isinstance(kernel_size, int) else None
-    caption = "Mean width of the predicted kernels, the RMS radius about their centroid."
-    label = MEASURES["kernel_width"].label
-    return Chart(line_chart("width", caption, EPOCH, label, series, from_zero=True, level=level), caption)
+    shown = Markup("\n").join(captioned(image(pixels, f"{name}: {caption}"), name) for name, pixels in images)
+    figure = Markup('<figure class="example {}"><figcaption>{}</figcaption>\n<div>\n{}\n</div></figure>')
+    return figure.format(kind, caption, shown)
 
 
-def _both(history: History, name: str) -> list[Series]:
-    training, validation = history.scalar(f"train/{name}"), history.scalar(f"validation/{name}")
-    series = [_series("training", training, BLUE), _series("validation", validation, ORANGE, "o")]
-    return [s for s in series if len(s.x)]
-
-
-def _series(label: str, values: Mapping[int, float], colour: str, marker: str = "") -> Series:
-    return Series(label, list(values), list(values.values()), colour, marker or ("o" if len(values) == 1 else ""))
-
-
-def kernel_stages(history: History) -> list[Stage]:
-    """The kernels of a few validation images over the training.
+def upright(images: Pixels, quarter_turns: int) -> Pixels:
+    """Images as they are looked at.
 
     Args:
-        history: of the training.
+        images: ``(N, C, H, W)``.
+        quarter_turns: by which they are rotated, see :func:`~monai_blurvae.handlers.reconstruction_figure`.
+
+    Returns:
+        ``(N, H, W, 3)``, or ``(N, H, W)`` for less than three channels, of which the first is shown.
     """
-    pictures = history.picture(KERNELS)
-    return [
-        Stage(epoch, [picture(strips(pictures[epoch], 1)[0], f"kernels of validation images at epoch {epoch}")])
-        for epoch in spread(list(pictures), KERNEL_EPOCHS)
-    ]
+    turned = np.rot90(images, quarter_turns, (-2, -1))
+    return np.moveaxis(turned[:, :3], 1, -1) if images.shape[1] >= 3 else turned[:, 0]
 
 
-def picture_stages(history: History) -> tuple[Picture | None, list[Stage]]:
-    """A few validation images, and their reconstructions and some samples over the training.
+def error_maps(images: Pixels, reconstructions: Pixels, quarter_turns: int) -> Coloured:
+    """Errors in colours: reconstruction minus image for one channel, else the root mean square over the channels.
 
     Args:
-        history: of the training.
+        images: ``(N, C, H, W)``, 255 is 1.
+        reconstructions: likewise.
+        quarter_turns: by which the maps are rotated.
     """
-    pictures = history.picture(PICTURES)
-    rows = {epoch: strips(pictures[epoch], 3) for epoch in spread(list(pictures), PICTURE_EPOCHS)}
-    stages = [
-        Stage(
-            epoch,
-            [
-                picture(reconstructions, f"reconstructions at epoch {epoch}", "reconstructions"),
-                picture(samples, f"samples from the prior at epoch {epoch}", "samples"),
-            ],
-        )
-        for epoch, (_, reconstructions, samples) in rows.items()
-    ]
-    inputs = [picture(row[0], "validation images", "validation images") for row in list(rows.values())[-1:]]
-    return (inputs[0] if inputs else None), stages
+    difference = (reconstructions.astype(float) - images) / 255
+    if images.shape[1] == 1:
+        return coloured(difference[:, 0], True, quarter_turns, f"Error, on images in [0, 1]: {SIGNED_MEANING}")
+    error = np.sqrt((difference**2).mean(1))
+    meaning = "Error, on images in [0, 1]: root mean square over the channels"
+    return coloured(error, False, quarter_turns, meaning)
 
 
-def examples(record: EvaluationRecord, with_kernels: bool) -> tuple[list[Example], ColourBar]:
-    """Evaluated images with reconstructions, errors and kernels.
+def coloured(values: Numbers, signed: bool, quarter_turns: int, meaning: str, step: float = 0.05) -> Coloured:
+    """Values in colours, from 0 or its negative to :data:`ERROR_PERCENTILE`, rounded up.
 
     Args:
-        record: of the evaluation.
-        with_kernels: whether the kernels mean something.
+        values: ``(N, H, W)``.
+        signed: whether they may be negative.
+        quarter_turns: by which the maps are rotated.
+        meaning: in words.
+        step: of which the limit is a multiple.
     """
-    turns = record.about["quarter_turns"]
-    images, reconstructions = upright(record.images, turns), upright(record.reconstructions, turns)
-    errors = error_maps(record.images, record.reconstructions, turns)
-    made = []
-    for i, row in enumerate(record.about["examples"]):
-        caption = example_text(row)
-        pictures = [
-            picture(images[i], f"image {caption}", "image"),
-            picture(reconstructions[i], f"reconstruction of {caption}", "reconstruction"),
-            picture(errors.maps[i], f"error of {caption}", "error"),
-        ]
-        if with_kernels:
-            pictures.append(picture(kernel_pixels(record.kernels[i], turns), f"kernel of {caption}", "kernel"))
-        made.append(Example(caption, pictures))
-    return made, colour_bar(errors)
+    limit = max(1, math.ceil(round(float(np.percentile(np.abs(values), ERROR_PERCENTILE)) / step, 6))) * step
+    low = -limit if signed else 0.0
+    turned = np.rot90(values, quarter_turns, (-2, -1))
+    ends = [f"{value:+.2f}".replace("-", "−") if value else "0" for value in (low, limit)]
+    maps = colours_of((turned - low) / (limit - low), signed)
+    return Coloured(maps, colour_scale(ends[0], ends[1], meaning, signed))
 
 
-def colour_bar(maps: ErrorMaps) -> ColourBar:
-    """What colours mean.
+def colours_of(relative: npt.ArrayLike, signed: bool) -> Pixels:
+    """The colours ``(…, 3)`` of values in [0, 1]."""
+    need_extra()
+    from matplotlib import colormaps
+
+    colours: Pixels = colormaps[SIGNED_COLOURS if signed else ABSOLUTE_COLOURS](np.asarray(relative), bytes=True)
+    return colours[..., :3]
+
+
+def colour_scale(low: str, high: str, meaning: str, signed: bool) -> Markup:
+    """All colours between two values, and what they mean."""
+    bar = image(colours_of(np.linspace(0, 1, 256)[None], signed), f"colours from {low} to {high}")
+    scale = Markup('<div class="colours"><span>{}</span>{}<span>{}</span></div>\n<p class="soft">{}.</p>')
+    return scale.format(low, bar, high, meaning)
+
+
+def grey_pixels(images: Numbers, white: float, quarter_turns: int) -> Pixels:
+    """Images ``(N, H, W)`` from 0, black, to ``white``, rotated."""
+    return np.rot90((images / white).clip(0, 1) * 255, quarter_turns, (-2, -1)).round().astype(np.uint8)
+
+
+def kernel_pixels(kernel: Numbers, quarter_turns: int) -> Pixels:
+    """A kernel ``(k, k)`` relative to its maximum, negative values black."""
+    white = max(float(kernel.max()), float(np.finfo(float).tiny))
+    return grey_pixels(kernel[None], white, quarter_turns)[0]
+
+
+def square_pixels(pixels: Pixels, across: float, up: float) -> Pixels:
+    """A plane of a volume enlarged by repetition until its pixels are square, as anatomy is seen.
 
     Args:
-        maps: in these colours.
+        pixels: ``(H, W)`` or ``(H, W, 3)``.
+        across: width of a pixel, in mm.
+        up: its height.
     """
-    bar = picture(maps.bar, f"colours from {maps.low:.2f} to {maps.high:.2f}")
-    low, high = (f"{value:+.2f}".replace("-", "−") if value else "0" for value in (maps.low, maps.high))
-    return ColourBar(low, high, maps.meaning, bar)
+    smallest = min(across, up)
+    size = (round(pixels.shape[1] * across / smallest), round(pixels.shape[0] * up / smallest))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.NEAREST))
 
 
-def samples(record: EvaluationRecord) -> list[Picture]:
-    """Samples from the prior.
+def strips(encoded: bytes, count: int) -> list[Pixels]:
+    """The rows of a figure that :func:`~monai_blurvae.handlers.pictures.draw_rows` drew, without their labels.
 
     Args:
-        record: of the evaluation.
+        encoded: the figure, which has no title.
+        count: of its rows.
+
+    Returns:
+        ``(H, W)`` for grey images, else ``(H, W, 3)``.
     """
-    turned = upright(record.samples, record.about["quarter_turns"])
-    return [picture(sample, f"sample {i + 1} from the prior") for i, sample in enumerate(turned)]
+    with Image.open(io.BytesIO(encoded)) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    if (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    height = pixels.shape[0] // count
+    return [pixels[i * height + LABEL_HEIGHT : (i + 1) * height] for i in range(count)]
 
 
-ADDS = {
-    "variance": "white noise, as strong at every pixel and frequency",
-    "kernel": "noise that is strongest at the frequencies that the predicted blur kernel removes; a single one of them "
-    "makes stripes",
-    "spectrum": "noise with the mean power spectrum of what the reconstructions lack",
-}
-"""What a draw from each density adds to the mean."""
-
-
-def drawn(record: EvaluationRecord) -> Drawn | None:
-    """Images drawn from the densities, and their spectra; None where none was fitted.
-
-    Args:
-        record: of the evaluation.
-    """
-    about = record.about["draws"]
-    names = about["likelihoods"]
-    if not names:
-        return None
-    shares = ", ".join(f"{LIKELIHOODS[name][0]} {about['outside'][name]:.1%}" for name in names)
-    turns = record.about["quarter_turns"]
-    texts = [example_text(row) for row in record.about["examples"][:DRAWN_EXAMPLES]]
-    shown = upright(record.images[: len(texts)], turns)
-    images = [picture(image, f"image {text}", "image") for image, text in zip(shown, texts, strict=True)]
-    reconstructions = _drawn_pictures(record.reconstructions, record.reconstruction_draws, record, texts)
-    numbers = [f"sample {i + 1}" for i in range(min(DRAWN_EXAMPLES, len(record.samples)))]
-    samples = _drawn_pictures(record.samples, record.sample_draws, record, numbers)
-    return Drawn(
-        [(LIKELIHOODS[name][0], f"{LIKELIHOODS[name][1]}; it adds {ADDS[name]}") for name in names],
-        about["fitted_on"],
-        f"Of the pixels of the drawn reconstructions lie outside: {shares}.",
-        [Example(text, [image, *row]) for text, image, row in zip(texts, images, reconstructions, strict=True)],
-        [Example(text, row) for text, row in zip(numbers, samples, strict=True)],
-        [_draw_chart(record, kind) for kind in ("reconstruction", "sample")],
-    )
-
-
-def _drawn_pictures(
-    means: Pixels, draws: Pixels, record: EvaluationRecord, texts: Sequence[str]
-) -> list[list[Picture]]:
-    """The mean and the draws around it, of each text."""
-    turns, names = record.about["quarter_turns"], record.about["draws"]["likelihoods"]
-    shown = {"mean": means, **{f"drawn, {LIKELIHOODS[n][0]}": images for n, images in zip(names, draws, strict=True)}}
-    rows = {caption: upright(images[: len(texts)], turns) for caption, images in shown.items()}
-    return [
-        [picture(row[i], f"{caption}: {text}", caption) for caption, row in rows.items()]
-        for i, text in enumerate(texts)
-    ]
-
-
-def _draw_chart(record: EvaluationRecord, kind: str) -> Chart:
-    """Spectra of the means and draws of reconstructions or samples, less that of the images."""
-    names = record.about["draws"]["likelihoods"]
-    means, draws = (
-        (record.reconstruction_power, record.reconstruction_draw_power)
-        if kind == "reconstruction"
-        else (record.sample_power, record.sample_draw_power)
-    )
-    image, x = _log_power(record.image_power), list(record.frequencies)
-    lacks = {"mean": _log_power(means) - image}
-    lacks |= {LIKELIHOODS[name][0]: _log_power(power) - image for name, power in zip(names, draws, strict=True)}
-    styles = {"mean": (BLUE, "-")} | {LIKELIHOODS[name][0]: DRAW_STYLES[name] for name in names}
-    curves = [Series(name, x, list(lack), styles[name][0], line=styles[name][1]) for name, lack in lacks.items()]
-    distances = ", ".join(f"{name} {np.sqrt((lack**2).mean()):.2f}" for name, lack in lacks.items())
-    caption = (
-        f"Power of {kind}s, the mean and images drawn around it, relative to the images. Root mean square difference "
-        f"in decades: {distances}."
-    )
-    svg = line_chart(f"{kind}-draws", caption, FREQUENCY, LACK, curves, level=(0.0, "images"))
-    return Chart(svg, caption)
-
-
-def _log_power(power: Numbers) -> Numbers:
-    logarithm: Numbers = np.log10(np.maximum(power, POWER_FLOOR))
-    return logarithm
-
-
-def mean_kernel(record: EvaluationRecord) -> Picture:
-    """The mean kernel over all evaluated images.
-
-    Args:
-        record: of the evaluation.
-    """
-    kernel = record.mean_kernel
-    shown = kernel if kernel.ndim == 2 else kernel[:, kernel.shape[1] // 2]
-    return picture(
-        kernel_pixels(shown, record.about["quarter_turns"]),
-        "mean of the predicted kernels",
-        f"Mean kernel over {record.about['evaluated_on']}, relative to its maximum.",
-    )
-
-
-def spectrum_charts(record: EvaluationRecord) -> list[Chart]:
-    """Radial power spectra, and what reconstructions and samples lack.
-
-    Args:
-        record: of the evaluation.
-    """
-    image, reconstruction, sample = (
-        _log_power(power) for power in (record.image_power, record.reconstruction_power, record.sample_power)
-    )
-    x = list(record.frequencies)
-    caption = "Mean power at each spatial frequency."
-    curves = [
-        Series("images", x, list(image), GREY),
-        Series("reconstructions", x, list(reconstruction), BLUE),
-        Series("samples", x, list(sample), ORANGE, line="--"),
-    ]
-    lacks = [
-        Series("reconstructions", x, list(reconstruction - image), BLUE),
-        Series("samples", x, list(sample - image), ORANGE, line="--"),
-    ]
-    lack_caption = f"The same relative to the images. {_blur_text(record.frequencies, reconstruction - image)}"
-    return [
-        Chart(line_chart("spectra", caption, FREQUENCY, "log₁₀ power", curves), caption),
-        Chart(
-            line_chart("lack", lack_caption, FREQUENCY, LACK, lacks, level=(0.0, "images")),
-            lack_caption,
-        ),
-    ]
-
-
-def frequency_text(about: Mapping[str, Any]) -> str:
-    """What the largest frequency is in mm, where the voxels are square; else nothing.
-
-    Args:
-        about: of the evaluation's record.
-    """
-    size = about["voxel_size"]
-    if not size or not all(size) or max(size) > 1.01 * min(size):
-        return ""
-    return f" 0.5 cycles per pixel are {0.5 / size[0]:.2g} cycles per mm."
-
-
-def _blur_text(frequencies: Numbers, difference: Numbers) -> str:
-    place = int(np.abs(frequencies - 0.25).argmin())
-    share = 10 ** float(difference[place])
-    return f"At {frequencies[place]:.2f} cycles per pixel the reconstructions have {share:.1%} of the images' power."
-
-
-def latent_chart(record: EvaluationRecord) -> Chart:
-    """The KL of each latent unit, the largest first.
-
-    Args:
-        record: of the evaluation.
-    """
-    ordered = np.sort(record.unit_kl)[::-1]
-    quiet = int((ordered < QUIET_UNIT).sum())
-    caption = (
-        f"Mean KL of each of the {len(ordered)} latent units, the largest first: {ordered.sum():.1f} nats in all, "
-        f"{quiet} units below {QUIET_UNIT:g} nats."
-    )
-    return Chart(area_chart("units", caption, "latent unit, by rank", "KL (nats)", ordered), caption)
-
-
-def psnr_chart(rows: Sequence[Mapping[str, str]]) -> Chart | None:
-    """How the PSNR is distributed over the images.
-
-    Args:
-        rows: of ``metrics.csv``.
-    """
-    if not rows:
-        return None
-    caption = f"PSNR of the {len(rows)} images."
-    values = [float(row["psnr"]) for row in rows]
-    return Chart(histogram("psnrs", caption, MEASURES["psnr"].label, "images", values), caption)
+def _encoded(drawn: Image.Image, kind: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    drawn.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 
 from monai_blurvae.data import DatasetFacts
 from monai_blurvae.files import read_object, write_json, write_text
-from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, LatentImageModel, as_reconstructor
+from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, LatentImageModel, PatchModel, as_reconstructor
 from monai_blurvae.run_files import CONFIG, INFERENCE, METADATA, MODEL
 from monai_blurvae.running import RunningConfig, references
 
@@ -85,9 +85,19 @@ def trains_another_model(config: Mapping[str, Any]) -> bool:
     return trains_images(config) and not issubclass(_network_class(config), BlurVAE)
 
 
+def is_prior(config: Mapping[str, Any]) -> bool:
+    """Whether it is a learned prior of patches.
+
+    Args:
+        config: likewise.
+    """
+    return issubclass(_network_class(config), PatchModel)
+
+
 def _network_class(config: Mapping[str, Any]) -> type:
     """Its class, or ``object`` where that is not known."""
-    found = pydoc.locate(str(config.get("network_def", {}).get("_target_", "")))
+    network = config.get("network_def")
+    found = pydoc.locate(str(network.get("_target_", ""))) if isinstance(network, Mapping) else None
     return found if isinstance(found, type) else object
 
 

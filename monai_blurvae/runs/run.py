@@ -24,7 +24,6 @@ from monai_blurvae.files import default_cache_dir, make_folder, read_object
 from monai_blurvae.handlers.checkpoint import load_weights
 from monai_blurvae.losses import ELBOLoss
 from monai_blurvae.networks import BlurVAE, BlurVAEReconstructor, LatentImageModel, as_reconstructor
-from monai_blurvae.report.run_record import is_prior
 from monai_blurvae.run_files import (
     CONFIG,
     DATALIST,
@@ -42,7 +41,7 @@ from monai_blurvae.run_files import (
     unpack,
 )
 from monai_blurvae.running import is_plain
-from monai_blurvae.runs.configs import trains_another_model
+from monai_blurvae.runs.configs import is_prior, trains_another_model
 from monai_blurvae.runs.settings import TrainedObjective
 from monai_blurvae.runs.training import PACKAGE, new_numbered_folder, numbered_folders
 

@@ -13,7 +13,7 @@ from PIL import ImageFont
 from monai_blurvae.files import replacing
 from monai_blurvae.handlers.pictures import Pixels
 from monai_blurvae.metrics.measures import MEASURES
-from monai_blurvae.report.history import spread
+from monai_blurvae.report.record import spread
 from study.frames import numbers
 from study.kernels import KernelHistory
 from study.tables import RATE

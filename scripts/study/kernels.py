@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.pictures import Pixels
-from monai_blurvae.report.history import KERNELS, PICTURES, read_history
-from monai_blurvae.report.pictures import strips
+from monai_blurvae.report.figures import strips
+from monai_blurvae.report.record import KERNELS, PICTURES, read_history
 
 WIDTH_TRAINING, WIDTH_VALIDATION = "train/kernel_width", "validation/kernel_width"
 

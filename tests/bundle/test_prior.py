@@ -178,7 +178,7 @@ def test_the_report_of_a_run(prior_run):
         assert any(label.startswith(start) for label in labels), start
     alts = [image["alt"] for image in page.all("img")]
     for start in ("image", *(f"{what} {s:g}" for s in SIGMAS for what in ("with noise of", "denoised at"))):
-        assert sum(alt.startswith(start) for alt in alts) == 2, start  # images of the test
+        assert sum(alt.startswith(f"{start}: ") for alt in alts) == 2, start  # images of the test
     assert sum("patches of the evaluated" in alt or "m(z)" in alt for alt in alts) == 3
     assert "npz cannot be read" not in page.text
 

@@ -154,7 +154,7 @@ def test_the_page(tmp_path):
         ScanReconstructor(method(), path, tmp_path / "out", SCAN, sampler=sampler, samples=2).run()
     report_reconstructions(tmp_path / "out")
     page = Document((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
-    assert [entry["href"] for entry in page.all("a")][:2] == ["#scan-0", "#scan-1"]
+    assert [entry["href"] for entry in page.all("a")][:2] == ["#section-1", "#section-2"]
     alts = [image["alt"] for image in page.all("img")]
     for kind in ("zero-filled", "reconstruction", "fully sampled", "error", "uncertainty"):
         assert sum(alt.startswith(f"{kind}: slice") for alt in alts) == 2 * 2

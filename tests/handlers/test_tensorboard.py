@@ -1,7 +1,7 @@
 import time
 
 from monai_blurvae.handlers.monitoring import open_event_file
-from monai_blurvae.report.history import read_history
+from monai_blurvae.report.record import read_history
 
 
 def test_a_resume_within_the_second_of_its_cut(tmp_path):

@@ -1,5 +1,6 @@
-"""Both sides of every threshold."""
+"""Both sides of every threshold, and from which file each finding comes."""
 
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 import torch
 
 from monai_blurvae.functional import gaussian_kernel, kernel_width
+from monai_blurvae.metrics.measures import PER_IMAGE
 from monai_blurvae.report import checks
+from monai_blurvae.report.record import read_run
+from tests.report.runs import DATALIST, evaluate, make_run, saturating, write, write_events, yardstick
 
 
 @pytest.mark.parametrize(
@@ -21,7 +25,7 @@ from monai_blurvae.report import checks
     ],
 )
 def test_posterior_collapse(active, kl, images, found):
-    finding = checks.posterior_collapse(active, 256, kl, images)
+    finding = checks.collapsed(active, 256, kl, images)
     assert (finding is not None) == found
     if finding:
         assert f"{kl:.3g} nats" in finding.found
@@ -140,8 +144,8 @@ def test_kernel_not_narrowed(first, last, found):
 @pytest.mark.parametrize(("size", "inside", "outside"), [(11, 2.2, 2.6), (41, 9.0, 11.0)])
 def test_kernel_hits_window(size, inside, outside):
     kernels = [gaussian_kernel(size, sigma**2)[0, 0].numpy() for sigma in (inside, outside)]
-    assert [checks.kernel_hits_window(kernel) is not None for kernel in kernels] == [False, True]
-    flat = checks.kernel_hits_window(np.ones((size, size)))
+    assert [checks.hits_window(kernel) is not None for kernel in kernels] == [False, True]
+    flat = checks.hits_window(np.ones((size, size)))
     assert "1.00 times what they hold in a flat kernel" in flat.found
 
 
@@ -152,35 +156,9 @@ def test_kernel_hits_window_at_the_threshold():
         border[1:-1, 1:-1] = False
         kernel[border] = weight
         kernel[~border] = (121 - 40 * weight) / 81  # a mean weight of one
-        assert (checks.kernel_hits_window(kernel) is not None) == found
-    assert checks.kernel_hits_window(np.zeros((11, 11))) is None
-    assert checks.kernel_hits_window(np.ones((1, 1))) is None
-
-
-def test_data():
-    assert checks.marked_data("") is None
-    assert "crops of photographs" in checks.marked_data("crops of photographs").found
-    assert checks.skipped_files([]) is None
-    finding = checks.skipped_files(["a.nii is empty.", "b.nii is no volume."])
-    assert "2 file(s)" in finding.found
-    assert "a.nii is empty." in finding.found
-    assert checks.no_test_images(1) is None
-    assert checks.no_test_images(0) is not None
-
-
-def test_state():
-    assert checks.unfinished(True, 3, 10, "go on") is None
-    finding = checks.unfinished(False, 3, 10, "go on")
-    assert "Epoch 3 of 10" in finding.found
-    assert finding.remedy.endswith("go on")
-    assert "Epoch 3 is" in checks.unfinished(False, 3, None, "").found
-    assert checks.not_evaluated(True, True, 4) is None
-    assert checks.not_evaluated(False, False, 4) is None
-    assert checks.not_evaluated(True, False, 0) is None  # there was nothing to evaluate
-    assert checks.not_evaluated(True, False, 4) is not None
-    assert checks.not_evaluated(True, False, None) is not None
-    assert checks.unreadable_files([]) is None
-    assert "x is broken." in checks.unreadable_files(["x is broken."]).found
+        assert (checks.hits_window(kernel) is not None) == found
+    assert checks.hits_window(np.zeros((11, 11))) is None
+    assert checks.hits_window(np.ones((1, 1))) is None
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
@@ -192,3 +170,142 @@ def test_not_finite(value):
     finding = checks.not_finite(scalars)
     assert f"train/kl is {value} in epoch 4" in finding.found
     assert "3 value(s)" in finding.found
+
+
+def findings(folder, evaluation=None):
+    return [check.finding.title for check in checks.check_run(read_run(folder, evaluation)) if check.finding]
+
+
+def unmade(folder):
+    return {check.name for check in checks.check_run(read_run(folder)) if not check.made}
+
+
+@pytest.fixture
+def good(tmp_path):
+    """A run of which there is nothing to say."""
+    folder = make_run(tmp_path / "run")
+    evaluate(folder / "test")
+    return folder
+
+
+def test_a_good_run(good):
+    assert findings(good) == []
+    assert unmade(good) == set()
+
+
+def test_each_finding_comes_from_its_file(good):
+    summary = json.loads((good / "summary.json").read_text())
+    write(good / "summary.json", summary | {"skipped": ["x.nii is empty."], "remark": "SYNTHETIC images"})
+    assert findings(good) == ["Not your data", "Files were left out"]
+    write(good / "datalist.json", DATALIST | {"test": []})
+    (good / "summary.json").unlink()
+    assert findings(good)[:2] == ["The run is not finished", "No test images"]
+
+
+def test_findings_of_the_evaluation(good):
+    metrics = {name: {"mean": 2.0, "std": 1.0} for name in PER_IMAGE}
+    evaluate(good / "test", metrics=metrics)
+    assert findings(good) == ["Posterior collapse"]
+    evaluate(good / "test", voxel_size=[0.7, 0.8])
+    assert findings(good) == ["Other voxel size than in the training"]
+    evaluate(good / "test", kernel_variance=9.0)
+    assert findings(good) == ["The kernel hits the edge of its window"]
+    evaluate(good / "test")
+    other = evaluate(good / "evaluation" / "0001", remark="SYNTHETIC images")
+    assert findings(good) == []
+    assert findings(good, other) == ["Not your data"]
+
+
+def test_a_network_behind_the_linear_model_comes_first(good):
+    behind = yardstick(behind=True, verdict="not trained: it has a better bound (1 < 2)")
+    write(good / "test" / "yardstick.json", behind)
+    evaluated = [check.finding for check in checks.check_run(read_run(good)) if check.finding]
+    assert [finding.title for finding in evaluated] == ["Not trained"]
+    assert evaluated[0].serious
+    assert evaluated[0].found.startswith("Not trained: it has a better bound (1 < 2), over 40 patches of 2 subjects; ")
+    write(good / "test" / "yardstick.json", {"title": "test", "problem": "no images."})
+    assert findings(good) == []
+    assert unmade(good) == {"a network that is behind a linear model"}
+    write(good / "test" / "yardstick.json", {"title": "test", "problem": ""})
+    assert findings(good) == ["Files cannot be read"]
+
+
+@pytest.mark.parametrize(
+    ("psnr", "title"),
+    [
+        (lambda epoch: 10 + 0.1 * epoch, "Not converged"),
+        (lambda epoch: saturating(epoch) - 2 * checks.DROP * (epoch > 14), "Overfitting"),
+        (lambda epoch: saturating(epoch) if epoch < 20 else float("nan"), "Not finite"),
+    ],
+)
+def test_findings_of_the_training(tmp_path, psnr, title):
+    folder = make_run(tmp_path, psnr=psnr)
+    evaluate(folder / "test")
+    assert findings(folder) == [title]
+
+
+def test_an_unfinished_run_is_not_called_unconverged(tmp_path):
+    folder = make_run(tmp_path, psnr=lambda epoch: 10 + 0.1 * epoch, finished=False, max_epochs=400)
+    (finding,) = [check.finding for check in checks.check_run(read_run(folder)) if check.finding]
+    assert "Epoch 20 of 400" in finding.found
+    assert str(folder / "config.json") in finding.remedy
+    assert "a training that has not converged" in unmade(folder)
+
+
+def test_a_kernel_that_is_as_wide_as_a_flat_one(tmp_path):
+    """The edge, which it reaches too, is not called another finding."""
+    folder = make_run(tmp_path, kernel_size=5)
+    evaluate(folder / "test", kernel_size=5, kernel_variance=100.0)
+    assert findings(folder) == ["The kernel did not narrow"]
+
+
+def test_a_kernel_that_was_not_trained_is_not_looked_at(tmp_path):
+    folder = make_run(tmp_path, kernel=False, kernel_size=5)
+    evaluate(folder / "test", kernel_size=5, kernel_variance=100.0)
+    assert findings(folder) == []
+    assert unmade(folder) == {"a kernel that did not narrow", "a kernel that hits its window"}
+
+
+def test_a_run_without_test(tmp_path):
+    folder = make_run(tmp_path)
+    assert findings(folder) == ["Nothing to show of the test"]
+    write(folder / "datalist.json", DATALIST | {"test": []})
+    assert findings(folder) == ["No test images"]
+    (folder / "datalist.json").unlink()
+    assert findings(folder) == ["Nothing to show of the test"]
+    assert "missing test images" in unmade(folder)
+
+
+def test_a_run_that_has_only_begun(tmp_path):
+    write(tmp_path / "config.json", {})
+    assert findings(tmp_path) == ["The run is not finished"]
+    write_events(tmp_path / "tensorboard", range(1, 2), size=8)
+    assert findings(tmp_path) == ["The run is not finished"]
+
+
+def test_broken_files_are_named_and_the_rest_is_used(good):
+    files = ("datalist.json", "versions.json", "summary.json", "test/evaluation.npz", "test/metrics.csv")
+    for name in files:
+        (good / name).write_text("{\n1\n")
+    write(good / "test" / "measures.json", {"title": "test", "notes": [], "measures": {"psnr": {"value": 1.0}}})
+    (first, *_) = [check.finding for check in checks.check_run(read_run(good)) if check.finding]
+    assert first.title == "Files cannot be read"
+    for name in (*files, "test/measures.json"):
+        assert str(good / name) in first.found
+    assert read_run(good).history.epochs == 20
+
+
+@pytest.mark.parametrize("content", [[], {"training": {}}, {"test": ["a.nii"]}, {"test": None}])
+def test_a_data_list_that_is_none(good, content):
+    write(good / "datalist.json", content)
+    assert "Files cannot be read" in findings(good)
+
+
+def test_the_remarks_of_training_and_evaluation_are_both_told(good):
+    write(good / "datalist.json", DATALIST | {"remark": "crops of photographs"})
+    assert read_run(good).remark == "crops of photographs"
+    evaluate(good / "test", remark="SYNTHETIC images")
+    assert read_run(good).remark == "SYNTHETIC images; crops of photographs"
+    write(good / "datalist.json", DATALIST | {"description": "synthetic: MNI152"})
+    evaluate(good / "test")
+    assert read_run(good).remark == "synthetic: MNI152"

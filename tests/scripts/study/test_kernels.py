@@ -83,7 +83,7 @@ def test_a_generator_that_was_not_trained_has_no_kernels(tmp_path):
 
 def test_a_broken_picture_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "monai_blurvae.report.pictures.Image.open", lambda file: (_ for _ in ()).throw(OSError("cut off"))
+        "monai_blurvae.report.figures.Image.open", lambda file: (_ for _ in ()).throw(OSError("cut off"))
     )
     write(tmp_path, (1,), point(1, 1))
     with pytest.raises(RunFolderError, match="cut off"):

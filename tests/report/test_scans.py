@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_blurvae.report.volume_page import VolumeResults, unusual_regions, write_volume_page
+from monai_blurvae.report.scans import VolumeResults, unusual_regions, write_volume_page
 
 pytest.importorskip("matplotlib")
 
@@ -37,7 +37,7 @@ def test_a_planted_error_is_the_most_unusual_region(tmp_path):
     write_volume_page(tmp_path / "a.html", results(place))
     page = (tmp_path / "a.html").read_text()
     assert "a &lt;scan&gt;" in page
-    row = re.search(r"<tr><td>1</td><td>([^<]*)</td><td>([^<]*)</td>", page)
+    row = re.search(r"<tr>\s*<td>1</td>\s*<td>([^<]*)</td>\s*<td>([^<]*)</td>", page)
     found = np.array([float(value) for value in row[1].split(",")])
     expected = (AFFINE @ [*place, 1])[:3]
     assert np.abs(found - expected).max() <= 4  # half a cube

@@ -3,17 +3,22 @@
 import builtins
 import json
 import re
+import shlex
 
 import pytest
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.report import write_report
+from monai_blurvae.report.checks import repeat_command, resume_command
+from monai_blurvae.report.page import number_text
+from monai_blurvae.report.record import plain_settings
+from monai_blurvae.report.run import value_text
 from scripts.report import main
 from tests.report.html import Document
-from tests.report.runs import DATALIST, SETTINGS, evaluate, make_run, write
+from tests.report.runs import DATALIST, SETTINGS, evaluate, make_run, write, yardstick
 
-SECTIONS = ["findings", "results", "training", "kernel", "examples", "spectra", "latent"]
-SECTIONS += ["data", "settings", "reproduce"]
+SECTIONS = ["Warnings", "Results", "Training", "Kernel", "Examples", "Spectra", "Latent", "Data", "Settings"]
+SECTIONS += ["Reproduce"]
 DENSITIES = ["one variance", "kernel", "spectrum"]
 EVIL = "<script>alert('x')</script>&amp;\"'"
 
@@ -35,9 +40,10 @@ def check(document, text):
     assert not document.all("link")
     ids = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert [attributes["id"] for attributes in document.all("section")] == SECTIONS
+    sections = [attributes["id"] for attributes in document.all("section")]
     links = [attributes["href"] for attributes in document.all("a")]
-    assert {link[1:] for link in links if link.startswith("#")} == set(SECTIONS)
+    assert [link[1:] for link in links if link.startswith("#")] == sections
+    assert " ".join(SECTIONS) in document.text
     assert [link for link in links if not link.startswith("#")] == ["https://arxiv.org/abs/2304.05939"]
     for image in document.all("img"):
         assert re.match(r"data:image/(png|jpeg);base64,", image["src"])
@@ -158,9 +164,16 @@ def test_a_run_with_a_fixed_kernel(tmp_path):
     assert "fixed Gaussian kernel with a variance of 4.0 pixels²" in report(folder).text
 
 
-def test_the_command_of_a_folder_whose_name_is_html(tmp_path):
-    folder = make_run(tmp_path / "<b>&x", epochs=1, finished=False)
-    assert f"--run_dir '{folder}' --resume true" in report(folder).text
+def test_commands_survive_a_shell_and_html(tmp_path):
+    folder = make_run(tmp_path / "it's a <b>&run; rm -rf", epochs=1, finished=False)
+    words = shlex.split(resume_command(folder))
+    assert words[words.index("--config_file") + 1] == str(folder / "config.json")
+    assert words[words.index("--run_dir") + 1] == str(folder)
+    assert words[-2:] == ["--resume", "true"]
+    assert "--resume" not in repeat_command(folder)
+    text = report(folder).text
+    assert resume_command(folder) in text
+    assert f"--datalist {shlex.quote(str(folder / 'datalist.json'))}" in text
 
 
 def test_terms_that_are_not_finite(tmp_path):
@@ -251,5 +264,98 @@ def test_the_report_of_a_training(finished_run):
     assert config["dataset_dir"] in document.text
     assert "Files cannot be read" not in document.text
     assert "2 patches of 1 subject" in document.text
-    assert len([image for image in document.all("img") if image["alt"].startswith("kernel of")]) == 2
-    assert len([image for image in document.all("img") if image["alt"].startswith("kernels of")]) == 2
+    assert len([image for image in document.all("img") if image["alt"].startswith("kernel: ")]) == 2
+    assert len([image for image in document.all("img") if image["alt"].startswith("kernels at")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (True, "true"),
+        ([[1, None], "a"], "1, –, a"),
+        (0.0001, "0.0001"),
+        (1.0, "1"),
+        ("x", "x"),
+        (3, "3"),
+    ],
+)
+def test_values(value, text):
+    assert value_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0123456, "0.01235"), (-1.5, "−1.5"), (1234.56, "1234.6"), (float("inf"), "inf")]
+)
+def test_numbers(value, text):
+    assert number_text(value) == text
+
+
+def test_only_plain_values_are_settings_and_none_of_them_is_lost(tmp_path):
+    config = SETTINGS | {"_meta_": 1, "reference": "@lr", "mixed": [1, "$2"], "nested": [[1], [2]]}
+    settings = plain_settings(config)
+    assert {"imports", "bundle_root", "network", "run", "_meta_", "reference", "mixed"}.isdisjoint(settings)
+    assert {"loss", "channels", "my_momentum", "nested"} <= settings.keys()
+    write(tmp_path / "config.json", config | {"image_pattern": "a" * 100})
+    text = report(tmp_path).text
+    shown = text[text.index(" Settings Data dataset_dir") :]
+    assert all(name in shown for name in settings)
+    assert "a" * 100 in shown
+    loss = "Loss loss WienerLoss train#term#weighting wiener train#objective#determinant omit beta 1 Optimisation"
+    assert loss in shown
+    assert shown.index("Other") < shown.index("my_momentum")
+
+
+def test_images_with_the_lowest_and_the_highest_psnr(plain):
+    text = plain[1].text
+    lowest = text[text.index("The 5 images with the lowest PSNR") : text.index("The 5 images with the highest PSNR")]
+    assert "subject slice row column PSNR (dB) SSIM" in lowest
+    assert re.findall(r"s[78] \d+ 3 4 (\S+)", lowest) == ["15", "15.25", "15.5", "15.75", "16"]
+    highest = text[text.index("The 5 images with the highest PSNR") :]
+    assert re.findall(r"s[78] \d+ 3 4 (\S+)", highest)[:5] == ["24.75", "24.5", "24.25", "24", "23.75"]
+
+
+def test_a_caption_names_the_place_and_no_other_measure(tmp_path):
+    folder = make_run(tmp_path, epochs=2)
+    row = {"subject": "007", "slice": 10, "psnr": 15.0, "ssim": 0.5, "elbo_variance": -3493.550116147907}
+    evaluate(folder / "test", number=1, examples=[row])
+    assert "007, slice 10: 15.00 dB, SSIM 0.500" in report(folder).text
+    assert "3493" not in report(folder).text
+
+
+def test_measures_and_the_linear_models(plain, tmp_path):
+    folder = make_run(tmp_path, epochs=2)
+    evaluate(folder / "test", number=1)
+    row = {"unit": "dB", "what": "how close", "features": "AlexNet", "better": "higher", "name": "PSNR", "reason": ""}
+    rows = {"a": row | {"value": -12345.678}, "b": row | {"value": None, "reason": "no weights", "name": "LPIPS"}}
+    write(folder / "test" / "measures.json", {"title": "test", "measures": rows, "notes": ["careful"]})
+    write(folder / "test" / "yardstick.json", yardstick(linear=None, beta=None, weight=None))
+    text = report(folder).text
+    assert "PSNR ↑ −12345.7 dB how close; features: AlexNet" in text
+    assert "Missing measures: 1 LPIPS: no weights" in text
+    assert "careful" in text
+    assert "has no closed form" in text
+    assert "linear, β = 1" not in text
+    assert "objective (nats per image) 100.0 110.0 –" in plain[1].text
+
+
+def test_tiles_are_the_tests_or_else_the_last_validations(tmp_path):
+    folder = make_run(tmp_path, epochs=4)
+    assert "PSNR, last validation 18.92 dB" in report(folder).text
+    evaluate(folder / "test", number=1)
+    text = report(folder).text
+    assert "PSNR 20.00 ± 1.00 dB" in text
+    assert "active units 18 of 20 kernel width 20.00 pixels = 14.00 mm" in text
+    evaluate(folder / "test", number=1, active_units=None, training_voxel_size=[0.0, 0.0])
+    text = report(folder).text
+    assert "of 20 kernel" not in text
+    assert "20.00 pixels Evaluation" in text
+
+
+def test_nan_that_was_taken_as_background_is_told(tmp_path):
+    folder = make_run(tmp_path, epochs=1)
+    listed = {"training": [{"image": "a", "nan_voxels": "3"}, {"image": "b"}], "test": [{"nan_voxels": "4"}]}
+    write(folder / "datalist.json", listed)
+    assert "NaN, taken as background 7 voxels of 2 volumes" in report(folder).text
+    write(folder / "datalist.json", {"training": [{"image": "b"}]})
+    assert "taken as background" not in report(folder).text

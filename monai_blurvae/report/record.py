@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 from monai.bundle import ConfigParser
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.files import Record, read_object
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord
-from monai_blurvae.report.history import History, read_history
 from monai_blurvae.run_files import (
     CONFIG,
     DATALIST,
@@ -28,25 +29,24 @@ from monai_blurvae.run_files import (
     VERSIONS,
     YARDSTICK_JSON,
 )
+from monai_blurvae.runs.configs import is_prior
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+KERNELS, PICTURES = "kernels", "input, reconstruction, sample"
+"""Names of the pictures that a training writes."""
 SYNTHETIC_MARK = "synthetic"
 """How the description of a data list of synthetic images begins, in either case."""
-
 SECTIONS = ("network_def", "train#term", "train#objective", "train#kernel_objective")
 """The parts of a config whose own arguments are settings too."""
-
 YARDSTICK_KEYS = {
     *("title", "evaluated_on", "fitted_on", "latent_size", "beta", "weight", "samples", "network", "linear"),
     *("equal_rate", "behind", "verdict"),
 }
 """What is known of a comparison with a linear model that was made."""
-
 MEASURE_KEYS = {"value", "reason", "name", "unit", "what", "features", "better"}
 """What is known of each measure."""
-
-EVALUATOR, PRIOR_EVALUATOR = "validate#evaluator#_target_", "PatchVAEEvaluator"
-"""Where the class of the evaluation stands, and that of a learned prior."""
-
 DENOISING_ARRAYS = ("images", "noisy", "denoised", "real_patches", "mean_patches", "drawn_patches")
 DENOISING_ABOUT = (
     *("title", "remark", "evaluated_on", "sigmas", "metrics", "examples", "inference", "bank", "patch_size"),
@@ -57,20 +57,49 @@ DENOISING_ABOUT = (
 Content = TypeVar("Content")
 
 
+class History(NamedTuple):
+    """What a training wrote over its epochs; empty as long as it wrote nothing.
+
+    Attributes:
+        scalars: values by name and epoch.
+        pictures: encoded pictures by name and epoch.
+    """
+
+    scalars: Mapping[str, Mapping[int, float]]
+    pictures: Mapping[str, Mapping[int, bytes]]
+
+    def scalar(self, name: str) -> Mapping[int, float]:
+        """Values by epoch, empty where there are none."""
+        return self.scalars.get(name, {})
+
+    def picture(self, name: str) -> Mapping[int, bytes]:
+        """Pictures by epoch, empty where there are none."""
+        return self.pictures.get(name, {})
+
+    @property
+    def epochs(self) -> int:
+        """The last epoch of which anything was written, 0 if there is none."""
+        return max((max(values) for values in self.scalars.values() if values), default=0)
+
+    @property
+    def trains_kernel(self) -> bool:
+        """Whether the kernel generator was trained: its loss was written only then."""
+        return bool(self.scalar("train/kernel_loss"))
+
+
 class RunRecord(NamedTuple):
     """The files of a run, as far as they are there.
 
     Attributes:
         path: the run's folder.
         evaluation_dir: the evaluation that is shown, by default the test at the end of the training.
-        settings: every plain value at the top of the config and of its :data:`SECTIONS`: neither expressions nor
-            parts that are built; and ``loss``, the class of the reconstruction term.
+        settings: see :func:`plain_settings`.
         datalist: the images of each split, or None.
         versions: of the packages, and the state of the checkout; empty if unknown.
         summary: written at the end of a training; None for an unfinished one.
         history: curves and pictures.
         evaluation: examples, spectra and means of ``evaluation_dir``, or None.
-        rows: of ``metrics.csv`` there.
+        rows: of ``metrics.csv`` there, its numbers as numbers, or None.
         measures: of ``measures.json`` there, or None.
         yardstick: of ``yardstick.json`` there, or None.
         denoising: of the evaluation of a learned prior, in place of ``evaluation``, or None.
@@ -86,21 +115,22 @@ class RunRecord(NamedTuple):
     summary: Mapping[str, Any] | None
     history: History
     evaluation: EvaluationRecord | None
-    rows: Sequence[Mapping[str, str]]
+    rows: DataFrame | None
     measures: Mapping[str, Any] | None
     yardstick: Mapping[str, Any] | None
     denoising: Record | None
     is_prior: bool
     problems: Sequence[str]
 
-    def setting(self, name: str) -> Any:
-        """The value of a setting, or None."""
-        return self.settings.get(name)
-
     @property
     def spatial_dims(self) -> int:
         """Of the images."""
-        return 3 if 3 in (self.setting("network_def#spatial_dims"), self.setting("spatial_dims")) else 2
+        return 3 if 3 in (self.settings.get("network_def#spatial_dims"), self.settings.get("spatial_dims")) else 2
+
+    @property
+    def test_images(self) -> int | None:
+        """Entries of the test split, or None if unknown."""
+        return None if self.datalist is None else len(self.datalist.get("test", []))
 
     @property
     def remark(self) -> str:
@@ -133,36 +163,77 @@ def read_run(run_dir: str | Path, evaluation_dir: str | Path | None = None) -> R
     if not (path / CONFIG).is_file():
         raise RunFolderError(f"{path} holds no {CONFIG}; give the folder of a training.")
     config = read_object(path / CONFIG)
-    record = DENOISING_NPZ if is_prior(config) else EVALUATION_NPZ
+    prior = is_prior(config)
     evaluated = path / TEST if evaluation_dir is None else Path(evaluation_dir).expanduser()
+    record = DENOISING_NPZ if prior else EVALUATION_NPZ
     if evaluation_dir is not None and not (evaluated / record).is_file():
         raise RunFolderError(f"{evaluated} holds no {record}; give the folder that an evaluation wrote.")
-    files = _Reader()
+    problems: list[str] = []
+
+    def found(path: Path, read: Callable[[Path], Content], absent: Content) -> Content:
+        try:
+            return read(path) if path.exists() else absent
+        except RunFolderError as error:
+            problems.append(str(error))
+            return absent
+
     return RunRecord(
         path=path,
         evaluation_dir=evaluated,
-        settings={**plain_settings(config), **files.read(path / SETTINGS, _read_settings, {})},
-        datalist=files.read(path / DATALIST, _read_datalist, None),
-        versions=files.read(path / VERSIONS, read_object, {}),
-        summary=files.read(path / SUMMARY, read_object, None),
-        history=files.read(path / TENSORBOARD, read_history, History({}, {})),
-        evaluation=files.read(evaluated / EVALUATION_NPZ, EvaluationRecord.read, None),
-        rows=[] if is_prior(config) else files.read(evaluated / METRICS_CSV, _read_rows, []),
-        measures=files.read(evaluated / MEASURES_JSON, _read_measures, None),
-        yardstick=files.read(evaluated / YARDSTICK_JSON, _read_yardstick, None),
-        denoising=files.read(evaluated / DENOISING_NPZ, _read_denoising, None) if is_prior(config) else None,
-        is_prior=is_prior(config),
-        problems=files.problems,
+        settings={**plain_settings(config), **found(path / SETTINGS, _read_settings, {})},
+        datalist=found(path / DATALIST, _read_datalist, None),
+        versions=found(path / VERSIONS, read_object, {}),
+        summary=found(path / SUMMARY, read_object, None),
+        history=found(path / TENSORBOARD, read_history, History({}, {})),
+        evaluation=None if prior else found(evaluated / EVALUATION_NPZ, EvaluationRecord.read, None),
+        rows=None if prior else found(evaluated / METRICS_CSV, _read_rows, None),
+        measures=found(evaluated / MEASURES_JSON, _read_measures, None),
+        yardstick=found(evaluated / YARDSTICK_JSON, _read_yardstick, None),
+        denoising=found(evaluated / DENOISING_NPZ, _read_denoising, None) if prior else None,
+        is_prior=prior,
+        problems=problems,
     )
 
 
-def is_prior(config: Mapping[str, Any]) -> bool:
-    """Whether a run's config trains a learned prior of patches.
+def read_history(folder: Path) -> History:
+    """Read the event files of a run, all of them if it was resumed.
+
+    Of an epoch that was done again the last counts, and what a cut run wrote after its last checkpoint is forgotten.
 
     Args:
-        config: of the run.
+        folder: of the event files; without one the history is empty.
+
+    Raises:
+        RunFolderError: if the files cannot be read.
     """
-    return str(ConfigParser(dict(config)).get(EVALUATOR, "")).rpartition(".")[2] == PRIOR_EVALUATOR
+    if not folder.is_dir():
+        return History({}, {})
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every end of a file and every resumed run
+    events = EventAccumulator(str(folder), size_guidance={IMAGES: 0, SCALARS: 0})  # 0 keeps all
+    try:
+        events.Reload()
+        tags = events.Tags()
+        scalars = {name: {e.step: e.value for e in events.Scalars(name)} for name in tags[SCALARS]}
+        pictures = {name: {e.step: e.encoded_image_string for e in events.Images(name)} for name in tags[IMAGES]}
+    except Exception as error:  # the readers of events and of their messages have errors of their own
+        raise RunFolderError(
+            f"the event files in {folder} cannot be read ({type(error).__name__}: {error}); move the broken one away."
+        ) from error
+    return History(
+        {name: dict(sorted(values.items())) for name, values in scalars.items()},
+        {name: dict(sorted(values.items())) for name, values in pictures.items()},
+    )
+
+
+def spread(epochs: Sequence[int], most: int) -> list[int]:
+    """At most so many of them, evenly spread, the first and the last among them.
+
+    Args:
+        epochs: in order.
+        most: how many, at least 2.
+    """
+    places = np.linspace(0, len(epochs) - 1, min(most, len(epochs))).round()
+    return [epochs[int(place)] for place in places]
 
 
 def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,22 +262,6 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float))
 
 
-class _Reader:
-    """Reads files that may be missing or broken, and notes those that are broken."""
-
-    def __init__(self) -> None:
-        self.problems: list[str] = []
-
-    def read(self, path: Path, read: Callable[[Path], Content], absent: Content) -> Content:
-        if not path.exists():
-            return absent
-        try:
-            return read(path)
-        except RunFolderError as error:
-            self.problems.append(str(error))
-            return absent
-
-
 def _read_datalist(path: Path) -> dict[str, Any]:
     content = read_object(path)
     for split in SPLITS:
@@ -222,12 +277,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def _read_measures(path: Path) -> dict[str, Any]:
     content = read_object(path)
-    rows = content.get("measures")
-    if not {"title", "notes"} <= content.keys() or not isinstance(rows, dict):
-        raise RunFolderError(f"{path} holds no title, measures and notes; evaluate the run again with its measures.")
-    for name, row in rows.items():
-        if not isinstance(row, dict) or not row.keys() >= MEASURE_KEYS:
-            raise RunFolderError(f"{path} lacks parts of {name!r}; evaluate the run again with its measures.")
+    rows: Any = content.get("measures")
+    whole = {"title", "notes"} <= content.keys() and isinstance(rows, dict)
+    if not whole or not all(isinstance(row, dict) and row.keys() >= MEASURE_KEYS for row in rows.values()):
+        raise RunFolderError(f"{path} lacks parts of its measures; evaluate the run again with them.")
     return content
 
 
@@ -242,14 +295,14 @@ def _read_denoising(path: Path) -> Record:
     return Record.read(path, DENOISING_ARRAYS, DENOISING_ABOUT, "evaluate the run again")
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
+def _read_rows(path: Path) -> DataFrame:
+    """Numbers as numbers, but for the first column, which names subject or image."""
+    import pandas as pd
+
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-        for row in rows:
-            float(row["psnr"])
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        rows = pd.read_csv(path, dtype={0: str}, keep_default_na=False, na_values=["", "nan"])
+        return rows.astype({"psnr": float})
+    except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(
             f"{path} cannot be read as a table with a column psnr ({error}); evaluate the run again."
         ) from error
-    return rows

@@ -3,7 +3,7 @@ import torch
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.monitoring import open_event_file
-from monai_blurvae.report.history import KERNELS, PICTURES, read_history, spread
+from monai_blurvae.report.record import KERNELS, PICTURES, read_history, spread
 from tests.report.runs import saturating, write_events
 
 
@@ -58,7 +58,7 @@ def test_files_that_tensorboard_cannot_read(tmp_path, monkeypatch):
     def fail(self):
         raise UnicodeDecodeError("utf-8", b"", 0, 1, "broken")
 
-    monkeypatch.setattr("monai_blurvae.report.history.EventAccumulator.Reload", fail)
+    monkeypatch.setattr("monai_blurvae.report.record.EventAccumulator.Reload", fail)
     with pytest.raises(RunFolderError, match=r"the event files in .* cannot be read \(UnicodeDecodeError"):
         read_history(tmp_path)
 

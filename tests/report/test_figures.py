@@ -1,6 +1,11 @@
+"""Charts that can be read, and pictures that show what is there."""
+
 import base64
 import io
+import re
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -8,32 +13,104 @@ from matplotlib import colormaps
 from PIL import Image
 
 from monai_blurvae.handlers.pictures import FigureRow, draw_rows
-from monai_blurvae.report.pictures import error_maps, kernel_pixels, picture, strips, upright
+from monai_blurvae.report.figures import (
+    BLUE,
+    FONT_SIZE,
+    ORANGE,
+    Curve,
+    area_chart,
+    error_maps,
+    histogram,
+    image,
+    kernel_pixels,
+    late_range,
+    line_chart,
+    strips,
+    upright,
+)
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
-def decoded(uri):
-    kind, content = uri.split(";base64,")
+def draw(caption='what "it" <is>', y=(1.0, 2.0, 4.0), **options):
+    curves = [Curve("training", dict(zip((1, 2, 3), y, strict=True)), BLUE), Curve("validation", {2: 3.0}, ORANGE)]
+    return line_chart(caption, "epoch", "KL (nats)", curves, **options)
+
+
+def test_charts_are_svg_with_readable_text_and_names_of_their_own():
+    before = dict(matplotlib.rcParams)
+    charts = [
+        draw(level=(2.5, "flat kernel")),
+        draw("b", from_zero=True),
+        area_chart("c", "unit", "KL (nats)", np.arange(20.0)),
+        histogram("d", "PSNR (dB)", "images", [*np.arange(50.0), np.nan]),
+    ]
+    names = []
+    for chart in charts:
+        root = ElementTree.fromstring(chart).find(f"{SVG}svg")
+        names += [e.get("id") for e in root.iter() if e.get("id")]
+        texts = list(root.iter(f"{SVG}text"))
+        sizes = [float(re.search(r"font(?:-size)?: ?([\d.]+)px", text.get("style")).group(1)) for text in texts]
+        assert min(sizes) >= FONT_SIZE
+        assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', chart)) <= {e.get("id") for e in root.iter()}
+        assert "<!DOCTYPE" not in chart
+        assert not re.findall(r'(?:src|href)="(?!#)', chart)
+    assert len(names) == len(set(names))
+    root = ElementTree.fromstring(charts[0])
+    assert root.find(f"{SVG}svg").get("aria-label") == root.find("figcaption").text == 'what "it" <is>'
+    texts = [t.text for t in root.iter(f"{SVG}text")]
+    assert {"epoch", "KL (nats)", "training", "validation", "flat kernel"} <= set(texts)
+    assert all(text.isdigit() for text in texts[: texts.index("epoch")])  # epochs are whole
+    assert draw() == draw()
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("values", [(1.0, np.nan, np.inf), (np.nan, np.nan, np.nan)])
+def test_values_that_are_not_finite_are_left_out(values):
+    assert "nan" not in draw(y=values).lower()
+    histogram("h", "", "", values)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1000.0, *range(20, 0, -1)], (1 - 0.05 * 18, 19 + 0.05 * 18)),  # the first two of 21 are left out
+        ([40.0, *range(20, 0, -1)], (1 - 0.05 * 18, 19 + 0.05 * 18)),
+        ([36.0, *range(20, 0, -1)], None),
+        ([5.0], None),
+        ([], None),
+        ([np.nan, np.inf], None),
+        ([9.0, 1.0, 1.0, 1.0], None),  # a range of nothing
+    ],
+)
+def test_the_range_without_the_beginning(values, expected):
+    found = late_range(values)
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+def decoded(img):
+    kind, content = re.search(r'src="([^"]+)"', img)[1].split(";base64,")
     return kind, np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
 def test_a_picture_holds_its_pixels(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    made = picture(pixels, "what it is", "below")
-    kind, content = decoded(made.uri)
+    made = image(pixels, "what <it> is")
+    kind, content = decoded(made)
     assert kind == "data:image/png"
     np.testing.assert_array_equal(content, pixels)
-    assert (made.width, made.height, made.description, made.caption) == (7, 5, "what it is", "below")
+    assert made.endswith('width="7" height="5" alt="what &lt;it&gt; is">')
 
 
 def test_a_large_picture_is_a_jpeg_that_looks_the_same():
     ramp = np.linspace(0, 220, 512)
     noise = np.random.default_rng(0).integers(0, 25, (512, 512))
     pixels = np.stack([ramp + noise, ramp[::-1] + noise, ramp[:, None] + noise], -1).astype(np.uint8)
-    made = picture(pixels, "")
-    kind, content = decoded(made.uri)
+    made = image(pixels, "")
+    kind, content = decoded(made)
     assert kind == "data:image/jpeg"
-    assert len(made.uri) < pixels.size / 2
+    assert len(made) < pixels.size / 2
     assert np.abs(content.astype(int) - pixels).mean() < 8
 
 
@@ -53,13 +130,13 @@ def test_errors_of_grey_images_are_signed():
     reconstructions[0, 0, :4] += 51  # 0.2 too bright in the upper half
     reconstructions[1, 0] -= 51
     maps = error_maps(images, reconstructions, 1)
-    assert (maps.low, maps.high) == (pytest.approx(-0.2), pytest.approx(0.2))
+    assert [text in maps.scale for text in ("−0.20", "+0.20", "red is too bright")] == [True] * 3
     colours = colormaps["RdBu_r"]([0.0, 0.5, 1.0], bytes=True)[:, :3]
     np.testing.assert_array_equal(maps.maps[1], np.broadcast_to(colours[0], (8, 8, 3)))
     # a quarter turn anticlockwise brings the upper half to the left
     np.testing.assert_array_equal(maps.maps[0][:, :4], np.broadcast_to(colours[2], (8, 4, 3)))
     np.testing.assert_array_equal(maps.maps[0][:, 4:], np.broadcast_to(colours[1], (8, 4, 3)))
-    np.testing.assert_array_equal(maps.bar[0, [0, -1]], colours[[0, 2]])
+    np.testing.assert_array_equal(decoded(maps.scale)[1][0, [0, -1]], colours[[0, 2]])
 
 
 def test_errors_of_colours_are_root_mean_squares():
@@ -67,17 +144,19 @@ def test_errors_of_colours_are_root_mean_squares():
     reconstructions = images.copy()
     reconstructions[0, :, :2] = np.array([0, 153, 204])[:, None, None]  # 0, 0.6, 0.8 in the upper half
     maps = error_maps(images, reconstructions, 0)
-    assert (maps.low, maps.high) == (0, pytest.approx(0.6))  # √(1 / 3) to the next 0.05
+    assert "<span>0</span>" in maps.scale
+    assert "<span>+0.60</span>" in maps.scale  # √(1 / 3) to the next 0.05
     expected = colormaps["viridis"](np.sqrt(1 / 3) / 0.6, bytes=True)[:3]
     np.testing.assert_array_equal(maps.maps[0, :2], np.broadcast_to(expected, (2, 4, 3)))
-    np.testing.assert_array_equal(maps.maps[0, 2:], np.broadcast_to(maps.bar[0, 0], (2, 4, 3)))
-    assert "root mean square" in maps.meaning
+    black = colormaps["viridis"](0.0, bytes=True)[:3]
+    np.testing.assert_array_equal(maps.maps[0, 2:], np.broadcast_to(black, (2, 4, 3)))
+    assert "root mean square" in maps.scale
 
 
 def test_equal_images_have_no_error():
     images = np.zeros((1, 1, 4, 4), np.uint8)
     maps = error_maps(images, images, 0)
-    assert maps.high == pytest.approx(0.05)
+    assert "+0.05" in maps.scale
     assert len(np.unique(maps.maps.reshape(-1, 3), axis=0)) == 1
 
 
