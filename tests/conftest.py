@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import warnings
 from collections import Counter
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from monai_blurvae.networks.perceptual import PERCEPTUAL_NETS, default_weights_dir, weights_file
-from tests.volumes import TINY, TRAIN, make_dataset, run
+from tests.volumes import ROOT, TINY, TRAIN, make_dataset, run
 from tests.weights import save_random_weights
 
 torch.set_num_threads(1)  # the networks here are so small that two threads only wait for each other
@@ -65,6 +66,14 @@ def lpips_weights():
 def random_weights_dir(tmp_path_factory):
     """Random weights of both networks in the same format."""
     return save_random_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A copy of what a user has, so that outputs do not land in the repository."""
+    for name in ("bundles", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

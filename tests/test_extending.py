@@ -1,13 +1,10 @@
 """docs/extending.md: its files are written as they stand there, and train."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.commands import environment
+from tests.commands import RUN, command, options
 from tests.volumes import ROOT, TINY, TRAIN
 
 TEXT = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
@@ -30,12 +27,8 @@ def folder(tmp_path):
 
 def train(folder, *overlays, **settings):
     given = {**TINY, "run_dir": "run", "cache_dir": "cache", **settings}
-    options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     files = str([TRAIN, *(f"{name}.yaml" for name in overlays)])
-    env = environment()
-    env["PYTHONPATH"] += f"{os.pathsep}."
-    line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files, *options]
-    return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
+    return command(*RUN, "training", "--config_file", files, *options(**given), cwd=folder, path=["."])
 
 
 def without(name):

@@ -1,14 +1,12 @@
 """Input that cannot be reconstructed: one sentence, and by the line that a user types an exit code other than 0."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from monai_blurvae.networks import PatchVAE
 from monai_blurvae.priors.reconstruction import centred_fft, simulate_coil_maps
+from tests.commands import RUN, command, options
 from tests.priors.phantom import head
 from tests.priors.raw_data import write_fastmri
 from tests.volumes import ROOT, cause, run
@@ -84,10 +82,8 @@ def test_a_sentence_and_nothing_written(case, weights, tmp_path):
 
 
 def test_no_exit_code_of_0(weights, tmp_path):
-    line = [sys.executable, "-m", "monai.bundle", "run", "reconstructing", "--config_file", RECONSTRUCT]
     settings = settings_of("unreadable", weights, tmp_path)
-    line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = command(*RUN, "reconstructing", "--config_file", RECONSTRUCT, *options(**settings), extras=("recon",))
     assert done.returncode != 0
     assert CASES["unreadable"][1] in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

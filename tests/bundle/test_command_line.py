@@ -1,10 +1,7 @@
 """The lines that a user types, in a new process, from the repository's root."""
 
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,52 +9,39 @@ import torch
 
 from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import BlurVAEReconstructor
-from tests.commands import environment
-from tests.volumes import ROOT, TINY, make_dataset
+from tests.commands import BUNDLE, RUN, Forked, command, environment, options
+from tests.volumes import TINY, make_dataset
 
-LINE = [sys.executable, "-m", "monai.bundle", "run"]
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A copy of what a user has, so that outputs do not land in the repository."""
-    for name in ("bundles", "configs"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    return tmp_path
-
-
-def call(root, *arguments, extras=(), **more):
-    env = environment(*extras, **more)
-    return subprocess.run(
-        [str(a) for a in arguments], cwd=root, env=env, capture_output=True, text=True, timeout=600, check=False
-    )
-
-
-def options(**settings):
-    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+TRAINING = (*RUN, "training", "--config_file", "bundles/hcp/train.json")
 
 
 @pytest.mark.slow
 def test_train_and_evaluate_as_typed(root):
     """The README's line and its data from $HCP_DIR, with all extras; the settings only make it small."""
     make_dataset(root / "hcp")
-    here = {"extras": ["all"], "HCP_DIR": str(root / "hcp"), "BLURVAE_CACHE_DIR": str(root / "cache")}
+    here = {
+        "cwd": root,
+        "extras": ["all"],
+        "imports": True,
+        "HCP_DIR": str(root / "hcp"),
+        "BLURVAE_CACHE_DIR": str(root / "cache"),
+    }
     small = options(**TINY | {"max_epochs": 3, "num_workers": 2})
-    done = call(root, *LINE, "training", "--config_file", "bundles/hcp/train.json", *small, **here)
+    done = command(*TRAINING, *small, **here)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = root / "outputs" / "hcp" / "0001"
     assert torch.load(folder / "model.pt", weights_only=True)
     assert "epoch 3/3" in done.stderr
     assert "Finished." in done.stdout
 
-    done = call(root, *LINE, "evaluating", "--config_file", "bundles/hcp/evaluate.json", *options(device="cpu"), **here)
+    done = command(*RUN, "evaluating", "--config_file", "bundles/hcp/evaluate.json", "--device", "cpu", **here)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "evaluation" / "0001" / "reconstructions.png").is_file()
 
     exported = root / "model.ts"
-    done = call(
-        root, *LINE[:-1], "ckpt_export", "network_def", "--filepath", exported, "--ckpt_file", folder / "model.pt",
-        "--meta_file", folder / "metadata.json", "--config_file", folder / "inference.json",
+    done = command(
+        *BUNDLE, "ckpt_export", "network_def", "--filepath", exported, "--ckpt_file", folder / "model.pt",
+        "--meta_file", folder / "metadata.json", "--config_file", folder / "inference.json", cwd=root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     # A process that has neither this package nor MONAI.
@@ -67,7 +51,7 @@ def test_train_and_evaluate_as_typed(root):
         "import sys; sys.modules['monai_blurvae'] = sys.modules['monai'] = None\n"
         f"import torch; torch.save(torch.jit.load({str(exported)!r})(torch.load({str(images)!r})), {str(result)!r})"
     )
-    done = call(root, sys.executable, "-c", program, PYTHONPATH="")
+    done = command("-c", program, cwd=root, imports=True)
     assert done.returncode == 0, done.stderr
     eager = BlurVAEReconstructor(image_size=32, channels=(4, 8), latent_size=4, kernel_size=5)
     eager.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
@@ -76,7 +60,7 @@ def test_train_and_evaluate_as_typed(root):
 
 @pytest.mark.slow
 def test_a_mistyped_key_is_one_line_and_not_zero(root):
-    done = call(root, *LINE, "training", "--config_file", "bundles/hcp/train.json", "--max_epoch", "3")
+    done = command(*TRAINING, "--max_epoch", "3", cwd=root)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
         "error: 'max_epoch' is no key of this config; did you mean 'max_epochs'?"
@@ -91,13 +75,13 @@ SMALL_STORE = {"cache_dir": "cache", "patch_size": 32, "channels": "[4,8]", "ker
 @pytest.mark.slow
 def test_preparing(root):
     make_dataset(root / "data")
-    line = [*LINE, "preparing", "--config_file", "bundles/hcp/train.json", *options(dataset_dir="data", **SMALL_STORE)]
-    done = call(root, *line)
+    line = [*RUN, "preparing", *TRAINING[-2:], *options(dataset_dir="data", **SMALL_STORE)]
+    done = command(*line, cwd=root)
     assert done.returncode == 0, done.stderr
     assert "5 files are ready." in done.stdout
     assert len(list((root / "cache" / "volumes").glob("*.json"))) == 5
     (root / "data" / "100" / "T1w" / "T1w_acpc_dc_restore_brain.nii.gz").write_bytes(b"")
-    done = call(root, *line)
+    done = command(*line, cwd=root)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
 
@@ -105,10 +89,10 @@ def test_preparing(root):
 @pytest.mark.slow
 def test_two_processes_build_one_store_together(root):
     make_dataset(root / "data")
-    line = [*LINE, "preparing", "--config_file", "bundles/hcp/train.json", *options(dataset_dir="data", **SMALL_STORE)]
-    env = environment()
-    both = [subprocess.Popen([str(a) for a in line], cwd=root, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=600) for process in both] == [0, 0]
+    line = [*RUN, "preparing", *TRAINING[-2:], *options(dataset_dir="data", **SMALL_STORE)]
+    with (root / "log.txt").open("w") as log:
+        both = [Forked(line, root, environment(), log, log) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
     volumes = root / "cache" / "volumes"
     assert len(list(volumes.glob("*.json"))) == 5
     assert not list(volumes.rglob("*.part*"))
@@ -119,13 +103,12 @@ def test_two_processes_build_one_store_together(root):
 def test_folders_with_awkward_names_and_a_tilde_after_an_equals_sign(root, name, run_dir, output_dir):
     make_dataset(root / name)
     small = options(**TINY | {"max_epochs": 1, "cache_dir": "cache", "gradient_clip": "null", "lr": "1e-3"})
-    line = [*LINE, "training", "--config_file", "bundles/hcp/train.json", *small]
-    done = call(root, *line, f"--dataset_dir=~/{name}", "--run_dir", run_dir, HOME=str(root))
+    done = command(*TRAINING, *small, f"--dataset_dir=~/{name}", "--run_dir", run_dir, cwd=root, HOME=root)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (root / run_dir / "summary.json").is_file()
-    done = call(
-        root, *LINE, "inference", "--config_file", "bundles/hcp/inference.json", "--run_dir", run_dir,
-        "--dataset_dir", f"./{name}", "--output_dir", output_dir, "--device", "cpu",
+    done = command(
+        *RUN, "inference", "--config_file", "bundles/hcp/inference.json", "--run_dir", run_dir,
+        "--dataset_dir", f"./{name}", "--output_dir", output_dir, "--device", "cpu", cwd=root,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list((root / output_dir).rglob("*_reconstruction.nii.gz"))) == 5
@@ -138,7 +121,7 @@ def test_from_elsewhere(root, where):
     small = options(**TINY | {"max_epochs": 1, "cache_dir": root / "cache", "dataset_dir": root / "data"})
     folder = root / "bundles" / "hcp" if where == "bundle folder" else root / "data"
     config = "train.json" if where == "bundle folder" else root / "bundles" / "hcp" / "train.json"
-    done = call(folder, *LINE, "training", "--config_file", config, *small)
+    done = command(*RUN, "training", "--config_file", config, *small, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     names = {p.name for p in (folder / "outputs" / "hcp" / "0001").iterdir()}
     assert names >= {"config.json", "inference.json", "metadata.json", "logging.conf"}
@@ -157,17 +140,11 @@ def test_a_signal_to_the_whole_process_group_ends_the_run_with_a_checkpoint(root
         "cache_dir": "cache",
         "run_dir": "run",
     }
-    line = [*LINE, "training", "--config_file", "bundles/hcp/train.json", *options(**small)]
-    env = environment()
-    log = (root / "log.txt").open("w")
-    # a shell's background job ignores SIGINT, which a process inherits
-    process = subprocess.Popen(
-        [str(a) for a in line], cwd=root, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    with (root / "log.txt").open("w") as log:
+        process = Forked([*TRAINING, *options(**small)], root, environment(), log, log, new_session=True)
     deadline = time.monotonic() + 300
     while not (root / "run" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.05)
     os.killpg(process.pid, number)
     assert process.wait(timeout=120) == 128 + number, (root / "log.txt").read_text()[-3000:]
     assert "Traceback" not in (root / "log.txt").read_text()

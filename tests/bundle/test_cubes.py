@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import monai.bundle
 import nibabel as nib
@@ -15,7 +13,7 @@ from monai.inferers import SlidingWindowInferer
 import monai_blurvae
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord
 from monai_blurvae.run_files import EVALUATION_NPZ
-from tests.commands import environment
+from tests.commands import RUN, command
 from tests.parallel import torchrun
 from tests.pipelines import prepare
 from tests.volumes import HCP, ROOT, TINY
@@ -26,17 +24,13 @@ CUBES = TINY | {"patch_size": 16, "batch_size": 4, "yardstick_images": 16}
 pytestmark = pytest.mark.slow
 
 
-def command(*line, cwd=ROOT, **more):
-    line = [sys.executable, *map(str, line)]
-    done = subprocess.run(
-        line, cwd=cwd, env=environment("all", **more), capture_output=True, text=True, timeout=600, check=False
-    )
+def succeed(*line, **more):
+    done = command(*line, extras=("all",), **more)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def bundle_run(run_id, config, *arguments, **more):
-    return command("-m", "monai.bundle", "run", run_id, "--config_file", config, *arguments, **more)
+    succeed(*RUN, run_id, "--config_file", config, *arguments, **more)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +45,7 @@ def trained(hcp_dir, cache_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(trained, tmp_path_factory):
-    command(ROOT / "scripts/pack_bundle.py", trained, out := tmp_path_factory.mktemp("packed"))
+    succeed(ROOT / "scripts/pack_bundle.py", trained, out := tmp_path_factory.mktemp("packed"))
     return out / "hcp3d"
 
 
@@ -122,7 +116,7 @@ def test_monais_checks_and_exports_of_the_packed_bundle(packed, tmp_path, monkey
     network = monai_blurvae.load(packed).reconstructor()
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(x), network(x), rtol=0, atol=1e-5)
-    command(ROOT / "scripts/export.py", packed, "--output", tmp_path / "export", "--formats", "torchscript", "export")
+    succeed(ROOT / "scripts/export.py", packed, "--output", tmp_path / "export", "--formats", "torchscript", "export")
     exported = torch.jit.load(tmp_path / "export/model.ts")
     with torch.no_grad():
         torch.testing.assert_close(exported(x), network(x), rtol=0, atol=1e-5)

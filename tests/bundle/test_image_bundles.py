@@ -15,8 +15,8 @@ from PIL import Image
 from monai_blurvae.bundle.run_report import report_run
 from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.networks import BlurVAEReconstructor
-from tests.bundle.test_command_line import LINE, call, options, root  # noqa: F401  a fixture
 from tests.cifar import make_cifar
+from tests.commands import RUN, command, options
 from tests.photographs import CELEBA, CIFAR, TINY_IMAGES, make_photographs, write_partition
 from tests.volumes import ROOT, cause, run
 
@@ -315,29 +315,29 @@ def test_a_fault_of_the_report_is_told_and_fails_no_run(image_run, monkeypatch, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["celeba", "cifar10"])
-def test_as_typed_without_data(root, name):  # noqa: F811
+def test_as_typed_without_data(root, name):
     """The line of the README, which trains on the built-in photographs and says so; the settings only make it small."""
     small = options(max_epochs=2, channels="[4,8]", latent_size=4, num_workers=2, device="cpu", yardstick_images=64)
     environment = {"BLURVAE_CACHE_DIR": str(root / "cache"), "CELEBA_DIR": "", "CIFAR10_DIR": ""}
     overlays = [] if name == "celeba" else [f"configs/{name}.yaml"]
-    line = [*LINE, "training", "--config_file", str(["bundles/celeba/train.json", *overlays])]
-    done = call(root, *line, *small, **environment)
+    line = [*RUN, "training", "--config_file", str(["bundles/celeba/train.json", *overlays])]
+    done = command(*line, *small, cwd=root, **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = root / "outputs" / name / "0001"
     assert "built-in photographs" in (folder / "test" / "metrics.md").read_text()
-    line = [*LINE, "evaluating", "--config_file", "bundles/celeba/evaluate.json", "--output_dir", f"outputs/{name}"]
-    done = call(root, *line, **environment)
+    line = [*RUN, "evaluating", "--config_file", "bundles/celeba/evaluate.json", "--output_dir", f"outputs/{name}"]
+    done = command(*line, cwd=root, **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "built-in photographs" in (folder / "evaluation" / "0001" / "metrics.md").read_text()
 
 
 @pytest.mark.slow
-def test_an_error_is_one_line_for_the_user(root):  # noqa: F811
+def test_an_error_is_one_line_for_the_user(root):
     folder = make_photographs(root / "data")
     bad = spoil(folder, "000001.png")
     small = options(**{**TINY_IMAGES, "num_workers": 2, "dataset_dir": "data"})
-    done = call(
-        root, *LINE, "training", "--config_file", "bundles/celeba/train.json", *small, BLURVAE_CACHE_DIR=str(root)
+    done = command(
+        *RUN, "training", "--config_file", "bundles/celeba/train.json", *small, cwd=root, BLURVAE_CACHE_DIR=root
     )
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
@@ -347,21 +347,21 @@ def test_an_error_is_one_line_for_the_user(root):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_images_prepared_ahead_are_those_that_a_training_draws(root):  # noqa: F811
+def test_images_prepared_ahead_are_those_that_a_training_draws(root):
     folder = make_photographs(root / "data", count=10)
     write_partition(folder, (6, 2, 2))
     bad = spoil(folder, "000001.png")
     small = {**TINY_IMAGES, "crop_size": 36, "max_epochs": 1, "dataset_dir": "data", "cache_dir": root / "cache"}
     line = ["--config_file", "bundles/celeba/train.json", *options(**small)]
-    refused = call(root, *LINE, "preparing", *line)
+    refused = command(*RUN, "preparing", *line, cwd=root)
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith(f"error: {bad}")
-    done = call(root, *LINE, "preparing", *line, "--skip_bad_files", "true")
+    done = command(*RUN, "preparing", *line, "--skip_bad_files", "true", cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "9 files are ready." in done.stdout
     stores = sorted((root / "cache" / "images").glob("*/"))
     before = [(store / "images.npy").read_bytes() for store in stores]
-    done = call(root, *LINE, "training", *line, "--skip_bad_files", "true")
+    done = command(*RUN, "training", *line, "--skip_bad_files", "true", cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
     assert stores == sorted((root / "cache" / "images").glob("*/"))
     assert before == [(store / "images.npy").read_bytes() for store in stores]

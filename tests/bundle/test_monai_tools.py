@@ -4,8 +4,6 @@ import contextlib
 import json
 import math
 import sqlite3
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from monai.transforms import AsDiscreted, CopyItemsd, EnsureChannelFirstd, LoadImaged
 
 from monai_blurvae.data import sample
-from tests.commands import environment
+from tests.commands import RUN, command
 from tests.parallel import torchrun
 from tests.volumes import HCP, ROOT, brain, make_dataset
 
@@ -55,8 +53,7 @@ SCHEMA = {
 def packed(finished_run, tmp_path_factory):
     """The unpacked bundle of the shared tiny run."""
     work = tmp_path_factory.mktemp("packed")
-    line = [sys.executable, str(ROOT / "scripts/pack_bundle.py"), str(finished_run[1]), str(work / "out")]
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+    done = command(ROOT / "scripts/pack_bundle.py", finished_run[1], work / "out")
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(done.stdout.strip()) as archive:
         assert all(name.startswith("hcp/") for name in archive.namelist())
@@ -71,12 +68,6 @@ def small_sample(cache_dir):
         patch.setattr(sample, "_load_template", lambda: ({}, np.diag([0.7, 0.7, 0.7, 1.0])))
         patch.setattr(sample, "_subject", lambda template, seed: brain(seed).T.astype(np.float32))
         return sample.make_sample(sample.sample_dir(cache_dir))
-
-
-def command(folder, *arguments, extras=(), **more):
-    line = [sys.executable, "-m", "monai.bundle", *map(str, arguments)]
-    env = environment(*extras, **more)
-    return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
@@ -94,8 +85,7 @@ def test_the_layout_and_nothing_of_this_machine_in_it(packed, hcp_dir):
 
 def test_packing_twice_overwrites_nothing(packed, finished_run):
     out = packed.parents[1] / "out"
-    line = [sys.executable, str(ROOT / "scripts/pack_bundle.py"), str(finished_run[1]), str(out)]
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+    done = command(ROOT / "scripts/pack_bundle.py", finished_run[1], out)
     assert done.returncode == 1
     assert done.stderr == f"error: {out / 'hcp'} is there already; choose another folder, or remove it.\n"
 
@@ -163,7 +153,7 @@ def test_ckpt_export(packed, tmp_path, monkeypatch):
 def test_training_evaluation_and_inference_from_the_folder_without_further_options(packed, hcp_dir, cache_dir):
     here = {"HCP_DIR": hcp_dir, "BLURVAE_CACHE_DIR": cache_dir}
     for run_id, config in (("training", "train"), ("evaluating", "evaluate"), ("inference", "inference")):
-        done = command(packed, "run", run_id, "--config_file", f"configs/{config}.json", **here)
+        done = command(*RUN, run_id, "--config_file", f"configs/{config}.json", cwd=packed, **here)
         assert done.returncode == 0, done.stderr[-3000:]
     assert (packed / "outputs/hcp/0001/summary.json").is_file()
     assert (packed / "evaluation/0001/metrics.csv").is_file()
@@ -300,15 +290,15 @@ def test_two_processes_train_by_the_packed_overlay(packed, hcp_dir, cache_dir, t
     assert checkpoint["trainer"]["iteration"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.machine
 @pytest.mark.parametrize("decollate", [False, True])
 def test_tracking_by_mlflow(packed, hcp_dir, cache_dir, tmp_path, decollate):
     pytest.importorskip("mlflow")
     output = tmp_path / "out"
     done = command(
-        packed, "run", "training", "--config_file", "configs/train.json", "--tracking", "mlflow",
+        *RUN, "training", "--config_file", "configs/train.json", "--tracking", "mlflow",
         "--output_dir", output, "--train#trainer#decollate", decollate, "--validate#evaluator#decollate", decollate,
-        extras=["tracking", "study", "sample"], HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir,
+        cwd=packed, extras=["tracking", "study", "sample"], HCP_DIR=hcp_dir, BLURVAE_CACHE_DIR=cache_dir,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     with contextlib.closing(sqlite3.connect(output / "mlruns.db")) as database:

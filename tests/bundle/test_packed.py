@@ -3,8 +3,7 @@
 import csv
 import gc
 import json
-import subprocess
-import sys
+import shutil
 import tempfile
 import zipfile
 
@@ -16,28 +15,18 @@ import torch
 from monai_blurvae.runs import Run
 from scripts import export, pack_bundle
 from tests.bundle.test_scoring import reference_of
-from tests.commands import environment
+from tests.commands import RUN, command
 from tests.pickles import Malicious
 from tests.volumes import ROOT, brain, cause, run, save
 
 BUNDLE = ROOT / "bundles/hcp"
-COMMANDS = """
-import runpy, sys
-
-for line in (
-    ["monai.bundle", "run", "inference", "--config_file", "configs/inference.json", "--input", "../in",
-     "--output_dir", "../inferred", "--device", "cpu"],
-    ["monai.bundle", "run", "scoring", "--config_file", "configs/score.json", "--input", "../in",
-     "--output_dir", "../scored", "--device", "cpu"],
-    ["scripts.export", ".", "--output", "../exported", "--formats", "torchscript"],
-):
-    sys.argv = line
-    try:
-        runpy.run_module(line[0], run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        assert not end.code, (line, end.code)
-"""
-"""What a user types in the folder, in one process, since each takes seconds to import MONAI."""
+GIVEN = ("--input", "../in", "--device", "cpu", "--output_dir")
+LINES = (
+    (*RUN, "inference", "--config_file", "configs/inference.json", *GIVEN, "../inferred"),
+    (*RUN, "scoring", "--config_file", "configs/score.json", *GIVEN, "../scored"),
+    (ROOT / "scripts/export.py", ".", "--output", "../exported", "--formats", "torchscript"),
+)
+"""What a user types in the folder."""
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +77,11 @@ def rows_of(table):
 @pytest.mark.slow
 def test_the_zip_in_an_empty_folder_gives_the_values_of_the_run(packed, by_run, scans, two_validation_run, tmp_path):
     """Without the repository, the run, its images and its cache."""
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(packed), str(tmp_path)], check=True)
+    shutil.unpack_archive(packed, tmp_path)
     save(tmp_path / "in" / "a.nii.gz", nib.load(scans / "a.nii.gz").get_fdata().astype(np.int16))
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS],
-        cwd=tmp_path / "hcp",
-        env=environment(BLURVAE_CACHE_DIR=tmp_path / "no cache"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    for line in LINES:
+        done = command(*line, cwd=tmp_path / "hcp", BLURVAE_CACHE_DIR=tmp_path / "no cache")
+        assert done.returncode == 0, done.stderr[-3000:]
     for name in ("inferred", "scored"):
         require_same_results(tmp_path / name, by_run / name)
     assert list((tmp_path / "inferred").rglob("*_blur_width.nii.gz"))

@@ -3,8 +3,7 @@
 import csv
 import json
 import re
-import subprocess
-import sys
+import shutil
 import zipfile
 
 import nibabel as nib
@@ -18,7 +17,7 @@ from monai_blurvae.handlers.checkpoint import load_safely
 from monai_blurvae.networks import PatchVAE
 from monai_blurvae.networks.patch_models import SIGMAS
 from monai_blurvae.priors import PatchVAEPrior
-from tests.commands import environment
+from tests.commands import RUN, command, options
 from tests.report.html import Document
 from tests.volumes import ROOT, brain, cause, run, save
 
@@ -42,11 +41,7 @@ def prior_run(hcp_dir, cache_dir, tmp_path_factory):
     """The folder of a finished tiny training, by the line that a user types."""
     folder = tmp_path_factory.mktemp("prior") / "run"
     settings = {"dataset_dir": hcp_dir, "cache_dir": cache_dir, "run_dir": folder, **SMALL}
-    line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", TRAIN]
-    line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    done = subprocess.run(
-        line, cwd=ROOT, env=environment("study"), capture_output=True, text=True, timeout=600, check=False
-    )
+    done = command(*RUN, "training", "--config_file", TRAIN, *options(**settings), extras=("study",))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -55,8 +50,7 @@ def prior_run(hcp_dir, cache_dir, tmp_path_factory):
 def packed(prior_run, tmp_path_factory):
     """The zip of its bundle."""
     folder = tmp_path_factory.mktemp("packed")
-    line = [sys.executable, str(ROOT / "scripts/pack_bundle.py"), str(prior_run), str(folder)]
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600, check=False)
+    done = command(ROOT / "scripts/pack_bundle.py", prior_run, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "patch_prior.zip"
 
@@ -99,7 +93,7 @@ def test_the_best_model_is_that_of_the_best_bound(prior_run):
 
 
 def test_run_bundle_zip_and_weights_load_the_same_prior(prior_run, packed, tmp_path):
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(packed), str(tmp_path)], check=True)
+    shutil.unpack_archive(packed, tmp_path)
     places = (prior_run, packed, tmp_path / "patch_prior", prior_run / "model.pt")
     priors = [PatchVAEPrior.load(place, intensity=(0.0, 1.0)) for place in places]
     values = [prior.log_prob(images(), 0.1) for prior in priors]
@@ -209,7 +203,7 @@ def test_its_packed_card_has_its_own_figures(prior_run, packed):
 
 def test_the_packed_bundle_evaluates_as_the_run_does(prior_run, packed, hcp_dir, cache_dir, tmp_path, monkeypatch):
     """From its folder, on images that are given, since it comes without any."""
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(packed), str(tmp_path)], check=True)
+    shutil.unpack_archive(packed, tmp_path)
     monkeypatch.chdir(tmp_path / "patch_prior")
     given = {"dataset_dir": str(hcp_dir), "image_pattern": "103/**/*.nii.gz", "cache_dir": cache_dir, "device": "cpu"}
     run("evaluating", "configs/evaluate.json", **given)
@@ -236,9 +230,7 @@ def test_evaluating_on_other_data(prior_run, cache_dir, tmp_path):
     save(tmp_path / "data" / "new.nii.gz", brain(99))
     settings = {"run_dir": prior_run, "cache_dir": cache_dir, "device": "cpu", "dataset_dir": tmp_path / "data"}
     settings |= {"image_pattern": "*.nii.gz", "evaluation_dir": tmp_path / "other"}
-    line = [sys.executable, "-m", "monai.bundle", "run", "evaluating", "--config_file", EVALUATE]
-    line += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    done = command(*RUN, "evaluating", "--config_file", EVALUATE, *options(**settings), extras=("study",))
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "other" / "metrics.md").read_text()
     assert "2 patches of 1 subject." in text

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from monai_blurvae.errors import RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
-from tests.commands import environment
+from tests.commands import command
 from tests.volumes import ROOT, TINY, TRAIN, cause, make_dataset, run
 
 # Three iterations in an epoch, the last of them smaller; a learning rate that does not depend on the number of epochs.
@@ -294,9 +292,7 @@ save_whole({"weights": torch.zeros(100_000)}, path)
 
 def test_a_write_that_fails_leaves_the_previous_checkpoint(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(path)], env=environment(), capture_output=True, text=True, check=False
-    )
+    done = command("-c", LIMITED, path)
     assert done.returncode != 0
     assert f"{path} cannot be written" in done.stderr
     assert torch.equal(load_safely(path)["weights"], torch.zeros(10))

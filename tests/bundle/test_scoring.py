@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from monai_blurvae.bundle.scoring import DISTANT
 from monai_blurvae.metrics.scoring import DENSITIES, SCORES
 from scripts import benchmark_scoring
-from tests.commands import environment
+from tests.commands import RUN, command
 from tests.volumes import ROOT, brain, cause, run, save
 
 SCORE = str(ROOT / "bundles/hcp/score.json")
@@ -28,11 +26,10 @@ def trained(two_validation_run):
     return two_validation_run
 
 
-def command(trained, cache_dir, inputs, out, *options):
-    line = [sys.executable, "-m", "monai.bundle", "run", "scoring", "--config_file", SCORE, "--device", "cpu"]
-    line += ["--run_dir", str(trained), "--cache_dir", cache_dir, "--input", str(inputs), "--output_dir", str(out)]
-    line += ["--importance_samples", "2", *options]
-    return subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False)
+def typed(trained, cache_dir, inputs, out):
+    line = ["--config_file", SCORE, "--device", "cpu", "--run_dir", trained, "--cache_dir", cache_dir]
+    line += ["--input", inputs, "--output_dir", out, "--importance_samples", "2"]
+    return command(*RUN, "scoring", *line)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +38,7 @@ def scored(trained, cache_dir, tmp_path_factory):
     work = tmp_path_factory.mktemp("scored")
     save(work / "in" / "a.nii.gz", brain(10))
     save(work / "in" / "x" / "b.nii.gz", brain(11).astype(np.float32), affine=FLIPPED)
-    done = command(trained, cache_dir, work / "in", work / "out")
+    done = typed(trained, cache_dir, work / "in", work / "out")
     assert done.returncode == 0, done.stderr[-3000:]
     return work / "in", work / "out"
 
@@ -139,7 +136,7 @@ def sentence(*arguments, **settings):
 
 def test_what_is_wrong_is_one_sentence_and_an_exit_code(trained, cache_dir, tmp_path, finished_run):
     good = save(tmp_path / "good.nii.gz", brain(1))
-    done = command(trained, cache_dir, tmp_path / "nothing.nii", tmp_path / "out")
+    done = typed(trained, cache_dir, tmp_path / "nothing.nii", tmp_path / "out")
     assert done.returncode == 1
     assert "nothing.nii does not exist; give a volume" in done.stderr
     text = sentence(trained, cache_dir, good, tmp_path / "out", likelihood="student")

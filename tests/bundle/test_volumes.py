@@ -1,8 +1,6 @@
 """Whole scans through the inference command: geometry, units, names, resuming, errors."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from tests.commands import environment
+from tests.commands import RUN, command
 from tests.dicom import write_series
 from tests.inferers.networks import Identity
 from tests.volumes import ROOT, TINY, brain, cause, run, save
@@ -87,20 +85,15 @@ def identity(tmp_path_factory):
     work = tmp_path_factory.mktemp("identity")
     write_all(work / "in")
     torch.save(Identity(32).state_dict(), work / "model.pt")
-    done = command(work, "--output_type", "float64", "--slice_axis", "2", "--variance", "0.01")
+    done = typed(work, "--output_type", "float64", "--slice_axis", "2", "--variance", "0.01", imports=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return work / "in", work / "out", done.stderr + done.stdout
 
 
-def command(work, *options):
-    line = [
-        *(sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", INFERENCE),
-        *("--network_def", IDENTITY, "--patch_size", "32", "--device", "cpu"),
-        *("--model_file", str(work / "model.pt"), "--input", str(work / "in"), "--output_dir", str(work / "out")),
-    ]
-    return subprocess.run(
-        [*line, *options], cwd=ROOT, env=environment("study"), capture_output=True, text=True, timeout=600, check=False
-    )
+def typed(work, *options, **more):
+    line = ["--config_file", INFERENCE, "--network_def", IDENTITY, "--patch_size", "32", "--device", "cpu"]
+    line += ["--model_file", work / "model.pt", "--input", work / "in", "--output_dir", work / "out"]
+    return command(*RUN, "inference", *line, *options, extras=("study",), **more)
 
 
 def voxels_of(path):
@@ -179,10 +172,10 @@ def test_finished_volumes_are_not_made_again_and_other_settings_refused(identity
     (outputs / "z" / "z_reconstruction.json").touch()
     before[outputs / "z" / "z_reconstruction.json"] = (outputs / "z" / "z_reconstruction.json").stat().st_mtime_ns
     work = outputs.parent
-    done = command(work, "--output_type", "float64", "--slice_axis", "2", "--variance", "0.01")
+    done = typed(work, "--output_type", "float64", "--slice_axis", "2", "--variance", "0.01")
     assert done.returncode == 0, done.stderr[-2000:]
     assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.is_file()} == before
-    done = command(work, "--output_type", "float64", "--slice_axis", "1", "--variance", "0.01")
+    done = typed(work, "--output_type", "float64", "--slice_axis", "1", "--variance", "0.01")
     assert done.returncode == 1
     assert "is of other settings, slice_axis was 2 and is 1 now; choose another output_dir" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.is_file()} == before

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from monai.transforms import Compose, GaussianSmoothd, Lambdad, OneOf, RandFlipd
 
 from monai_blurvae.data import describe_transform
 from monai_blurvae.data.facts import digest_of
-from tests.commands import environment
+from tests.commands import command
 from tests.pipelines import prepare
 from tests.volumes import brain, save
 
@@ -43,9 +41,7 @@ def parsed(**changes):
 def test_two_parses_are_equal_also_in_another_process():
     assert describe_transform(parsed()) == describe_transform(parsed())
     program = "from tests.data.test_describe import key, parsed; print(key(parsed()))"
-    other = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
-    )
+    other = command("-c", program, imports=True)
     assert other.stdout.strip() == key(parsed())
     assert "0x" not in json.dumps(describe_transform(parsed()))
 

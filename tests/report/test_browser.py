@@ -8,6 +8,7 @@ from monai_blurvae.report import write_report
 from tests.report.runs import DATALIST, evaluate, make_run, write
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+pytestmark = pytest.mark.machine
 
 WIDTHS = (400, 1400)
 SMALLEST_TEXT = 12

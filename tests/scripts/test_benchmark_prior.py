@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch
 from monai_blurvae.networks import PatchVAE
 from monai_blurvae.priors import BlurVAEPrior
 from scripts.benchmark_prior import load_prior, main
-from tests.commands import environment
+from tests.commands import command
 from tests.volumes import ROOT, make_dataset
 
 OPTIONS = ["--accelerations", "2", "--coils", "1", "--phase", "smooth", "--noise", "0.01", "--threads", "1"]
@@ -37,11 +35,10 @@ def arguments(folder, hcp_dir, cache_dir, weights, *more):
 
 def test_the_command_and_again(hcp_dir, cache_dir, weights, tmp_path):
     """A page, tables and figures; a second call makes nothing anew, and a third adds other data."""
-    command = [sys.executable, str(ROOT / "scripts/benchmark_prior.py")]
-    command += arguments(tmp_path / "out", hcp_dir, cache_dir, weights, *FAST)
+    line = [ROOT / "scripts/benchmark_prior.py", *arguments(tmp_path / "out", hcp_dir, cache_dir, weights, *FAST)]
     results = {}
     for _ in range(2):
-        done = subprocess.run(command, env=environment("all"), capture_output=True, text=True, timeout=600, check=False)
+        done = command(*line, extras=("all",))
         assert done.returncode == 0, done.stdout + done.stderr
         files = sorted((tmp_path / "out/results").rglob("*.json"))
         assert len(files) == 8 + 8 + 3  # trials of two methods, and one test subject
@@ -55,8 +52,8 @@ def test_the_command_and_again(hcp_dir, cache_dir, weights, tmp_path):
     assert [row["method"] for row in rows] == ["zero_filled", "least_squares", "tiny"]
     assert float(rows[1]["psnr"]) > float(rows[0]["psnr"])
     make_dataset(tmp_path / "other", subjects=2)
-    command += ["--cross_dir", str(tmp_path / "other")]
-    done = subprocess.run(command, env=environment("all"), capture_output=True, text=True, timeout=600, check=False)
+    line += ["--cross_dir", str(tmp_path / "other")]
+    done = command(*line, extras=("all",))
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(csv.DictReader((tmp_path / "out/slices.csv").open()))
     assert [row["data"] for row in rows] == ["test"] * 3 + ["cross"] * 6

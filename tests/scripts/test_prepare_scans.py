@@ -1,8 +1,6 @@
 """Raw scans in, brains out, by the command."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -11,7 +9,7 @@ import pytest
 from PIL import Image
 
 from scripts import prepare
-from tests.commands import environment
+from tests.commands import command
 from tests.dicom import write_series
 from tests.volumes import ROOT, brain, save
 
@@ -22,8 +20,7 @@ GREY, WHITE = 600.0, 1000.0
 ANAT = "sub-01/ses-a/anat/sub-01_ses-a"
 
 
-def command(*arguments):
-    return [sys.executable, str(ROOT / "scripts/prepare.py"), "scans", *map(str, arguments)]
+SCANS = (ROOT / "scripts/prepare.py", "scans")
 
 
 def main(*arguments):
@@ -78,9 +75,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scans")
     write_raw(folder / "raw")
     arguments = ["--input", folder / "raw", "--output_dir", folder / "out", "--mask_pattern", MASKS]
-    done = subprocess.run(
-        command(*arguments), env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
+    done = command(*SCANS, *arguments)
     return SimpleNamespace(folder=folder, out=folder / "out", arguments=arguments, done=done)
 
 
@@ -182,9 +177,7 @@ def test_what_a_kill_left_is_made_again_and_what_is_a_users_is_not(prepared, tmp
 def test_two_processes_and_another_voxel_size(prepared, tmp_path):
     arguments = ["--input", prepared.folder / "raw", "--output_dir", tmp_path, "--mask_pattern", MASKS]
     arguments += ["--jobs", 2, "--spacing", 3, 3, 4]
-    done = subprocess.run(
-        command(*arguments), env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
+    done = command(*SCANS, *arguments)
     assert "2 of 7 scans are prepared" in done.stdout, done.stderr
     result = nib.load(tmp_path / f"{ANAT}_desc-preproc_T1w.nii.gz")
     assert result.header.get_zooms() == (3, 3, 4)
@@ -216,14 +209,7 @@ def test_a_known_affine_is_found_and_the_mask_flagged(tmp_path):
     scan = scipy_ndimage.affine_transform(t1, to_template, output_shape=(96, 120, 96), order=1)
     path = save(tmp_path / "raw/s01.nii.gz", (1000 * scan).astype(np.int16), affine=grid)
     arguments = ["--input", path, "--output_dir", tmp_path / "out"]
-    done = subprocess.run(
-        command(*arguments),
-        env=environment("sample", "study"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = command(*SCANS, *arguments, extras=("sample", "study"))
     assert done.returncode == 0, done.stderr
     about = json.loads((tmp_path / "out/sub-s01/anat/sub-s01_desc-preproc_T1w.json").read_text())
     corners = np.array([[x, y, z, 1] for x in (-70, 70) for y in (-100, 70) for z in (-50, 75)])

@@ -3,13 +3,11 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from scripts.reproduce import main, make_options, make_parser
-from tests.commands import environment
+from tests.commands import command
 from tests.photographs import make_photographs
 from tests.volumes import ROOT, TINY, make_dataset
 
@@ -116,8 +114,8 @@ def small(folder, *arguments, settings=SMALL):
 
 def reproduce(folder, *arguments, settings=SMALL):
     """The command in a process of its own; what it said."""
-    command = [sys.executable, str(ROOT / "scripts/reproduce.py"), *small(folder, *arguments, settings=settings)]
-    done = subprocess.run(command, env=environment("study"), capture_output=True, text=True, timeout=900, check=False)
+    line = small(folder, *arguments, settings=settings)
+    done = command(ROOT / "scripts/reproduce.py", *line, extras=("study",), timeout=900)
     logs = [path.read_text() for path in (folder / "out").rglob("*.log")]
     return done, done.stdout + done.stderr + "".join(logs)
 

@@ -154,7 +154,7 @@ def test_the_same_values_where_neither_monai_nor_this_package_can_be_imported(ex
         torch.testing.assert_close(found[name], value, rtol=scale, atol=1e-5, msg=lambda text, name=name: name + text)
 
 
-@pytest.mark.slow
+@pytest.mark.machine
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 def test_from_cpp(exported, eager, tmp_path):
     (tmp_path / "main.cpp").write_text(PROGRAM)
