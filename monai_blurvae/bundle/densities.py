@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from monai_blurvae.data.facts import evenly_spread, facts_of
 from monai_blurvae.errors import DataError, RunFolderError
 from monai_blurvae.handlers.checkpoint import load_safely, save_whole
-from monai_blurvae.metrics.likelihood import Densities, SpectrumLikelihood, VarianceLikelihood, fit_likelihoods
+from monai_blurvae.metrics.likelihood import (
+    Densities,
+    SpectrumLikelihood,
+    VarianceLikelihood,
+    dequantize,
+    fit_likelihoods,
+)
 from monai_blurvae.networks import LatentImageModel, unwrapped
 from monai_blurvae.runs import Run
 
@@ -20,7 +26,15 @@ MOST_IMAGES = 256
 closer than pictures and spectra show, and a training ends soon after its last epoch. The measures take all images."""
 
 
-def fit_densities(run: Run, network: nn.Module, cache_dir: str | Path, dataset: Any = None) -> Densities:
+def fit_densities(
+    run: Run,
+    network: nn.Module,
+    cache_dir: str | Path,
+    dataset: Any = None,
+    most: int = MOST_IMAGES,
+    eight_bit: bool = False,
+    seed: int = 0,
+) -> Densities:
     """The Gaussians of :func:`~monai_blurvae.metrics.fit_likelihoods` around the decoder of a run.
 
     A packed bundle has one variance, and one for each spatial frequency, as they were fitted when it was packed.
@@ -29,8 +43,10 @@ def fit_densities(run: Run, network: nn.Module, cache_dir: str | Path, dataset: 
         run: whose objective says whether there is a kernel worth the name, and its C.
         network: the run's model, which may be wrapped in ``DistributedDataParallel``.
         cache_dir: of the store of prepared images.
-        dataset: validation images, of which at most :data:`MOST_IMAGES` are taken; None for the run's own, which runs
-            its config.
+        dataset: validation images, None for the run's own, which runs its config.
+        most: images that are taken of them, evenly spread.
+        eight_bit: whether they are 8-bit, so that they are dequantised.
+        seed: of latents and dequantisation.
 
     Raises:
         DataError: if an image is not there any more, is another one, or there are none.
@@ -38,16 +54,17 @@ def fit_densities(run: Run, network: nn.Module, cache_dir: str | Path, dataset: 
     """
     model: LatentImageModel = unwrapped(network)
     device = model.get_buffer("voxel_size").device
-    if run.is_packed and dataset is None:
+    if dataset is None and run.is_packed:
         return _packed_densities(run, model.image_shape, device)
     dataset = run.validation_dataset(cache_dir) if dataset is None else dataset
-    chosen = evenly_spread(len(dataset), MOST_IMAGES)
+    chosen = evenly_spread(len(dataset), most)
     if not chosen:
         raise DataError(f"{run.path} has no validation images, on which the density of its images could be fitted.")
     images = torch.stack([torch.as_tensor(dataset[i]["image"]) for i in chosen]).to(device)
+    images = dequantize(images, seed) if eight_bit else images
     objective = run.objective()
     fitted = fit_likelihoods(
-        model, images, uses_kernel=objective.has_kernel, c=objective.wiener_c, weighting=objective.weighting
+        model, images, uses_kernel=objective.has_kernel, c=objective.wiener_c, weighting=objective.weighting, seed=seed
     )
     return Densities(fitted, facts_of(dataset).count_text(len(chosen)))
 

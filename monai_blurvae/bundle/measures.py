@@ -9,24 +9,19 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.engines.utils import IterationEvents
-from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
+from monai_blurvae.bundle.densities import fit_densities
 from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.files import FilePath, make_folder, resolved, write_json, write_text
+from monai_blurvae.metrics.evaluated import Evaluated
+from monai_blurvae.metrics.likelihood import Densities
 from monai_blurvae.metrics.measures import EIGHT_BIT_DENSITY, FLOAT_DENSITY, LIKELIHOOD, MEASURES, keys
 from monai_blurvae.metrics.suite import NO_KERNEL, Measure, measure_model
-from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.run_files import MEASURES_JSON, MEASURES_MD
 from monai_blurvae.runs import Run, TrainedObjective
 
 logger = logging.getLogger(__name__)
-
-STORE_ERROR = 2.0**-4
-"""How far, in grey levels, the store's float16 on [0, 1] may be off an 8-bit value: 255 · 2⁻¹² and a little."""
-
-LEVELS_AT_ONCE = 64
 
 FIXED_KERNEL = "the loss has a fixed kernel, and the generator's plays no part in it"
 """The reason for a missing value of the kernel where a generator may have been trained all the same."""
@@ -37,50 +32,11 @@ def images_of(dataset: Any) -> Tensor:
     return torch.stack([torch.as_tensor(dataset[i]["image"]) for i in range(len(dataset))])
 
 
-def to_grey_levels(images: Tensor) -> Tensor:
-    """Bring 8-bit images that the store has rounded to float16 back onto v / 127.5 − 1, v = 0 … 255.
-
-    Args:
-        images: in [−1, 1], any shape.
-
-    Returns:
-        Like ``images``; those that are no 8-bit images come back as they are.
-    """
-    parts = [_nearest_grey_levels(part) for part in images.split(LEVELS_AT_ONCE)]  # in float64 all would be too many
-    return images if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
-
-
-def _nearest_grey_levels(images: Tensor) -> Tensor | None:
-    levels = (images.double() + 1) * 127.5
-    if (levels - levels.round()).abs().max() > STORE_ERROR:
-        return None
-    return (levels.round() / 127.5 - 1).to(images)
-
-
-def measure_trained(
-    network: LatentImageModel, images: Tensor, reference: Tensor, objective: TrainedObjective, **options: Any
-) -> dict[str, Measure]:
-    """:func:`~monai_blurvae.metrics.measure_model` of a model, by the objective that it was trained with.
-
-    Args:
-        network: the model.
-        images: in [−1, 1], ``(N, C, H, W)``.
-        reference: in [−1, 1], ``(M, C, H, W)``, on which the likelihoods are fitted.
-        objective: of the model.
-        options: further arguments.
-    """
-    measures = measure_model(
-        network,
-        images,
-        reference,
-        uses_kernel=objective.has_kernel,
-        c=objective.wiener_c,
-        weighting=objective.weighting,
-        **options,
-    )
-    if not objective.fixed_kernel:
-        return measures
-    return {key: Measure(None, FIXED_KERNEL) if m.reason == NO_KERNEL else m for key, m in measures.items()}
+def no_kernel_of(objective: TrainedObjective) -> str:
+    """Why the kernels of a model are worth no measure; empty where they are."""
+    if objective.fixed_kernel:
+        return FIXED_KERNEL
+    return "" if objective.has_kernel else NO_KERNEL
 
 
 class MeasuresHandler:
@@ -102,7 +58,6 @@ class MeasuresHandler:
         weights_dir: folder of the weights of LPIPS and Inception; None for the default one.
         eight_bit: whether the images are 8-bit, v / 127.5 − 1, so that they are dequantised.
         seed: of samples, latents and dequantisation.
-        device: to compute on.
 
     Raises:
         ValueError: if ``importance_samples`` is no whole number of at least 1.
@@ -121,7 +76,6 @@ class MeasuresHandler:
         weights_dir: str | Path | None = None,
         eight_bit: bool = False,
         seed: int = 0,
-        device: str = "cpu",
     ) -> None:
         if not isinstance(importance_samples, int) or importance_samples < 1:
             raise ValueError(
@@ -129,7 +83,7 @@ class MeasuresHandler:
             )
         self.folder = folder
         self.run = run
-        self.network: Any = getattr(network, "module", network)  # of DistributedDataParallel
+        self.network = network
         self.cache_dir = cache_dir
         self.dataset = dataset
         self.title = title
@@ -137,42 +91,37 @@ class MeasuresHandler:
         self.weights_dir = None if weights_dir is None else Path(weights_dir).expanduser()
         self.eight_bit = eight_bit
         self.seed = seed
-        self.device = device
         self._fitted_on: Any = None
-        self._images: list[Tensor] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluation engine."""
+        self._evaluated = Evaluated.of_engine(engine)
+        self._evaluated.samples, self._evaluated.seed = self.importance_samples, self.seed
+        self._evaluated.eight_bit, self._evaluated.fit = self.eight_bit, self._fit
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._collect)  # before anything is decollated
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _start(self, engine: Engine) -> None:
-        self._images = []
+    def _start(self) -> None:
         self._fitted_on = self.run.validation_dataset(self.cache_dir)  # missing ones stop the evaluation at once
 
-    def _collect(self, engine: Engine) -> None:
-        self._images.append(engine.state.output[CommonKeys.IMAGE].cpu())
+    def _fit(self) -> Densities:
+        most = len(self._fitted_on)
+        return fit_densities(
+            self.run, self.network, self.cache_dir, self._fitted_on, most, eight_bit=self.eight_bit, seed=self.seed
+        )
 
     def _write(self, engine: Engine) -> None:
-        images, reference = torch.cat(self._images), images_of(self._fitted_on)
-        if self.eight_bit:
-            images, reference = to_grey_levels(images), to_grey_levels(reference)
+        count = len(self._evaluated.images)
         facts = facts_of(engine.state.dataloader.dataset if self.dataset is None else self.dataset)
-        logger.info(f"Measuring {facts.count_text(len(images))} with {self.importance_samples} latents each.")
+        logger.info(f"Measuring {facts.count_text(count)} with {self.importance_samples} latents each.")
         objective = self.run.objective()
-        measures = measure_trained(
-            self.network,
-            images,
-            reference,
-            objective,
+        measures = measure_model(
+            self._evaluated,
+            no_kernel=no_kernel_of(objective),
             weights_dir=self.weights_dir,
-            importance_samples=self.importance_samples,
-            seed=self.seed,
-            eight_bit=self.eight_bit,
-            device=self.device,
+            c=objective.wiener_c,
         )
-        content = self._content(measures, objective, facts, len(images), len(reference))
+        content = self._content(measures, objective, facts, count, len(self._fitted_on))
         folder = make_folder(resolved(self.folder))
         write_json(folder / MEASURES_JSON, content)
         write_text(folder / MEASURES_MD, to_markdown(content))

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.engines.utils import IterationEvents
-from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
 from monai_blurvae.data import reference_images
@@ -17,6 +15,7 @@ from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.files import FilePath, make_folder, resolved, write_json
 from monai_blurvae.handlers.pictures import FigureRow, Pixels, draw_rows, save_figure
 from monai_blurvae.metrics.copying import Nearest, data_copying, nearest_images
+from monai_blurvae.metrics.evaluated import Evaluated
 from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.networks.latent_model import unwrapped
 from monai_blurvae.run_files import COPYING_JSON, NEAREST_PNG
@@ -58,26 +57,20 @@ class CopyingHandler:
         self.training = training
         self.seed = seed
         self.quarter_turns = quarter_turns
-        self._images: list[Tensor] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluation engine."""
-        engine.add_event_handler(Events.STARTED, self._images.clear)
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._collect)  # before anything is decollated
+        self._evaluated = Evaluated.of_engine(engine)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _collect(self, engine: Engine) -> None:
-        if sum(map(len, self._images)) < TEST_IMAGES:
-            self._images.append(engine.state.output[CommonKeys.IMAGE].cpu())
-
-    def _write(self, engine: Engine) -> None:
+    def _write(self) -> None:
         try:
             dataset = self.training() if callable(self.training) else self.training
             training = reference_images(dataset, TRAINING_IMAGES, MOST_VALUES)
         except BlurVAEError as error:  # images that are not there any more
             logger.warning(f"Whether the model copies its training images was not looked at: {error}")
             return
-        images = torch.cat(self._images)[:TEST_IMAGES]
+        images = self._evaluated.images[:TEST_IMAGES]
         made = self._made(images)
         nearest = {name: nearest_images(x, training) for name, x in {**made, "test images": images}.items()}
         distances = {name: found.distance for name, found in nearest.items()}
@@ -96,11 +89,10 @@ class CopyingHandler:
         )
 
     def _made(self, images: Tensor) -> dict[str, Tensor]:
-        device = next(self.network.parameters()).device
-        generator, parts = torch_rng(self.seed, "copying"), images.split(AT_ONCE)
+        generator = torch_rng(self.seed, "copying")
         return {
-            "samples": torch.cat([self.network.sample(len(part), generator).cpu() for part in parts]),
-            "reconstructions": torch.cat([self.network.reconstruct(part.to(device)).cpu() for part in parts]),
+            "samples": torch.cat([self.network.sample(len(part), generator).cpu() for part in images.split(AT_ONCE)]),
+            "reconstructions": self._evaluated.reconstructions[:TEST_IMAGES],
         }
 
     def _figure(self, made: Mapping[str, Tensor], nearest: Mapping[str, Nearest], training: Tensor) -> Pixels:

@@ -40,16 +40,22 @@ class ImageDraws:
         likelihoods = self.densities.likelihoods
         return {name: likelihoods[name].sample(means, z, self._generators[name]) for name in likelihoods}
 
-    def samples(self, network: LatentImageModel, n: int, *purpose: str) -> dict[str, Tensor]:
-        """Samples of the prior, drawn, of the latents of ``network.sample(n, torch_rng(seed, *purpose))``.
+    def samples(self, network: LatentImageModel, n: int, *purpose: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """``network.sample(n, torch_rng(seed, *purpose))``, and of the same latents an image of each density.
 
         Args:
             network: whose decoder the densities were fitted around.
             n: number of samples.
             purpose: of the random numbers.
         """
-        likelihoods = self.densities.likelihoods
-        return {name: network.sample(n, torch_rng(self._seed, *purpose), likelihoods[name]) for name in likelihoods}
+        device = network.get_buffer("voxel_size").device
+        generators = [torch_rng(self._seed, *purpose) for _ in (None, *self.densities.likelihoods)]
+        latents = [torch.randn(n, network.latent_size, generator=generator) for generator in generators]
+        z = latents[0].to(device)
+        with torch.no_grad():
+            means = network.decode(z)
+            drawn = zip(self.densities.likelihoods.items(), generators[1:], strict=True)
+            return means, {name: likelihood.sample(means, z, generator) for (name, likelihood), generator in drawn}
 
 
 def outside(images: Tensor) -> Tensor:

@@ -17,18 +17,16 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor, nn
 
 from monai_blurvae.data.facts import DatasetFacts, facts_of
-from monai_blurvae.engines import BlurVAEKeys
-from monai_blurvae.errors import BlurVAEError
 from monai_blurvae.files import FilePath, make_folder, resolved, write_text
-from monai_blurvae.functional import kernel_width, kl_standard_normal, radial_power
+from monai_blurvae.functional import kl_standard_normal, radial_power
 from monai_blurvae.handlers.draws import ImageDraws, outside
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord, Numbers, Pixels
 from monai_blurvae.handlers.pictures import reconstruction_figure, sample_figure, save_figure, section
-from monai_blurvae.metrics import CappedPSNRMetric, image_pair, make_ssim_metric, to_unit_range
-from monai_blurvae.metrics.likelihood import Densities, Likelihood, evidence_bounds
+from monai_blurvae.metrics import to_unit_range
+from monai_blurvae.metrics.evaluated import AT_ONCE, Evaluated
+from monai_blurvae.metrics.likelihood import Densities
 from monai_blurvae.metrics.measures import MEASURES, PER_IMAGE
 from monai_blurvae.run_files import EVALUATION_NPZ, METRICS_CSV, METRICS_MD, RECONSTRUCTIONS, SAMPLES
-from monai_blurvae.seeding import derive_seed, torch_rng
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +36,6 @@ SAMPLES_AT_ONCE = 8
 PLACES = {2: ("slice", "row", "column"), 3: ("x", "y", "z")}
 """Columns with the position of a patch, by its number of dimensions."""
 SECTIONS = "the coronal section through the middle"
-BOUND_SAMPLES = 8
-"""Latents of each image for the bound of its log-density."""
 
 
 def mean_and_std_text(mean: float, std: float) -> str:
@@ -105,7 +101,7 @@ class EvaluationReportHandler:
         count: images in the picture, spread over the images evaluated.
         seed: of the samples in the picture.
         quarter_turns: rotation of the pictures, see :func:`~monai_blurvae.handlers.reconstruction_figure`.
-        densities: fits what images are drawn from, called once at the first batch of an evaluation; None for no draws.
+        densities: fits what images are drawn from, called once; None for no draws. Those of the measures come first.
             Where a file that it needs is missing, there are none either, and the record says why. With it the table
             has, under each density, the evidence lower bound of log p of each image, ``elbo_variance`` and so on.
     """
@@ -129,64 +125,60 @@ class EvaluationReportHandler:
         self.seed = seed
         self.quarter_turns = quarter_turns
         self.densities = densities
-        self._reset()
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluation engine."""
+        self._evaluated = Evaluated.of_engine(engine)
+        self._evaluated.fit = self._evaluated.fit or self.densities
         engine.add_event_handler(Events.STARTED, self._reset)
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._collect)  # before anything is decollated
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._place)  # before anything is decollated
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _reset(self) -> None:
         self._rows: list[dict[str, Any]] = []
         self._examples: list[_Example] = []
         self._means = _RunningMeans()
-        self._draws: ImageDraws | None = None
+
+    def _place(self, engine: Engine) -> None:
+        self._rows += places_of(engine.state.batch, len(engine.state.output[CommonKeys.IMAGE]), len(self._rows))
 
     @torch.no_grad()
-    def _collect(self, engine: Engine) -> None:
-        batch, output = engine.state.batch, engine.state.output
-        if self._draws is None:
-            self._draws = ImageDraws(self._fitted(), self.seed)
-        drawn = self._draws.around(output[CommonKeys.PRED], output[BlurVAEKeys.MU])
-        pair = image_pair(output)
+    def _summarise(self) -> None:
+        """Fill the table, choose the examples, and take means over what is drawn around all reconstructions."""
+        evaluated = self._evaluated
+        self._draws = ImageDraws(evaluated.densities, self.seed)
+        bounds = evaluated.bounds if evaluated.densities.likelihoods else {}
         values = {
-            "psnr": CappedPSNRMetric()(*pair).flatten(),
-            "ssim": make_ssim_metric(pair[0].ndim - 2)(*pair).flatten(),
-            "kl": output[BlurVAEKeys.KL],
-            "kernel_width": kernel_width(output[BlurVAEKeys.KERNEL]),
-            **self._bounds(output[CommonKeys.IMAGE], self._draws.densities.likelihoods),
+            **evaluated.quality,
+            "kl": evaluated.kl,
+            "kernel_width": evaluated.kernel_widths,
+            **{f"elbo_{name}": bound.elbo for name, bound in bounds.items()},
         }
-        step = max(1, len(engine.state.dataloader.dataset) // self.count)
-        for i, place in enumerate(places_of(batch, len(pair[0]), len(self._rows))):
-            row = place | {name: float(value[i]) for name, value in values.items()}
-            if len(self._rows) % step == 0 and len(self._examples) < self.count:
-                kernel = section(output[BlurVAEKeys.KERNEL])[i].cpu()
-                draws = {name: to_unit_range(section(images)[i]).cpu() for name, images in drawn.items()}
-                reconstruction, image = (section(images)[i].cpu() for images in pair)
-                self._examples.append(_Example(image, reconstruction, kernel, draws, row))
-            self._rows.append(row)
-        self._means.add(_averaged(output) | _averaged_draws(drawn))
-
-    def _fitted(self) -> Densities:
-        """The densities, or why there are none: an evaluation needs no validation images to be there."""
-        if self.densities is None:
-            return Densities(missing="this evaluation was given no fitted density")
-        try:
-            return self.densities()
-        except BlurVAEError as error:
-            logger.info(f"No images are drawn from p(x|z): {error}")
-            return Densities(missing=str(error))
-
-    def _bounds(self, images: Tensor, likelihoods: Mapping[str, Likelihood]) -> dict[str, Tensor]:
-        """Evidence lower bounds of log p of each image in nats, on its scale of [−1, 1], under each fitted density."""
-        if not likelihoods:
-            return {}
-        seed = derive_seed(self.seed, "bounds", len(self._rows))
-        bounds = evidence_bounds(self.network, images, likelihoods, samples=BOUND_SAMPLES, seed=seed)
-        return {f"elbo_{name}": bound.elbo for name, bound in bounds.items()}
+        for i, row in enumerate(self._rows):
+            row |= {name: float(value[i]) for name, value in values.items()}
+        step = max(1, len(self._rows) // self.count)
+        shown = range(0, len(self._rows), step)[: self.count]
+        for first in range(0, len(self._rows), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            images, means, kernels = evaluated.images[part], evaluated.reconstructions[part], evaluated.kernels[part]
+            around = means.to(evaluated.device), evaluated.mu[part].to(evaluated.device)
+            drawn = {name: x.cpu() for name, x in self._draws.around(*around).items()}
+            means_of = _averaged(images, means, evaluated.mu[part], evaluated.log_var[part], kernels)
+            self._means.add(means_of | _averaged_draws(drawn))
+            for i in [i for i in shown if first <= i < first + len(images)]:
+                here = i - first
+                self._examples.append(
+                    _Example(
+                        to_unit_range(section(images)[here]),
+                        to_unit_range(section(means)[here]),
+                        section(kernels)[here],
+                        {name: to_unit_range(section(x)[here]) for name, x in drawn.items()},
+                        self._rows[i],
+                    )
+                )
 
     def _write(self, engine: Engine) -> None:
+        self._summarise()
         folder = make_folder(resolved(self.folder))
         facts = facts_of(engine.state.dataloader.dataset if self.dataset is None else self.dataset)
         shown = self._shown()
@@ -240,11 +232,9 @@ class EvaluationReportHandler:
         return sample_figure(shown.images, shown.samples, shown.sample_draws, title, self.quarter_turns)
 
     def _shown(self) -> _Shown:
-        assert self._draws is not None
         examples, purpose = self._examples, "pictures"
         self.network.eval()
-        samples = self.network.sample(len(examples), torch_rng(self.seed, purpose))
-        drawn = self._draws.samples(self.network, len(examples), purpose)
+        samples, drawn = self._draws.samples(self.network, len(examples), purpose)
         return _Shown(
             images=torch.stack([example.image for example in examples]),
             reconstructions=torch.stack([example.reconstruction for example in examples]),
@@ -277,13 +267,11 @@ class EvaluationReportHandler:
 
     def _sample_powers(self, names: Sequence[str]) -> tuple[Numbers, list[Numbers]]:
         """Of the means of samples, and of images drawn around them from each density."""
-        assert self._draws is not None
         means = _RunningMeans()
         self.network.eval()
         for i in range(SPECTRUM_SAMPLES // SAMPLES_AT_ONCE):
             purpose = "spectrum", str(i)
-            samples = self.network.sample(SAMPLES_AT_ONCE, torch_rng(self.seed, *purpose))
-            drawn = self._draws.samples(self.network, SAMPLES_AT_ONCE, *purpose)
+            samples, drawn = self._draws.samples(self.network, SAMPLES_AT_ONCE, *purpose)
             means.add({"power": _power(samples), **{name: _power(images) for name, images in drawn.items()}})
         return means["power"], [means[name] for name in names]
 
@@ -308,7 +296,6 @@ class EvaluationReportHandler:
         }
 
     def _about_draws(self) -> dict[str, Any]:
-        assert self._draws is not None
         densities = self._draws.densities
         return {
             "likelihoods": list(densities.likelihoods),
@@ -341,14 +328,14 @@ def places_of(batch: Mapping[str, Any], count: int, before: int) -> list[dict[st
     ]
 
 
-def _averaged(output: Mapping[str, Any]) -> dict[str, Tensor]:
+def _averaged(images: Tensor, means: Tensor, mu: Tensor, log_var: Tensor, kernels: Tensor) -> dict[str, Tensor]:
     """What is averaged over the images, with the batch first."""
-    mu, log_var = (output[key].cpu().double() for key in (BlurVAEKeys.MU, BlurVAEKeys.LOG_VAR))
+    mu, log_var = mu.double(), log_var.double()
     return {
-        "image_power": _power(output[CommonKeys.IMAGE]),
-        "reconstruction_power": _power(output[CommonKeys.PRED]),
+        "image_power": _power(images),
+        "reconstruction_power": _power(means),
         "unit_kl": kl_standard_normal(mu.reshape(-1, 1), log_var.reshape(-1, 1)).view_as(mu),
-        "kernel": output[BlurVAEKeys.KERNEL][:, 0],
+        "kernel": kernels[:, 0],
     }
 
 

@@ -1,6 +1,7 @@
 """Metrics for evaluation, on images in [0, 1] and on the latent."""
 
 from monai_blurvae.metrics.copying import data_copying, nearest_images
+from monai_blurvae.metrics.evaluated import Evaluated
 from monai_blurvae.metrics.image_quality import (
     CappedPSNRMetric,
     as_batch,
@@ -10,7 +11,7 @@ from monai_blurvae.metrics.image_quality import (
     to_unit_range,
 )
 from monai_blurvae.metrics.latent import ActiveUnits
-from monai_blurvae.metrics.likelihood import Bounds, evidence_bounds, fit_likelihoods
+from monai_blurvae.metrics.likelihood import Bounds, Densities, evidence_bounds, fit_likelihoods
 from monai_blurvae.metrics.linear import LinearVAE, at_rate, fit_linear_vae, linear_yardstick, measure_linear_vae
 from monai_blurvae.metrics.lpips import LPIPSMetric, lpips_distance
 from monai_blurvae.metrics.measures import MEASURES, Description
@@ -28,7 +29,9 @@ __all__ = [
     "ActiveUnits",
     "Bounds",
     "CappedPSNRMetric",
+    "Densities",
     "Description",
+    "Evaluated",
     "LPIPSMetric",
     "LinearVAE",
     "Measure",

@@ -38,6 +38,10 @@ from monai_blurvae.seeding import numpy_rng
 GREY_LEVEL = 1 / 127.5
 """Width of one of the 256 grey levels of 8-bit data on [−1, 1], where v = 0 … 255 stands at v / 127.5 − 1."""
 
+STORE_ERROR = 2.0**-4
+"""How far, in grey levels, the store's float16 on [0, 1] may be off an 8-bit value, which is then taken for it:
+255 · 2⁻¹² and a little."""
+
 IMAGES_AT_ONCE = 64
 """Images that are dequantised at once: the noise of each is drawn in float64."""
 
@@ -238,7 +242,7 @@ class Bounds(NamedTuple):
     importance: Tensor
 
 
-class _Draw(NamedTuple):
+class PosteriorDraw(NamedTuple):
     """Consecutive (image, sample) pairs, of which ``start`` is the first."""
 
     start: int
@@ -305,7 +309,7 @@ def log_weights(
         name: torch.empty(len(images) * samples, dtype=torch.float64, device=images.device) for name in likelihoods
     }
     with evaluation_mode(model):
-        for draw in _draws(model, images, samples, chunk_size, seed):
+        for draw in posterior_draws(model, images, samples, chunk_size, seed):
             chunk = slice(draw.start, draw.start + len(draw.z))
             for name, likelihood in likelihoods.items():
                 values[name][chunk] = likelihood.log_prob(draw.residual, draw.z) + draw.log_ratio
@@ -335,7 +339,7 @@ def pixel_bounds(
     values = images.new_empty(len(images) * samples, dtype=torch.float64)
     maps = torch.zeros_like(images, dtype=torch.float64)
     with evaluation_mode(model):
-        for draw in _draws(model, images, samples, chunk_size, seed):
+        for draw in posterior_draws(model, images, samples, chunk_size, seed):
             pairs = torch.arange(draw.start, draw.start + len(draw.z), device=images.device)
             pixels = likelihood.pixel_log_prob(draw.residual, draw.z)
             values[pairs] = pixels.flatten(1).sum(1) + draw.log_ratio
@@ -388,7 +392,7 @@ def fit_likelihoods(
     weighted = 0.0
     unit = KernelLikelihood(model, 1.0, c, weighting)
     with evaluation_mode(model):
-        for draw in _draws(model, images, samples, chunk_size, seed):
+        for draw in posterior_draws(model, images, samples, chunk_size, seed):
             power = power + residual_power(draw.residual).sum(0, keepdim=True)
             if uses_kernel:
                 weighted += float(unit.weighted_square(draw.residual, draw.z).sum())
@@ -421,25 +425,22 @@ def dequantize(images: Tensor, seed: int = 0) -> Tensor:
         Like ``images``.
 
     Raises:
-        ValueError: if a value is none of the 256 levels, to a hundredth of their distance.
+        ValueError: if a value is none of the 256 levels, to :data:`STORE_ERROR`.
     """
     parts = []
     for first in range(0, len(images), IMAGES_AT_ONCE):
         part = images[first : first + IMAGES_AT_ONCE]
-        _check_levels(part)
+        levels = (part.double() + 1) / GREY_LEVEL
+        nearest, distance = levels.round(), float((levels - levels.round()).abs().max())
+        if distance > STORE_ERROR or nearest.min() < 0 or nearest.max() > 255:
+            raise ValueError(
+                f"images between {float(part.min()):.4g} and {float(part.max()):.4g}, up to {distance:.2g} off a grey "
+                "level, are not 8-bit images scaled to [-1, 1]; evaluate them as float data."
+            )
+        part = (nearest * GREY_LEVEL - 1).to(part)
         noise = _noise(len(part), part[0].numel(), first, seed, "dequantise", part, uniform=True)
         parts.append(part + GREY_LEVEL * (noise.view(part.shape) - 0.5))
     return torch.cat(parts)
-
-
-def _check_levels(images: Tensor) -> None:
-    levels = (images.double() + 1) / GREY_LEVEL
-    distance = float((levels - levels.round()).abs().max())
-    if distance > 1e-2 or levels.round().min() < 0 or levels.round().max() > 255:
-        raise ValueError(
-            f"images between {float(images.min()):.4g} and {float(images.max()):.4g}, up to {distance:.2g} off a grey "
-            "level, are not 8-bit images scaled to [-1, 1]; evaluate them as float data."
-        )
 
 
 def bits_per_dimension(log_prob: Tensor, dimensions: int, eight_bit: bool) -> Tensor:
@@ -473,8 +474,26 @@ def evaluation_mode(model: object) -> Iterator[None]:
             module.training = training
 
 
-def _draws(model: LatentModel, images: Tensor, samples: int, chunk_size: int, seed: int) -> Iterator[_Draw]:
-    """Latents of q(z|x), their residuals and log p(z) − log q(z|x), in pairs ordered by image, then sample."""
+def posterior_draws(
+    model: LatentModel,
+    images: Tensor,
+    samples: int,
+    chunk_size: int,
+    seed: int,
+    posterior: tuple[Tensor, Tensor] | None = None,
+    device: torch.device | None = None,
+) -> Iterator[PosteriorDraw]:
+    """Latents of q(z|x), their residuals and log p(z) − log q(z|x), in pairs ordered by image, then sample.
+
+    Args:
+        model: as in :func:`evidence_bounds`.
+        images: likewise.
+        samples: likewise.
+        chunk_size: likewise.
+        seed: likewise.
+        posterior: mean and log σ² of q(z|x) of all images, where they are known; None to encode.
+        device: of the model, where the images are elsewhere.
+    """
     if samples < 1 or chunk_size < 1 or not len(images):
         raise ValueError(
             f"a bound needs at least one image, sample and latent at a time, but has {len(images)} images, "
@@ -483,7 +502,9 @@ def _draws(model: LatentModel, images: Tensor, samples: int, chunk_size: int, se
     images_at_once = max(1, chunk_size // samples)
     for first in range(0, len(images), images_at_once):
         x = images[first : first + images_at_once]
-        mu, log_var = model.encode(x)
+        x = x if device is None else x.to(device)
+        chosen = slice(first, first + images_at_once)
+        mu, log_var = model.encode(x) if posterior is None else (p[chosen].to(x.device) for p in posterior)
         noise = _noise(len(x), samples * mu.shape[1], first, seed, "posterior", mu).view(len(x), samples, -1)
         z = mu[:, None] + torch.exp(0.5 * log_var)[:, None] * noise
         log_ratio = 0.5 * (noise.double().square() + log_var.double()[:, None] - z.double().square()).sum(2)
@@ -493,7 +514,7 @@ def _draws(model: LatentModel, images: Tensor, samples: int, chunk_size: int, se
             rows = torch.arange(len(z), device=x.device)[chunk] // samples
             # In float64, since a log-density of thousands of nats is compared to fractions of one.
             residual = x[rows].double() - model.decode(z[chunk]).double()
-            yield _Draw(first * samples + begin, z[chunk], residual, log_ratio[chunk])
+            yield PosteriorDraw(first * samples + begin, z[chunk], residual, log_ratio[chunk])
 
 
 def _pixel_log_prob(whitened: Tensor, half_log_det_share: float | Tensor) -> Tensor:

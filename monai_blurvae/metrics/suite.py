@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from monai_blurvae.functional import kernel_otf, kernel_width, kl_standard_normal, spectral_sum
+from monai_blurvae.functional import kernel_otf, spectral_sum
 from monai_blurvae.metrics.distances import (
     INCEPTION_FEATURES,
     alexnet_features,
@@ -21,17 +19,10 @@ from monai_blurvae.metrics.distances import (
     inception_features,
     polynomial_mmd,
 )
-from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metric, to_unit_range
+from monai_blurvae.metrics.evaluated import AT_ONCE, Evaluated
+from monai_blurvae.metrics.image_quality import to_unit_range
 from monai_blurvae.metrics.latent import ActiveUnits
-from monai_blurvae.metrics.likelihood import (
-    LatentModel,
-    Likelihood,
-    bits_per_dimension,
-    dequantize,
-    evaluation_mode,
-    evidence_bounds,
-    fit_likelihoods,
-)
+from monai_blurvae.metrics.likelihood import Likelihood, bits_per_dimension
 from monai_blurvae.metrics.lpips import lpips_distance
 from monai_blurvae.metrics.measures import (
     ALEXNET,
@@ -51,7 +42,7 @@ from monai_blurvae.metrics.measures import (
     keys,
 )
 from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness, ring_resolution
-from monai_blurvae.seeding import numpy_rng, torch_rng
+from monai_blurvae.seeding import torch_rng
 
 logger = logging.getLogger(__name__)
 
@@ -71,106 +62,52 @@ class Measure(NamedTuple):
     reason: str = ""
 
 
-class _Evaluated(NamedTuple):
-    """A network's answers to the test images, all on one device."""
-
-    images: Tensor
-    mu: Tensor
-    log_var: Tensor
-    prior: Tensor
-    reconstructions: Tensor
-    samples: Tensor
-
-
 Values = Mapping[str, float | Measure]
 
 
 def measure_model(
-    network: LatentModel,
-    images: Tensor,
-    reference: Tensor,
+    evaluated: Evaluated,
     *,
-    uses_kernel: bool,
+    no_kernel: str = "",
     weights_dir: Path | None = None,
-    importance_samples: int = 16,
-    chunk_size: int = 64,
-    seed: int = 0,
-    eight_bit: bool = False,
     c: float = 0.025,
-    weighting: str = "wiener",
-    device: str | torch.device = "cpu",
 ) -> dict[str, Measure]:
-    """Measure a trained network on test images.
+    """Measure what a trained network made of test images.
 
-    Reconstructions are of posterior means. As many samples are drawn from the prior as there are images. All is
-    deterministic for a seed. What fails leaves a reason in place of its own values and no mark on the others. What each
-    measure is stands in :data:`~monai_blurvae.metrics.measures.MEASURES`.
+    As many samples are drawn from the prior as there are images. All is deterministic for a seed. What fails leaves a
+    reason in place of its own values and no mark on the others. What each measure is stands in
+    :data:`~monai_blurvae.metrics.measures.MEASURES`.
 
-    The three likelihoods are those of :func:`~monai_blurvae.metrics.likelihood.fit_likelihoods`, fitted on
-    ``reference``. Around each reconstruction and sample an image is drawn from each of them. The nll are of densities
+    Around each reconstruction and sample an image is drawn from each of the fitted densities. The nll are of densities
     with respect to the units of the network's [−1, 1], of dequantised images if they are 8-bit; only then are the bits
     per dimension those of the grey levels.
 
     Args:
-        network: a :class:`~monai_blurvae.networks.BlurVAE` or any :class:`LatentModel`; of a module a copy is used, in
-            evaluation mode, so that it stays as and where it is.
-        images: test images in [−1, 1], ``(N, C, H, W)``.
-        reference: validation images in [−1, 1], ``(M, C, H, W)``, on which the likelihoods are fitted.
-        uses_kernel: whether the network's kernel generator was trained; otherwise its measures are missing.
+        evaluated: the images with the network's answers.
+        no_kernel: why the network's kernels are worth no measure; empty where they are.
         weights_dir: folder of the weights of LPIPS and Inception, see
             :func:`~monai_blurvae.networks.perceptual.load_lpips_weights` and
             :func:`~monai_blurvae.metrics.distances.inception_weights_file`.
-        importance_samples: K, latents of each image for the bounds.
-        chunk_size: latents that are decoded, and pairs of images that are compared, at once.
-        seed: of samples, latents and dequantisation.
-        eight_bit: whether the images are 8-bit, v / 127.5 − 1, so that they are dequantised, see
-            :func:`~monai_blurvae.metrics.likelihood.dequantize`.
-        c: the Wiener constant C > 0 of the kernel's likelihood and of ``below_sqrt_c``.
-        weighting: of the kernel's likelihood, see :func:`~monai_blurvae.functional.wiener_weight`.
-        device: to compute on.
+        c: the Wiener constant C > 0 of ``below_sqrt_c``.
 
     Returns:
         A :class:`Measure` for each key of :data:`~monai_blurvae.metrics.measures.MEASURES`.
-
-    Raises:
-        ValueError: if there are no images, or the network refuses them.
     """
-    if not len(images) or images.shape[1:] != reference.shape[1:]:
-        raise ValueError(
-            f"images and reference need one shape (N, C, H, W) and N > 0, but have {tuple(images.shape)} and "
-            f"{tuple(reference.shape)}."
-        )
-    images, reference = images.to(device), reference.to(device)
-    if isinstance(network, nn.Module):
-        network = _fast_copy(network, device, images.ndim)
-    with torch.no_grad(), evaluation_mode(network):
-        evaluated = _evaluate(network, images, chunk_size, seed)
-
-        @cache  # two groups of measures need it; whatever goes wrong in it is the reason of both
-        def fitted() -> dict[str, Likelihood]:
-            x = dequantize(reference, seed) if eight_bit else reference
-            return fit_likelihoods(
-                network, x, uses_kernel=uses_kernel, c=c, weighting=weighting, chunk_size=chunk_size, seed=seed
-            )
-
-        def likelihoods() -> Values:
-            x = dequantize(images, seed) if eight_bit else images
-            return _likelihoods(network, x, fitted(), importance_samples, chunk_size, seed, eight_bit)
-
-        groups: dict[tuple[Description, ...], Callable[[], Values]] = {
-            QUALITY: lambda: _quality(evaluated, chunk_size),
-            LPIPS: lambda: _lpips(evaluated, weights_dir, chunk_size),
-            LATENT: lambda: _latent(evaluated),
-            KERNEL: lambda: _kernel(network, evaluated, uses_kernel, c),
-            SPECTRUM: lambda: _spectra(evaluated),
-            DETAIL: lambda: _detail(evaluated),
-            DRAWS: lambda: _drawn_spectra(evaluated, fitted(), chunk_size, seed),
-            SHARPNESS: lambda: _sharpness(evaluated),
-            ALEXNET: lambda: _alexnet(evaluated, weights_dir),
-            FID: lambda: _fid(evaluated, weights_dir),
-            LIKELIHOOD: likelihoods,
-        }
-        measures: dict[str, Measure] = {}
+    groups: dict[tuple[Description, ...], Callable[[], Values]] = {
+        QUALITY: lambda: {key: _mean(values) for key, values in evaluated.quality.items()},
+        LPIPS: lambda: _lpips(evaluated, weights_dir),
+        LATENT: lambda: _latent(evaluated),
+        KERNEL: lambda: _kernel(evaluated, no_kernel, c),
+        SPECTRUM: lambda: _spectra(evaluated),
+        DETAIL: lambda: _detail(evaluated),
+        DRAWS: lambda: _drawn_spectra(evaluated, no_kernel),
+        SHARPNESS: lambda: _sharpness(evaluated),
+        ALEXNET: lambda: _alexnet(evaluated, weights_dir),
+        FID: lambda: _fid(evaluated, weights_dir),
+        LIKELIHOOD: lambda: _likelihoods(evaluated, no_kernel),
+    }
+    measures: dict[str, Measure] = {}
+    with torch.no_grad():
         for group, values in groups.items():
             measures |= _attempt(keys(group), values)
     return measures
@@ -195,119 +132,99 @@ def _measure(value: float | Measure) -> Measure:
     return Measure(value) if math.isfinite(value) else Measure(None, f"the value is {value}")
 
 
-def _fast_copy(network: Any, device: str | torch.device, dimensions: int) -> Any:
-    """A copy whose channels stand together in memory, with which a CPU decodes in about two thirds of the time."""
-    network = copy.deepcopy(network).to(device)
-    return network.to(memory_format=torch.channels_last) if dimensions == 4 else network
+def _lpips(evaluated: Evaluated, weights_dir: Path | None) -> Values:
+    pairs = zip(evaluated.reconstructions.split(AT_ONCE), evaluated.images.split(AT_ONCE), strict=True)
+    units = ((to_unit_range(y.to(evaluated.device)), to_unit_range(x.to(evaluated.device))) for y, x in pairs)
+    return {"lpips": _mean(torch.cat([lpips_distance(y, x, net="alex", weights_dir=weights_dir) for y, x in units]))}
 
 
-def _evaluate(network: LatentModel, images: Tensor, chunk_size: int, seed: int) -> _Evaluated:
-    posteriors = [network.encode(x) for x in images.split(chunk_size)]
-    mu, log_var = (torch.cat([posterior[i] for posterior in posteriors]) for i in range(2))
-    noise = torch.from_numpy(numpy_rng(seed, "samples").standard_normal(tuple(mu.shape))).to(mu)
-    reconstructions, samples = (torch.cat([network.decode(z) for z in zs.split(chunk_size)]) for zs in (mu, noise))
-    return _Evaluated(images, mu, log_var, noise, reconstructions, samples)
-
-
-def _unit_pairs(evaluated: _Evaluated, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Reconstructions and images in [0, 1], some at a time: SSIM takes several times the memory of what it compares."""
-    for pair in zip(evaluated.reconstructions.split(chunk_size), evaluated.images.split(chunk_size), strict=True):
-        yield to_unit_range(pair[0]), to_unit_range(pair[1])
-
-
-def _quality(evaluated: _Evaluated, chunk_size: int) -> Values:
-    metrics = {"psnr": CappedPSNRMetric(), "ssim": make_ssim_metric(evaluated.images.ndim - 2)}
-    return {
-        key: _mean(torch.cat([metric(*pair) for pair in _unit_pairs(evaluated, chunk_size)]))
-        for key, metric in metrics.items()
-    }
-
-
-def _lpips(evaluated: _Evaluated, weights_dir: Path | None, chunk_size: int) -> Values:
-    pairs = _unit_pairs(evaluated, chunk_size)
-    return {"lpips": _mean(torch.cat([lpips_distance(p, t, net="alex", weights_dir=weights_dir) for p, t in pairs]))}
-
-
-def _latent(evaluated: _Evaluated) -> Values:
+def _latent(evaluated: Evaluated) -> Values:
     active = ActiveUnits()
     active.update(evaluated.mu)
-    return {"kl": _mean(kl_standard_normal(evaluated.mu, evaluated.log_var)), "active_units": float(active.compute())}
+    return {"kl": _mean(evaluated.kl), "active_units": float(active.compute())}
 
 
-def _kernel(network: LatentModel, evaluated: _Evaluated, uses_kernel: bool, c: float) -> Values:
-    if not uses_kernel:
-        return dict.fromkeys(keys(KERNEL), Measure(None, NO_KERNEL))
-    kernel = network.kernel(evaluated.mu)
+def _kernel(evaluated: Evaluated, no_kernel: str, c: float) -> Values:
+    if no_kernel:
+        return dict.fromkeys(keys(KERNEL), Measure(None, no_kernel))
     image_size = evaluated.images.shape[2:]
-    below = (kernel_otf(kernel, image_size).abs() < math.sqrt(c)).double()
+    below = [(kernel_otf(k, image_size).abs() < math.sqrt(c)).double() for k in evaluated.kernels.split(AT_ONCE)]
     return {
-        "kernel_width": _mean(kernel_width(kernel)),
-        "below_sqrt_c": _mean(spectral_sum(below, image_size)) / math.prod(image_size),
+        "kernel_width": _mean(evaluated.kernel_widths),
+        "below_sqrt_c": _mean(torch.cat([spectral_sum(b, image_size) for b in below])) / math.prod(image_size),
     }
 
 
-def _spectra(evaluated: _Evaluated) -> Values:
+def _spectra(evaluated: Evaluated) -> Values:
     return {
         "spectrum_reconstruction": log_spectrum_distance(evaluated.reconstructions, evaluated.images).item(),
-        "spectrum_sample": log_spectrum_distance(evaluated.samples, evaluated.images).item(),
+        "spectrum_sample": log_spectrum_distance(evaluated.prior_samples, evaluated.images).item(),
     }
 
 
-def _detail(evaluated: _Evaluated) -> Values:
+def _detail(evaluated: Evaluated) -> Values:
     return {"resolution": ring_resolution(evaluated.reconstructions, evaluated.images).item()}
 
 
-def _drawn_spectra(evaluated: _Evaluated, fitted: Mapping[str, Likelihood], chunk_size: int, seed: int) -> Values:
-    around = {DRAWN[0]: (evaluated.reconstructions, evaluated.mu), DRAWN[1]: (evaluated.samples, evaluated.prior)}
-    values: dict[str, float | Measure] = dict.fromkeys(keys(DRAWS), Measure(None, NO_KERNEL))
+def _fitted(evaluated: Evaluated) -> Mapping[str, Likelihood]:
+    if evaluated.densities.missing:
+        raise ValueError(evaluated.densities.missing)
+    return evaluated.densities.likelihoods
+
+
+def _drawn_spectra(evaluated: Evaluated, no_kernel: str) -> Values:
+    around = {
+        DRAWN[0]: (evaluated.reconstructions, evaluated.mu),
+        DRAWN[1]: (evaluated.prior_samples, evaluated.prior),
+    }
+    values: dict[str, float | Measure] = dict.fromkeys(keys(DRAWS), Measure(None, no_kernel))
     for kind, (means, latents) in around.items():
-        for name, likelihood in fitted.items():
-            generator = torch_rng(seed, "draws", kind)
-            pairs = zip(means.split(chunk_size), latents.split(chunk_size), strict=True)
-            drawn = torch.cat([likelihood.sample(mean, z, generator) for mean, z in pairs])
-            values[f"spectrum_{kind}_draw_{name}"] = log_spectrum_distance(drawn, evaluated.images).item()
+        for name, likelihood in _fitted(evaluated).items():
+            generator = torch_rng(evaluated.seed, "draws", kind)
+            pairs = zip(means.split(AT_ONCE), latents.split(AT_ONCE), strict=True)
+            drawn = [
+                likelihood.sample(x.to(evaluated.device), z.to(evaluated.device), generator).cpu() for x, z in pairs
+            ]
+            values[f"spectrum_{kind}_draw_{name}"] = log_spectrum_distance(torch.cat(drawn), evaluated.images).item()
     return values
 
 
-def _sharpness(evaluated: _Evaluated) -> Values:
+def _sharpness(evaluated: Evaluated) -> Values:
     return {
         "sharpness_reconstruction": relative_sharpness(evaluated.reconstructions, evaluated.images).item(),
-        "sharpness_sample": relative_sharpness(evaluated.samples, evaluated.images).item(),
+        "sharpness_sample": relative_sharpness(evaluated.prior_samples, evaluated.images).item(),
     }
 
 
-def _alexnet(evaluated: _Evaluated, weights_dir: Path | None) -> Values:
-    samples, images = (alexnet_features(x, weights_dir) for x in (evaluated.samples, evaluated.images))
+def _alexnet(evaluated: Evaluated, weights_dir: Path | None) -> Values:
+    samples, images = (
+        alexnet_features(x.to(evaluated.device), weights_dir) for x in (evaluated.prior_samples, evaluated.images)
+    )
     return {
         "mmd_alexnet": polynomial_mmd(samples, images).value,
         "frechet_alexnet": frechet_distance(samples, images).value,
     }
 
 
-def _fid(evaluated: _Evaluated, weights_dir: Path | None) -> Values:
-    samples, images = (inception_features(x, weights_dir=weights_dir) for x in (evaluated.samples, evaluated.images))
+def _fid(evaluated: Evaluated, weights_dir: Path | None) -> Values:
+    samples, images = (
+        inception_features(x.to(evaluated.device), weights_dir=weights_dir)
+        for x in (evaluated.prior_samples, evaluated.images)
+    )
     return {f"fid_{size}": frechet_distance(samples[size], images[size]).value for size in INCEPTION_FEATURES}
 
 
-def _likelihoods(
-    network: LatentModel,
-    images: Tensor,
-    fitted: Mapping[str, Likelihood],
-    samples: int,
-    chunk_size: int,
-    seed: int,
-    eight_bit: bool,
-) -> Values:
-    bounds = evidence_bounds(network, images, fitted, samples=samples, chunk_size=chunk_size, seed=seed)
-    dimensions = images[0].numel()
+def _likelihoods(evaluated: Evaluated, no_kernel: str) -> Values:
+    _fitted(evaluated)
+    bounds, dimensions = evaluated.bounds, evaluated.images[0].numel()
     values: dict[str, float | Measure] = {}
     for name in LIKELIHOODS:
         if name not in bounds:
-            values |= dict.fromkeys((f"nll_{name}", f"iw_nll_{name}"), Measure(None, NO_KERNEL))
+            values |= dict.fromkeys((f"nll_{name}", f"iw_nll_{name}"), Measure(None, no_kernel))
             continue
         values[f"nll_{name}"] = -_mean(bounds[name].elbo)
         values[f"iw_nll_{name}"] = -_mean(bounds[name].importance)
-        values[f"bpd_{name}"] = _mean(bits_per_dimension(bounds[name].elbo, dimensions, eight_bit))
+        values[f"bpd_{name}"] = _mean(bits_per_dimension(bounds[name].elbo, dimensions, evaluated.eight_bit))
     return values
 
 

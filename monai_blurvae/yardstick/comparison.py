@@ -9,25 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from monai_blurvae.functional import kl_standard_normal, weighted_spectral_sum
+from monai_blurvae.functional import kl_standard_normal, spectral_sum
 from monai_blurvae.losses import ELBOLoss, L2Loss, WienerLoss
-from monai_blurvae.metrics.likelihood import LatentModel, evaluation_mode
-from monai_blurvae.metrics.linear import LinearVAE, at_rate, measure_linear_vae, reconstruction_figures
+from monai_blurvae.metrics.evaluated import Evaluated
+from monai_blurvae.metrics.linear import LinearVAE, at_rate, measure_linear_vae
 from monai_blurvae.metrics.measures import MEASURES, Description
-from monai_blurvae.seeding import torch_rng
+from monai_blurvae.metrics.spectra import log_spectrum_distance, relative_sharpness
 
 FIGURES = (
     *(MEASURES[key] for key in ("psnr", "ssim", "sharpness_reconstruction", "spectrum_reconstruction", "kl")),
     Description("objective", "objective", "nats per image", 1, -1, "E_q ½ ‖W(x − x̂(z))‖² + β KL, without constants"),
 )
 """What is measured of the network and of the linear models."""
-
-LATENTS = 4096
-"""Latents that the expected reconstruction term is the mean over, of all images together: a few of each where they are
-few, one where they are many."""
-MOST_SAMPLES = 8
-
-LATENTS_AT_ONCE = 64
 
 NO_WEIGHT = "1"
 MEAN_KERNEL = "that of the mean kernel over these images"
@@ -52,7 +45,7 @@ class Standard(NamedTuple):
     text: str = NO_WEIGHT
 
 
-def standard_of(objective: nn.Module | None, network: LatentModel, images: Tensor) -> Standard:
+def standard_of(objective: nn.Module | None, evaluated: Evaluated) -> Standard:
     """What the objective is for the closed form: β, and one weight for all images.
 
     L2 has the weight 1. A Wiener term has that of its fixed kernel, or of the mean of the predicted kernels, detached.
@@ -60,8 +53,7 @@ def standard_of(objective: nn.Module | None, network: LatentModel, images: Tenso
 
     Args:
         objective: that the network was trained with; None for one without a closed form.
-        network: predicts the kernels.
-        images: in [−1, 1], ``(B, C, H, W)``.
+        evaluated: the images with the predicted kernels.
     """
     if not isinstance(objective, ELBOLoss) or len(objective.auxiliary_terms) or not objective.beta > 0:
         return Standard(None)
@@ -71,61 +63,46 @@ def standard_of(objective: nn.Module | None, network: LatentModel, images: Tenso
     if not isinstance(term, WienerLoss):
         return Standard(None)
     fixed = objective.determinant == "fixed"
-    kernel = objective.fixed_kernel.cpu() if fixed else mean_kernel(network, images)
-    return Standard(beta, term.weight(images[:1].cpu(), kernel).detach(), FIXED_KERNEL if fixed else MEAN_KERNEL)
+    mean = evaluated.kernels[evaluated.compared].double().mean(0, keepdim=True).float()
+    kernel = objective.fixed_kernel.cpu() if fixed else mean
+    return Standard(beta, term.weight(evaluated.images[:1], kernel).detach(), FIXED_KERNEL if fixed else MEAN_KERNEL)
 
 
-@torch.no_grad()
-def mean_kernel(network: LatentModel, images: Tensor) -> Tensor:
-    """The mean of the kernels at the posterior means of images ``(B, C, H, W)``, ``(1, 1, k, k)``, on the CPU."""
-    device = _device_of(network)
-    with evaluation_mode(network):
-        parts = [network.kernel(network.encode(part.to(device))[0]) for part in images.split(LATENTS_AT_ONCE)]
-    return torch.stack([part.double().sum(0).cpu() for part in parts]).sum(0)[None].div(len(images)).float()
-
-
-@torch.no_grad()
-def measure_network(
-    network: LatentModel, images: Tensor, beta: float | None, weight: Tensor | None, seed: int = 0
-) -> dict[str, float | None]:
+def measure_network(evaluated: Evaluated, beta: float | None, weight: Tensor | None) -> dict[str, float | None]:
     """Measure a network as :func:`~monai_blurvae.metrics.measure_linear_vae` measures a linear VAE.
 
     The reconstruction term is a mean over a few latents of q(z|x), the KL exact.
 
     Args:
-        network: the model; a module is used in evaluation mode and left as it was.
-        images: in [−1, 1], ``(B, C, H, W)``, at least 11×11.
+        evaluated: the images, at least 11×11, with the network's answers.
         beta: weight of the KL; None for no objective.
         weight: |W| as a half spectrum, ``(1, 1, *half)``; None for 1.
-        seed: of the latents.
 
     Returns:
         The keys of :data:`FIGURES`; ``objective`` is None without a β.
     """
-    device = _device_of(network)
-    samples = samples_of(len(images))
-    noise = torch.randn(len(images), samples, _latent_size(network), generator=torch_rng(seed, "yardstick"))
-    reconstructions, kl, term = [], [], []
-    with evaluation_mode(network):
-        for x, part in zip(images.split(LATENTS_AT_ONCE), noise.split(LATENTS_AT_ONCE), strict=True):
-            x = x.to(device)
-            mu, log_var = network.encode(x)
-            reconstructions.append(network.decode(mu).float().cpu())
-            kl.append(kl_standard_normal(mu.double(), log_var.double()).cpu())
-            for i in range(samples if beta is not None else 0):
-                z = mu + torch.exp(0.5 * log_var) * part[:, i].to(mu)
-                term.append(0.5 * _square((x - network.decode(z)).cpu().double(), weight))
-    rate = float(torch.cat(kl).mean())
-    objective = None if beta is None else float(torch.cat(term).mean()) + beta * rate
-    return {**reconstruction_figures(torch.cat(reconstructions), images.cpu()), "kl": rate, "objective": objective}
+    chosen = evaluated.compared
+    images, reconstructions = evaluated.images[chosen], evaluated.reconstructions[chosen]
+    rate = float(kl_standard_normal(evaluated.mu[chosen].double(), evaluated.log_var[chosen].double()).mean())
+    objective = None
+    if beta is not None:
+        power = evaluated.residual_power
+        weighted = power if weight is None else power * weight.double().square()
+        objective = 0.5 * float(spectral_sum(weighted, images.shape[2:])) + beta * rate
+    return {
+        **{key: float(values[chosen].double().mean()) for key, values in evaluated.quality.items()},
+        "spectrum_reconstruction": float(log_spectrum_distance(reconstructions, images)),
+        "sharpness_reconstruction": float(relative_sharpness(reconstructions, images)),
+        "kl": rate,
+        "objective": objective,
+    }
 
 
-def compare(network: LatentModel, images: Tensor, objective: nn.Module | None, fit: Fit) -> dict[str, Any]:
+def compare(evaluated: Evaluated, objective: nn.Module | None, fit: Fit) -> dict[str, Any]:
     """A network beside the linear VAE at its objective, and beside the linear L2 model at its rate.
 
     Args:
-        network: the model; a module is used in evaluation mode and left as it was.
-        images: in [−1, 1], ``(B, C, H, W)``, at least 11×11, on the CPU.
+        evaluated: the images, at least 11×11, with the network's answers.
         objective: that the network was trained with; None for one without a closed form.
         fit: gives linear models of the network's latent size.
 
@@ -136,23 +113,23 @@ def compare(network: LatentModel, images: Tensor, objective: nn.Module | None, f
         the β, under ``beta``, that has the network's KL on these images, with ``objective`` None; ``behind``, whether
         the network is, and ``verdict``, which says so in words. See :func:`verdict`.
     """
-    standard = standard_of(objective, network, images)
-    beta, weight, text = standard
+    beta, weight, text = standard_of(objective, evaluated)
+    images = evaluated.images[evaluated.compared]
     linear = None
     if beta is not None:
         vae = fit(weight)
         if not same_weight(vae.weight, weight):
             weight, text = vae.weight, KEPT_WEIGHT
         linear = measure_linear_vae(replace(vae, beta=beta), images)
-    figures = measure_network(network, images, beta, weight)
+    figures = measure_network(evaluated, beta, weight)
     rate = figures["kl"]
     assert rate is not None
     plain = at_rate(fit(None), images, rate)
     content = {
-        "latent_size": _latent_size(network),
+        "latent_size": evaluated.mu.shape[1],
         "beta": beta,
         "weight": None if beta is None else text,
-        "samples": samples_of(len(images)),
+        "samples": evaluated.samples,
         "network": figures,
         "linear": linear,
         "equal_rate": {"beta": plain.beta, **measure_linear_vae(plain, images), "objective": None},
@@ -194,27 +171,8 @@ def verdict(content: Mapping[str, Any]) -> str:
     return f"better than {model} in its PSNR at the same rate ({numbers.replace(' against ', ' for it against ')})"
 
 
-def samples_of(images: int) -> int:
-    """Latents that are drawn of each image for the expected reconstruction term."""
-    return max(1, min(MOST_SAMPLES, LATENTS // images))
-
-
 def same_weight(first: Tensor | None, second: Tensor | None) -> bool:
     """Whether two weights are the same but for rounding."""
     if first is None or second is None:
         return first is second
     return first.shape == second.shape and torch.allclose(first.double(), second.double(), rtol=1e-5, atol=0)
-
-
-def _square(residual: Tensor, weight: Tensor | None) -> Tensor:
-    """‖W r‖² of each image, ``(B,)``."""
-    return residual.square().flatten(1).sum(1) if weight is None else weighted_spectral_sum(residual, weight.double())
-
-
-def _latent_size(network: Any) -> int:
-    return int(network.latent_size)
-
-
-def _device_of(network: Any) -> torch.device:
-    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), torch.device("cpu"))

@@ -7,15 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
-from monai.engines.utils import IterationEvents
-from monai.utils.enums import CommonKeys
-from torch import Tensor, nn
+from torch import nn
 
 from monai_blurvae.data.facts import DatasetFacts, facts_of
 from monai_blurvae.errors import user_error
 from monai_blurvae.files import FilePath, make_folder, resolved, write_json, write_text
+from monai_blurvae.metrics.evaluated import Evaluated
 from monai_blurvae.networks import unwrapped
 from monai_blurvae.run_files import YARDSTICK_JSON, YARDSTICK_MD
 from monai_blurvae.yardstick.comparison import FIGURES, compare
@@ -23,11 +21,6 @@ from monai_blurvae.yardstick.models import IMAGES as TRAINING_IMAGES
 from monai_blurvae.yardstick.models import LinearModels
 
 logger = logging.getLogger(__name__)
-
-IMAGES = 2048
-"""Evaluated images that are compared, at most, evenly spread."""
-MOST_VALUES = 2**27
-"""Pixels times channels of all of them, at most: 512 MB."""
 
 
 class YardstickHandler:
@@ -75,25 +68,11 @@ class YardstickHandler:
         self.keep = keep
         self.kept = kept
         self.images = images
-        self._reset()
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluation engine."""
-        engine.add_event_handler(Events.STARTED, self._reset)
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._collect)  # before anything is decollated
+        self._evaluated = Evaluated.of_engine(engine)
         engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _reset(self) -> None:
-        self._images: list[Tensor] = []
-        self._seen = 0
-
-    def _collect(self, engine: Engine) -> None:
-        images: Tensor = engine.state.output[CommonKeys.IMAGE]
-        most = min(IMAGES, max(1, MOST_VALUES // images[0].numel()))
-        step = -(-len(engine.state.dataloader.dataset) // most)
-        first = -self._seen % step
-        self._images.append(images[first::step].cpu())
-        self._seen += len(images)
 
     def _write(self, engine: Engine) -> None:
         facts = facts_of(engine.state.dataloader.dataset if self.dataset is None else self.dataset)
@@ -108,9 +87,9 @@ class YardstickHandler:
             say(f"{content['title']}: {content['verdict']}; see {folder / YARDSTICK_MD}")
 
     def _content(self, facts: DatasetFacts) -> dict[str, Any]:
-        images = torch.cat(self._images)
-        self._images = []
-        evaluated = facts.count_text(len(images)) if len(images) == self._seen else f"{len(images)} of the images"
+        images = self._evaluated.images[self._evaluated.compared]
+        whole = len(images) == len(self._evaluated.images)
+        evaluated = facts.count_text(len(images)) if whole else f"{len(images)} of the images"
         content = {"title": ", ".join(filter(None, (self.title, facts.remark))), "evaluated_on": evaluated}
         try:
             objective = self.objective
@@ -118,7 +97,7 @@ class YardstickHandler:
                 objective = objective()
             kept = None if self.kept is None else resolved(self.kept)
             models = LinearModels(self.training, int(self.network.latent_size), self.cache_dir, kept, self.images)
-            found = compare(self.network, images, objective, models)
+            found = compare(self._evaluated, objective, models)
             if self.keep is not None:
                 models.keep(resolved(self.keep))
         except Exception as error:  # a training of days must not fail for what stands beside it

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from monai_blurvae.bundle.measures import images_of, measure_trained, to_grey_levels
+from monai_blurvae.bundle.densities import fit_densities
+from monai_blurvae.bundle.measures import images_of, no_kernel_of
 from monai_blurvae.data import read_datalist
 from monai_blurvae.data.facts import facts_of
 from monai_blurvae.errors import user_error
@@ -33,11 +34,11 @@ from monai_blurvae.files import sha256_of, write_json
 from monai_blurvae.functional.radial import radial_power
 from monai_blurvae.handlers.draws import ImageDraws
 from monai_blurvae.metrics.distances import alexnet_features, polynomial_mmd
-from monai_blurvae.metrics.image_quality import CappedPSNRMetric, make_ssim_metric, to_unit_range
-from monai_blurvae.metrics.likelihood import Densities, fit_likelihoods
+from monai_blurvae.metrics.evaluated import Evaluated
+from monai_blurvae.metrics.image_quality import to_unit_range
 from monai_blurvae.metrics.lpips import lpips_distance
 from monai_blurvae.metrics.spectra import POWER_FLOOR
-from monai_blurvae.metrics.suite import Measure
+from monai_blurvae.metrics.suite import Measure, measure_model
 from monai_blurvae.networks import LatentImageModel
 from monai_blurvae.networks.perceptual import default_weights_dir
 from monai_blurvae.runs import Run
@@ -110,9 +111,19 @@ def measure_cells(
             dataset = fitted_on if split == "validation" else run.dataset("test", datalist.items(split), cache_dir)
             print(f"measuring {cell.name} on {facts_of(dataset).count_text(len(dataset))} of the {split}", flush=True)
             training = partial(run.dataset, "train", datalist.items("training"), cache_dir)
-            images = images_of(dataset)
-            measured, pictures = _measure(run, images, images_of(fitted_on), instruments)
-            yardstick = _yardstick(run, images, training, cache_dir, instruments.device)
+            network = run.network(instruments.device)
+            evaluated = Evaluated.of(
+                network,
+                images_of(dataset),
+                instruments.device,
+                samples=instruments.importance_samples,
+                eight_bit=instruments.eight_bit,
+                fit=partial(
+                    fit_densities, run, network, cache_dir, fitted_on, len(fitted_on), eight_bit=instruments.eight_bit
+                ),
+            )
+            measured, pictures = _measure(run, network, evaluated, instruments)
+            yardstick = _yardstick(run, evaluated, training, cache_dir)
             save_pictures(pictures, folder.picture_file(cell, split))
             content = {"key": key, **measured, "yardstick": yardstick}
         except Exception as error:  # one cell takes no other along
@@ -132,23 +143,13 @@ def _key(folder: StudyFolder, cell: Cell, instruments: Instruments) -> dict[str,
 
 
 def _measure(
-    run: Run, images: Tensor, reference: Tensor, instruments: Instruments
+    run: Run, network: LatentImageModel, evaluated: Evaluated, instruments: Instruments
 ) -> tuple[dict[str, Any], CellPictures]:
-    if instruments.eight_bit:
-        images, reference = to_grey_levels(images), to_grey_levels(reference)
-    network, objective = run.network(instruments.device), run.objective()
+    images, reconstructions, objective = evaluated.images, evaluated.reconstructions, run.objective()
     weights_dir, device = instruments.weights_dir, instruments.device
-    measures = measure_trained(
-        network,
-        images,
-        reference,
-        objective,
-        weights_dir=weights_dir,
-        importance_samples=instruments.importance_samples,
-        eight_bit=instruments.eight_bit,
-        device=device,
+    measures = measure_model(
+        evaluated, no_kernel=no_kernel_of(objective), weights_dir=weights_dir, c=objective.wiener_c
     )
-    reconstructions = _reconstructions(network, images, device)
     on_device = images.to(device)
     with torch.no_grad():
         measures["psnr_z"] = psnr_from_z(network, on_device)
@@ -162,30 +163,17 @@ def _measure(
     content = {
         "patches": len(images),
         "measures": {name: _plain(measure, weights_dir or default_weights_dir()) for name, measure in measures.items()},
-        "spectra": _spectra(
-            network,
-            images,
-            reconstructions,
-            Densities(
-                fit_likelihoods(
-                    network,
-                    reference.to(device),
-                    uses_kernel=objective.has_kernel,
-                    c=objective.wiener_c,
-                    weighting=objective.weighting,
-                )
-            ),
-        ),
-        "per_patch": _per_patch(images, reconstructions, weights_dir, with_lpips),
+        "spectra": _spectra(network, evaluated),
+        "per_patch": _per_patch(evaluated, weights_dir, with_lpips),
     }
     return content, make_pictures(network, images, reconstructions, run.setting("quarter_turns", 0))
 
 
-def _yardstick(run: Run, images: Tensor, training: Callable[[], Any], cache_dir: str, device: str) -> dict[str, Any]:
+def _yardstick(run: Run, evaluated: Evaluated, training: Callable[[], Any], cache_dir: str) -> dict[str, Any]:
     """The cell beside the linear VAE of its own objective, or at its rate; or why they were not compared."""
     try:
         models = linear_models(run, training, cache_dir)
-        return compare(run.network(device), images, run.closed_form_objective(), models)
+        return compare(evaluated, run.closed_form_objective(), models)
     except Exception as error:  # it stands beside the measures, and takes none along
         traceback.print_exc()
         return {"problem": f"{user_error(error) or error}" or type(error).__name__}
@@ -197,24 +185,16 @@ def _plain(measure: Measure, weights_dir: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _reconstructions(network: LatentImageModel, images: Tensor, device: str) -> Tensor:
-    return torch.cat([network(batch.to(device)).reconstruction.cpu() for batch in images.split(BATCH_SIZE)])
-
-
-@torch.no_grad()
-def _spectra(
-    network: LatentImageModel, images: Tensor, reconstructions: Tensor, densities: Densities
-) -> dict[str, list[float]]:
+def _spectra(network: LatentImageModel, evaluated: Evaluated) -> dict[str, list[float]]:
     """Of images, of the means of reconstructions and samples, and of images drawn around each from each density."""
-    device = network.get_buffer("voxel_size").device
-    draws, purpose = ImageDraws(densities, seed=0), "spectra"
-    samples = network.sample(len(images), torch_rng(0, purpose)).cpu()
-    spectra = {"images": images, "reconstruction": reconstructions, "sample": samples}
-    batches = zip(images.split(BATCH_SIZE), reconstructions.split(BATCH_SIZE), strict=True)
-    drawn = [draws.around(mean.to(device), network.encode(x.to(device))[0]) for x, mean in batches]
-    for name, sampled in draws.samples(network, len(images), purpose).items():
+    draws, device = ImageDraws(evaluated.densities, seed=0), evaluated.device
+    samples, sampled = draws.samples(network, len(evaluated.images), "spectra")
+    spectra = {"images": evaluated.images, "reconstruction": evaluated.reconstructions, "sample": samples.cpu()}
+    batches = zip(evaluated.reconstructions.split(BATCH_SIZE), evaluated.mu.split(BATCH_SIZE), strict=True)
+    drawn = [draws.around(means.to(device), mu.to(device)) for means, mu in batches]
+    for name in sampled:
         spectra[f"reconstruction_draw_{name}"] = torch.cat([batch[name].cpu() for batch in drawn])
-        spectra[f"sample_draw_{name}"] = sampled.cpu()
+        spectra[f"sample_draw_{name}"] = sampled[name].cpu()
     return {name: mean_spectrum(value) for name, value in spectra.items()}
 
 
@@ -230,14 +210,12 @@ def _sampled_mmd(
 
 
 @torch.no_grad()
-def _per_patch(
-    images: Tensor, reconstructions: Tensor, weights_dir: Path | None, with_lpips: bool
-) -> dict[str, list[float]]:
+def _per_patch(evaluated: Evaluated, weights_dir: Path | None, with_lpips: bool) -> dict[str, list[float]]:
     """PSNR, SSIM and, where it is measured, LPIPS of each patch."""
-    pair = to_unit_range(reconstructions), to_unit_range(images)
-    values = {"psnr": CappedPSNRMetric()(*pair), "ssim": make_ssim_metric(images.ndim - 2)(*pair)}
+    values = dict(evaluated.quality)
     if with_lpips:
-        batches = zip(pair[0].split(BATCH_SIZE), pair[1].split(BATCH_SIZE), strict=True)
+        pair = (to_unit_range(x).split(BATCH_SIZE) for x in (evaluated.reconstructions, evaluated.images))
+        batches = zip(*pair, strict=True)
         values["lpips"] = torch.cat([lpips_distance(x, y, net="alex", weights_dir=weights_dir) for x, y in batches])
     return {name: [round(v, 6) for v in value.flatten().tolist()] for name, value in values.items()}
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from monai_blurvae.bundle import MeasuresHandler, densities, fit_densities
-from monai_blurvae.bundle.measures import FIXED_KERNEL, images_of, to_grey_levels
+from monai_blurvae.bundle import MeasuresHandler, fit_densities
+from monai_blurvae.bundle.measures import FIXED_KERNEL, images_of
 from monai_blurvae.data import Datalist, evaluation_datalist, read_datalist
 from monai_blurvae.errors import DataError
 from monai_blurvae.handlers.evaluation_record import EvaluationRecord
 from monai_blurvae.metrics import MEASURES, fit_likelihoods, measure_model
+from monai_blurvae.metrics.evaluated import Evaluated
+from monai_blurvae.metrics.likelihood import Densities, dequantize
 from monai_blurvae.metrics.measures import LIKELIHOOD, keys
 from monai_blurvae.metrics.suite import NO_KERNEL
 from monai_blurvae.run_files import EVALUATION_NPZ
@@ -78,7 +80,8 @@ def patches(run_dir, datalist, cache_dir, split):
 
 def expected(run_dir, images, reference, **arguments):
     network = Run(run_dir).network()
-    measures = measure_model(network, images, reference, importance_samples=3, **arguments)
+    fitted = Densities(fit_likelihoods(network, reference, **arguments))
+    measures = measure_model(Evaluated.of(network, images, samples=3, fit=lambda: fitted))
     return {key: measure.value for key, measure in measures.items()}
 
 
@@ -231,11 +234,10 @@ def test_without_measures_missing_validation_volumes_take_the_draws_alone(own_ru
     assert "is not there any more" in drawn["missing"]
 
 
-def test_at_most_so_many_images_spread_over_all_are_fitted_on(own_run, monkeypatch):
+def test_at_most_so_many_images_spread_over_all_are_fitted_on(own_run):
     network = Run(own_run).network()
     images = torch.rand(7, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    monkeypatch.setattr(densities, "MOST_IMAGES", 3)
-    fitted = fit_densities(Run(own_run), network, "", [{"image": image} for image in images])
+    fitted = fit_densities(Run(own_run), network, "", [{"image": image} for image in images], most=3)
     expected = fit_likelihoods(network, images[[0, 2, 4]], uses_kernel=True)
     assert fitted.fitted_on == "3 images"
     assert fitted.likelihoods["kernel"].variance == pytest.approx(expected["kernel"].variance)
@@ -275,13 +277,11 @@ def grey_volume(path, seed):
 
 
 def test_the_stores_rounding_of_grey_levels_is_undone():
-    levels = torch.arange(256, dtype=torch.float64)
+    levels = torch.arange(256, dtype=torch.float64)[:, None, None]
     exact = levels / 127.5 - 1
     stored = (levels / 255).to(torch.float16).to(torch.float32) * 2 - 1
     assert (stored.double() - exact).abs().max() > 1e-2 / 127.5  # more than a density of 8-bit data allows
-    torch.testing.assert_close(to_grey_levels(stored).double(), exact, rtol=0, atol=1e-6)
-    noise = torch.rand(64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert torch.equal(to_grey_levels(noise), noise)
+    torch.testing.assert_close(dequantize(stored), dequantize(exact.float()), rtol=0, atol=1e-6)
 
 
 def test_8_bit_images_are_dequantised(own_run, cache_dir, tmp_path):

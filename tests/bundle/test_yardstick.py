@@ -9,6 +9,7 @@ import torch
 from monai_blurvae.bundle.measures import images_of
 from monai_blurvae.data import read_datalist, reference_images
 from monai_blurvae.metrics import fit_linear_vae, linear_yardstick, measure_linear_vae
+from monai_blurvae.metrics.evaluated import Evaluated
 from monai_blurvae.runs import Run
 from monai_blurvae.yardstick import standard_of
 from monai_blurvae.yardstick.comparison import KEPT_WEIGHT, MEAN_KERNEL
@@ -36,7 +37,7 @@ def test_a_training_ends_beside_the_linear_vae_of_its_objective(own_run, cache_d
     images = images_of(finished.dataset("test", datalist.items("test"), cache_dir))
     training = reference_images(finished.training_dataset(cache_dir), TINY["yardstick_images"], 2**30)
     network = finished.network()
-    weight = standard_of(finished.closed_form_objective(), network, images).weight
+    weight = standard_of(finished.closed_form_objective(), Evaluated.of(network, images)).weight
     assert content["linear"] == pytest.approx(linear_yardstick(images, training, 4, 1.0, weight), rel=1e-4)
     plain = measure_linear_vae(fit_linear_vae(training, 4, content["equal_rate"]["beta"]), images)
     for key in ("psnr", "ssim", "kl"):

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ from torch.distributions import MultivariateNormal
 
 from monai_blurvae.functional import gaussian_kernel, kernel_otf, kl_standard_normal, wiener_weight
 from monai_blurvae.losses import L2Loss, WienerLoss
-from monai_blurvae.metrics import evidence_bounds, linear, measure_model, suite
+from monai_blurvae.metrics import Evaluated, evidence_bounds, linear, measure_model, suite
 from monai_blurvae.metrics.likelihood import VarianceLikelihood
 from monai_blurvae.metrics.linear import at_rate, fit_linear_vae, linear_yardstick, measure_linear_vae
+from monai_blurvae.metrics.suite import NO_KERNEL
 from tests.dense import circulant, random_kernel, wiener_matrix
 
 C = 0.025
@@ -217,7 +219,8 @@ def test_yardstick_is_what_a_network_is_measured_by(monkeypatch):
     found = linear_yardstick(images, train, 6, 1.0, weight)
     vae = fit_linear_vae(train, 6, 1.0, weight)
     assert found["objective"] == pytest.approx(vae.terms(images).objective.mean().item())
-    measures = measure_model(vae, images, train, uses_kernel=False, importance_samples=1)
+    model = SimpleNamespace(encode=vae.encode, decode=vae.decode, kernel=lambda z: torch.ones(len(z), 1, 1, 1))
+    measures = measure_model(Evaluated.of(model, images, samples=1), no_kernel=NO_KERNEL)
     for key in ("psnr", "ssim", "kl", "spectrum_reconstruction", "sharpness_reconstruction"):
         assert found[key] == pytest.approx(measures[key].value, rel=1e-5), key
     assert len(found) == 6

@@ -7,9 +7,10 @@ import torch
 from monai_blurvae.functional import gaussian_kernel, kernel_otf, wiener_weight
 from monai_blurvae.losses import ELBOLoss, L2Loss, LaplaceLoss, StructuralSimilarityLoss, WienerLoss
 from monai_blurvae.metrics import fit_linear_vae, measure_linear_vae
+from monai_blurvae.metrics.evaluated import Evaluated
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.yardstick import compare, measure_network, standard_of, verdict
-from monai_blurvae.yardstick.comparison import FIXED_KERNEL, KEPT_WEIGHT, LATENTS, MEAN_KERNEL, MOST_SAMPLES, samples_of
+from monai_blurvae.yardstick.comparison import FIXED_KERNEL, KEPT_WEIGHT, MEAN_KERNEL
 from tests.metrics.test_linear import make_images
 
 SIZE, LATENTS_EACH = 16, 6
@@ -50,7 +51,7 @@ def make_network():
 @pytest.mark.parametrize("weight", [None, KERNEL_WEIGHT])
 def test_a_linear_network_has_the_figures_of_the_linear_vae(training, images, weight):
     vae = fit_linear_vae(training, LATENTS_EACH, 0.3, weight)
-    found = measure_network(Linear(vae), images, 0.3, weight)
+    found = measure_network(Evaluated.of(Linear(vae), images), 0.3, weight)
     for key, value in measure_linear_vae(vae, images).items():
         # by a few latents of each image, 192 in all
         assert found[key] == pytest.approx(value, rel=0.02 if key == "objective" else 1e-6), key
@@ -58,7 +59,7 @@ def test_a_linear_network_has_the_figures_of_the_linear_vae(training, images, we
 
 def test_the_yardstick_is_that_of_measure_linear_vae_by_hand(training, images):
     network = make_network()
-    found = compare(network, images, ELBOLoss(WienerLoss(), beta=0.7), fit_on(training))
+    found = compare(Evaluated.of(network, images), ELBOLoss(WienerLoss(), beta=0.7), fit_on(training))
     mean = network.kernel(network.encode(images)[0]).mean(0, keepdim=True).detach()
     weight = wiener_weight(kernel_otf(mean, (SIZE, SIZE)), 0.025)
     assert found["weight"] == MEAN_KERNEL
@@ -79,23 +80,23 @@ def test_the_networks_objective_is_the_loss_of_its_latents(images):
             loss(network(images, torch.randn(24, LATENTS_EACH, generator=generator)), images).loss for _ in "x" * 99
         ]
     expected = float(torch.stack(losses).mean())
-    assert measure_network(network, images, 0.7, None)["objective"] == pytest.approx(expected, rel=5e-3)
-    assert measure_network(network, images, None, None)["objective"] is None
+    assert measure_network(Evaluated.of(network, images), 0.7, None)["objective"] == pytest.approx(expected, rel=5e-3)
+    assert measure_network(Evaluated.of(network, images), None, None)["objective"] is None
     network.train()
-    measure_network(network, images, None, None)
+    Evaluated.of(network, images)
     assert network.training
 
 
 def test_what_has_a_closed_form(images):
-    network = make_network()
-    assert standard_of(ELBOLoss(L2Loss(), beta=0.5), network, images)[:2] == (0.5, None)
-    fixed = standard_of(ELBOLoss(WienerLoss(), "fixed", fixed_variance=1.0, kernel_size=5), network, images)
+    evaluated = Evaluated.of(make_network(), images)
+    assert standard_of(ELBOLoss(L2Loss(), beta=0.5), evaluated)[:2] == (0.5, None)
+    fixed = standard_of(ELBOLoss(WienerLoss(), "fixed", fixed_variance=1.0, kernel_size=5), evaluated)
     torch.testing.assert_close(fixed.weight, KERNEL_WEIGHT)
     assert fixed.text == FIXED_KERNEL
-    flat = standard_of(ELBOLoss(WienerLoss(weighting="flat")), network, images).weight
+    flat = standard_of(ELBOLoss(WienerLoss(weighting="flat")), evaluated).weight
     assert flat.unique().numel() == 1
     exact = ELBOLoss(WienerLoss(detach_weight=False), "exact")
-    assert not standard_of(exact, network, images).weight.requires_grad
+    assert not standard_of(exact, evaluated).weight.requires_grad
     for loss in (
         None,
         ELBOLoss(LaplaceLoss()),
@@ -103,12 +104,12 @@ def test_what_has_a_closed_form(images):
         ELBOLoss(L2Loss(), beta=0.0),
         ELBOLoss(L2Loss(), auxiliary=[[1.0, StructuralSimilarityLoss()]]),
     ):
-        assert standard_of(loss, network, images).beta is None
+        assert standard_of(loss, evaluated).beta is None
 
 
 @pytest.mark.parametrize("objective", [ELBOLoss(L2Loss()), ELBOLoss(WienerLoss()), ELBOLoss(LaplaceLoss()), None])
 def test_an_untrained_network_is_behind(training, images, objective):
-    found = compare(make_network(), images, objective, fit_on(training))
+    found = compare(Evaluated.of(make_network(), images), objective, fit_on(training))
     assert found["behind"]
     assert found["verdict"].startswith("not trained: a 6-component linear model has a better ")
     assert ("bound" in found["verdict"]) == (found["linear"] is not None)
@@ -118,7 +119,7 @@ def test_an_untrained_network_is_behind(training, images, objective):
 def test_a_model_that_knows_the_test_images_is_ahead(training, images, objective):
     """The optimum of the evaluated images themselves has a better bound on them than any other linear model."""
     knowing = Linear(dataclasses.replace(fit_linear_vae(images, LATENTS_EACH, 0.02), beta=0.02))
-    found = compare(knowing, images, objective, fit_on(training))
+    found = compare(Evaluated.of(knowing, images), objective, fit_on(training))
     assert not found["behind"]
     assert found["verdict"].startswith("better than a 6-component linear model in its ")
 
@@ -152,12 +153,10 @@ def test_where_there_is_another_weight_alone_both_are_measured_by_it(training, i
     other = fit_linear_vae(training, LATENTS_EACH, 1.0, 2 * KERNEL_WEIGHT)
     plain = fit_linear_vae(training, LATENTS_EACH, 1.0)
     found = compare(
-        Linear(other), images, ELBOLoss(WienerLoss(), beta=1.0), lambda weight: plain if weight is None else other
+        Evaluated.of(Linear(other), images),
+        ELBOLoss(WienerLoss(), beta=1.0),
+        lambda weight: plain if weight is None else other,
     )
     assert found["weight"] == KEPT_WEIGHT
     assert found["linear"]["objective"] == pytest.approx(other.terms(images).objective.mean().item())
     assert found["network"]["objective"] == pytest.approx(found["linear"]["objective"], rel=0.02)
-
-
-def test_samples_are_more_the_fewer_images_there_are():
-    assert [samples_of(n) for n in (1, 192, 2048, 10_000)] == [MOST_SAMPLES, MOST_SAMPLES, LATENTS // 2048, 1]

@@ -5,12 +5,14 @@ from statistics import fmean
 import pytest
 import torch
 
+from monai_blurvae.bundle.measures import images_of
 from monai_blurvae.data import Datalist
 from monai_blurvae.data.datalist import SPLITS
 from monai_blurvae.files import write_json
 from monai_blurvae.losses import ELBOLoss, WienerLoss
 from monai_blurvae.metrics import fit_linear_vae, linear_yardstick
 from monai_blurvae.metrics.distances import alexnet_features, polynomial_mmd
+from monai_blurvae.metrics.evaluated import Evaluated
 from monai_blurvae.networks import BlurVAE
 from monai_blurvae.runs import TrainedObjective
 from monai_blurvae.yardstick import compare
@@ -147,8 +149,7 @@ def test_a_cell_stands_beside_the_linear_vae_of_its_objective(trained, tmp_path)
         for section, s in (("train", "s5"), ("test", "s7"))
     )
     expected = compare(
-        Run(trained.cell_dir(CELL)).network("cpu"),
-        images,
+        Evaluated.of(Run(trained.cell_dir(CELL)).network("cpu"), images),
         ELBOLoss(WienerLoss(), beta=0.5),
         lambda weight: fit_linear_vae(training, 4, 1.0, weight),
     )
@@ -189,11 +190,11 @@ def test_the_linear_model_is_measured_at_every_beta(trained, tmp_path):
 
 def test_the_validation_is_measured_on_what_the_likelihoods_are_fitted_on(trained, tmp_path, monkeypatch):
     given = []
-    real = measuring.measure_trained
+    real = measuring.measure_model
     monkeypatch.setattr(
         measuring,
-        "measure_trained",
-        lambda n, images, reference, *a, **k: given.append((images, reference)) or real(n, images, reference, *a, **k),
+        "measure_model",
+        lambda found, **k: given.append((found.images, images_of(found.fit.args[3]))) or real(found, **k),
     )
     for split in ("validation", "test"):
         measure_cells(trained, [CELL], split, str(trained.path / "cache"), Instruments(tmp_path / "none", 1, "cpu"))
