@@ -93,6 +93,7 @@ def understand() -> str:
     """
     if _is_command():
         sys.excepthook = _report
+        _require_whole(sys.argv[1:])
     running = running_config()
     parser = running.parser
     before = parser.get()
@@ -270,6 +271,15 @@ def _text(name: str, value: Any) -> Any:
     if not re.search("[#@]", text):
         return text
     return "$" + repr(text).replace("#", r"\x23").replace("@", r"\x40")
+
+
+def _require_whole(arguments: list[str]) -> None:
+    """Refuse values that Fire has cut: to it a # behind a word begins a comment."""
+    for argument in arguments:
+        value = argument.partition("=")[2] if argument.startswith("--") else argument
+        if re.match(r"\w+#", value):
+            word = value.partition("#")[0]
+            raise SettingsError(f"{value} was read as {word}, up to its #; write a folder as ./{value}.")
 
 
 def _is_command() -> bool:

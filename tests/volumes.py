@@ -1,5 +1,6 @@
 """Small NIfTI files with a brain-like object, and runs of the bundle on them."""
 
+import csv
 from pathlib import Path
 
 import monai.bundle
@@ -65,3 +66,9 @@ def run(run_id, config, **settings):
 def cause(error):
     """The error that a user is shown, out of MONAI's wrappers."""
     return user_error(error)
+
+
+def per_image(path):
+    """Rows of a metrics.csv without the bounds, which are means over as many latents as the evaluation takes."""
+    with Path(path).open(newline="") as handle:
+        return [{k: v for k, v in row.items() if not k.startswith("elbo_")} for row in csv.DictReader(handle)]

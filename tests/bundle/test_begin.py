@@ -1,5 +1,7 @@
 """The first step of every bundle: values as they were meant, mistyped keys, errors in a sentence."""
 
+import sys
+
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -58,6 +60,19 @@ def test_a_path_that_was_read_as_a_number_is_refused(value):
     with pytest.raises(RuntimeError) as error:
         begun({"dataset_dir": value})
     assert f"dataset_dir was read as the number {value}, where a text is expected" in str(user_error(error.value))
+
+
+@pytest.mark.parametrize("arguments", [["--run_dir", "a#b"], ["--run_dir=12#b"], ["--run_dir", "./a#b"], ["--a#b=c"]])
+def test_a_value_that_was_cut_at_its_hash_is_refused(monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run", *arguments])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    config = {"run_dir": "a"}
+    if "./a#b" in arguments or "--a#b=c" in arguments:
+        assert begun(config).get_parsed_content("run_dir") == "a"
+        return
+    with pytest.raises(RuntimeError, match="begin") as error:
+        begun(config)
+    assert "up to its #; write a folder as ./" in str(user_error(error.value))
 
 
 def test_keys_that_turn_nothing_are_refused_with_the_nearest():

@@ -18,7 +18,7 @@ from monai_blurvae.networks import BlurVAEReconstructor
 from tests.cifar import make_cifar
 from tests.commands import RUN, command, options
 from tests.photographs import CELEBA, CIFAR, TINY_IMAGES, make_photographs, write_partition
-from tests.volumes import ROOT, cause, run
+from tests.volumes import ROOT, cause, per_image, run
 
 EVALUATE = str(ROOT / "bundles/celeba/evaluate.json")
 INFERENCE = str(ROOT / "bundles/celeba/inference.json")
@@ -121,7 +121,7 @@ def test_evaluating_with_measures_of_eight_bit_images(image_run, cache_dir, tmp_
     settings = {"measures": "true", "importance_samples": 2, "weights_dir": str(tmp_path), "device": "cpu"}
     run("evaluating", EVALUATE, output_dir=str(image_run[0]), cache_dir=cache_dir, **settings)
     folder = image_run[1] / "evaluation" / "0001"
-    assert (folder / "metrics.csv").read_text() == (image_run[1] / "test" / "metrics.csv").read_text()
+    assert per_image(folder / "metrics.csv") == per_image(image_run[1] / "test" / "metrics.csv")
     content = json.loads((folder / "measures.json").read_text())
     assert (content["evaluated_on"], content["fitted_on"], content["eight_bit"]) == ("2 images", "2 images", True)
     nats, bits = (content["measures"][f"{name}_variance"]["value"] for name in ("nll", "bpd"))
@@ -218,9 +218,9 @@ def test_cifars_batches_are_trained_on_and_evaluated(cache_dir, tmp_path):
     assert [len(listed[split]) for split in ("training", "validation", "test")] == [18, 2, 4]
     config = str(ROOT / "bundles/celeba/evaluate.json")
     run("evaluating", config, measures="true", importance_samples=1, weights_dir=str(tmp_path), **common)
-    evaluated = (tmp_path / "runs" / "0001" / "evaluation" / "0001" / "metrics.csv").read_text()
-    assert evaluated == (tmp_path / "runs" / "0001" / "test" / "metrics.csv").read_text()
-    assert evaluated.splitlines()[1].startswith("test_batch#0,")
+    evaluated = per_image(tmp_path / "runs" / "0001" / "evaluation" / "0001" / "metrics.csv")
+    assert evaluated == per_image(tmp_path / "runs" / "0001" / "test" / "metrics.csv")
+    assert evaluated[0]["image"] == "test_batch#0"
 
 
 def test_eval_images_limits_validation_and_test_but_not_the_list(photographs, cache_dir, tmp_path):

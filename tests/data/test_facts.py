@@ -30,7 +30,7 @@ def test_a_run_on_the_same_volume_in_two_splits_leaves_no_folder(tmp_path):
     training, validation = (patches(items, tmp_path / "cache", shuffle=False) for items in data)
     run = TrainingRun(tmp_path / "runs")
     with pytest.raises(DataError, match="have the same content"):
-        run.record({"training": training, "validation": validation})
+        run.record(None, {"training": training, "validation": validation})
     assert not (tmp_path / "runs").exists()
 
 

@@ -192,7 +192,7 @@ CASES = {
     "an infinite value": (nifti(with_value(-np.inf, 3)), "holds 3 infinite value"),
     "one value everywhere": (nifti(mostly(7, 8000)), "single value 7"),
     "all but constant: percentiles alike": (nifti(mostly(1, 9)), "percentiles 1 and 99 are both 0"),
-    "a few very bright voxels": (nifti(bright()), "set upper of CheckVolumed and of ScaleIntensity.* to 9[578]"),
+    "a few very bright voxels": (nifti(bright()), "set upper of CheckVolumed and of ScalePercentilesd to 9[578]"),
     "a z-scored volume that is padded": (nifti((ARRAY - ARRAY.mean()) / ARRAY.std()), ""),
 }
 

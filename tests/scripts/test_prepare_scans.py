@@ -75,7 +75,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scans")
     write_raw(folder / "raw")
     arguments = ["--input", folder / "raw", "--output_dir", folder / "out", "--mask_pattern", MASKS]
-    done = command(*SCANS, *arguments)
+    done = command(*SCANS, *arguments, extras=("study",))
     return SimpleNamespace(folder=folder, out=folder / "out", arguments=arguments, done=done)
 
 
